@@ -1,0 +1,41 @@
+"""What an argument must be. Each check names the argument, the rule and what came, before any kernel starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def floating(name: str, value: object, dim: int = 4) -> None:
+    """A dense tensor with `dim` dimensions and one of the four floating types."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided or value.is_nested:
+        raise TypeError(f"{name} must be a dense (strided) tensor, got layout {value.layout}")
+    if value.dtype not in FLOATING:
+        raise TypeError(f"{name} must have dtype float16, bfloat16, float32 or float64, got {value.dtype}")
+    if value.dim() != dim:
+        raise ValueError(f"{name} must have {dim} dimensions, got shape {tuple(value.shape)}")
+
+
+def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    if value.device != other.device:
+        raise ValueError(f"{name} must be on {other.device} like {other_name}, got {value.device}")
+
+
+def shape(name: str, value: Tensor, expected: Sequence[int], other_name: str, other: Tensor) -> None:
+    """`value` has the shape `expected`, which follows from `other`."""
+    if tuple(value.shape) != tuple(expected):
+        raise ValueError(
+            f"{name} must have shape {tuple(expected)} to match {other_name} {tuple(other.shape)}, "
+            f"got {tuple(value.shape)}"
+        )
+
+
+def one_of(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -1,0 +1,40 @@
+"""Memory formats: what a result's is, and what a kernel may assume of its inputs.
+
+A kernel walks a (N, C, H, W) tensor by three strides, of the batch, the channel and the pixel. That covers NCHW and
+channels_last tensors and slices of them along N or C. Any other stride pattern is copied into the format first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """channels_last where the channels of a pixel lie side by side, else contiguous (NCHW)."""
+    if x.is_contiguous() or x.shape[1] == 1 or x.stride(1) != 1:
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    """A dense tensor of `shape` of the type, on the device and in the memory format of `like`."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
+
+
+def walkable(x: Tensor, format: torch.memory_format) -> Tensor:
+    """`x` itself where three strides reach its elements in `format`, else a copy that allows it."""
+    channels, height, width = x.shape[1:]
+    pixels_at_one_stride = height == 1 or width == 1 or x.stride(2) == width * x.stride(3)
+    if format == torch.channels_last:
+        contiguous = channels == 1 or x.stride(1) == 1
+    else:
+        contiguous = height * width == 1 or x.stride(3 if width > 1 else 2) == 1
+    return x if pixels_at_one_stride and contiguous else x.contiguous(memory_format=format)
+
+
+def strides(x: Tensor) -> tuple[int, int, int]:
+    """The strides of the batch, the channel and the pixel of a walkable tensor."""
+    return x.stride(0), x.stride(1), x.stride(3 if x.shape[3] > 1 else 2)

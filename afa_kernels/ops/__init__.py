@@ -1,0 +1,1 @@
+"""The operations: contract, checks, dispatcher schema, fake kernel and autograd of each; no arithmetic."""

@@ -1,0 +1,57 @@
+"""How an operation becomes a dispatcher op `afa::<name>`.
+
+`Library.define` and `Library.impl` with an autograd.Function under the Autograd key: the least overhead per call of the
+styles measured by `benchmarks/registration.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_library = torch.library.Library("afa", "DEF")
+
+
+def define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
+    """Define the op of `schema`. `kernel` computes on every device, `fake` gives the outputs' metadata."""
+    name = schema.split("(")[0]
+    _library.define(schema)
+    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"afa::{name}", fake, lib=_library)
+    return getattr(torch.ops.afa, name).default
+
+
+def differentiate(op: torch._ops.OpOverload, function: type[torch.autograd.Function]) -> None:
+    """Run `function` where a gradient may be asked for. Its first argument computes `op` without recording it."""
+
+    def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
+        below = keyset & torch._C._after_autograd_keyset
+
+        def forward(*inputs: Any) -> Any:
+            return op.redispatch(below, *inputs)
+
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return function.apply(forward, *args)
+        return forward(*args)
+
+    _library.impl(op._schema.name.removeprefix("afa::"), autograd, "Autograd", with_keyset=True)
+
+
+def differentiable_once(op: torch._ops.OpOverload, public_name: str) -> None:
+    """Make a gradient of the backward op `op` an error instead of a silent zero."""
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, forward: Callable[..., Any], *args: Any) -> Any:
+            return forward(*args)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            raise NotImplementedError(
+                f"{public_name} is differentiable once; for higher derivatives compute it inside "
+                "afa_kernels.use_backend('reference')"
+            )
+
+    differentiate(op, Once)

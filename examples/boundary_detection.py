@@ -1,0 +1,247 @@
+"""Multi-scale boundary detection on a photograph, its scales fused by scale-space rendering.
+
+HED predicts boundaries of the photograph at 0.5, 1, 1.5 and 2 times its size; `afa_kernels.scale_space_render` composes
+the four predictions into one. The network is trained, the attention is not: the optical depth of a pixel at a scale is
+|logit| of the boundary there, so a scale passes the decision on to the next finer one wherever it is unsure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import skimage.data
+import torch
+import torch.nn.functional as F
+from fusion_table import fusion_table
+from hed import HED, load_hed
+from matplotlib.axes import Axes
+from PIL import Image, ImageOps
+from timing import Contenders, alternate, format_ratio, format_table, peak_bytes, reason_not_to_compile
+from torch import Tensor
+from tqdm import tqdm
+
+import afa_kernels
+
+SCALES = (0.5, 1.0, 1.5, 2.0)
+
+
+def read_photograph(path: Path | None, long_side: int) -> np.ndarray:
+    """Return an RGB photograph (H, W, 3) in uint8, its longer side at most `long_side` pixels."""
+    if path is None:
+        photograph = Image.fromarray(skimage.data.chelsea())
+    else:
+        photograph = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    if max(photograph.size) > long_side:
+        factor = long_side / max(photograph.size)
+        width, height = (max(1, round(factor * side)) for side in photograph.size)
+        print(f"photograph reduced from {photograph.width} x {photograph.height} to {width} x {height} (--long-side)")
+        photograph = photograph.resize((width, height), Image.Resampling.LANCZOS)
+    return np.array(photograph)
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (N, C, h, w) to (N, C, H, W) bilinearly with half-pixel centres."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def boundary_logits(model: HED, image: Tensor) -> Tensor:
+    """Return boundary logits (N, 1, H, W) of images (N, 3, H, W).
+
+    The image is padded to a multiple of 16 pixels, the stride of the deepest stage, and the logits are cropped: without
+    that HED shifts the boundaries by up to a pixel, and by another amount at every scale.
+    """
+    height, width = image.shape[-2:]
+    padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate")
+    return model(padded)[..., :height, :width]
+
+
+def predict_scales(model: HED, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Run the network on `image` (1, 3, H, W) at every scale, coarse to fine.
+
+    Returns the boundary probabilities (1, 1, h_k, w_k), each at its own resolution, and the logits of the optical
+    depth (1, 1, H, W), all at the resolution of scale 1.
+    """
+    height, width = image.shape[-2:]
+    predictions, logits = [], []
+    with tqdm(SCALES, "HED", unit="scale", disable=None) as progress:
+        for scale in progress:
+            start = time.perf_counter()
+            size = max(1, int(scale * height + 0.5)), max(1, int(scale * width + 0.5))
+            logit = boundary_logits(model, resize(image, size))
+            predictions.append(torch.sigmoid(logit))
+            logits.append(resize(logit, (height, width)))
+            seconds = time.perf_counter() - start
+            progress.write(f"  scale {scale:<3g}  prediction {_shape(predictions[-1])}  {seconds:.1f} s")
+    return predictions, logits
+
+
+def render_eager(predictions: list[Tensor], logits: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """scale_space_render in the fewest lines of PyTorch."""
+    depth = torch.cat(logits, dim=1).abs()
+    weights = -torch.expm1(-depth) * torch.exp(depth - depth.cumsum(dim=1))
+    weights = resize(weights, size)
+    return sum(weights[:, k : k + 1] * resize(prediction, size) for k, prediction in enumerate(predictions))
+
+
+def on_backend(name: str, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Return `function` with every call made on the named backend of afa_kernels."""
+
+    def call() -> Tensor:
+        with afa_kernels.use_backend(name):
+            return function()
+
+    return call
+
+
+def compare_backends(predictions: list[Tensor], logits: list[Tensor], size: tuple[int, int], repeats: int = 50) -> str:
+    """Return a table of scale_space_render on every backend, beside eager and compiled PyTorch."""
+    device = predictions[0].device
+    torch._dynamo.reset()
+    compiled = torch.compile(render_eager, dynamic=False)
+    contenders: Contenders = {
+        "PyTorch, eager": lambda: render_eager(predictions, logits, size),
+        "PyTorch, torch.compile": lambda: compiled(predictions, logits, size),
+    }
+    reason = reason_not_to_compile(contenders["PyTorch, torch.compile"])
+    if reason:
+        del contenders["PyTorch, torch.compile"]
+    for name in afa_kernels.backends.available(device.type):
+        render = on_backend(name, lambda: afa_kernels.scale_space_render(predictions, logits, size=size))
+        contenders[f"afa_kernels, {name}"] = render
+    with afa_kernels.use_backend("reference"):
+        exact = afa_kernels.scale_space_render([p.double() for p in predictions], [y.double() for y in logits], size)
+    seconds = alternate(contenders, repeats)
+    eager, compile_seconds = seconds["PyTorch, eager"], seconds.get("PyTorch, torch.compile")
+    rows = [
+        [
+            name,
+            f"{(function() - exact).abs().max().item():.1e}",
+            f"{1e3 * seconds[name]:.3f}",
+            format_ratio(eager, seconds[name]),
+            format_ratio(compile_seconds, seconds[name]),
+            f"{peak_bytes(function, device) / 2**20:.2f}",
+        ]
+        for name, function in contenders.items()
+    ]
+    if reason:
+        rows.insert(1, ["PyTorch, torch.compile", "failed", "failed", "-", "-", "-"])
+    lines = [format_table(["", "difference", "ms", "vs eager", "vs compile", "peak MiB"], rows)]
+    if reason:
+        lines.append(f"torch.compile failed: {reason}")
+    lines += [
+        f"predictions {', '.join(map(_shape, predictions))}; logits {len(logits)} x {_shape(logits[0])}; "
+        f"output {_shape(exact)}",
+        f"float32, medians of {repeats} alternating repetitions, {torch.get_num_threads()} threads; difference: largest "
+        "from the reference in float64; peak: most memory a call holds",
+    ]
+    return "\n".join(lines)
+
+
+def draw_boundaries(
+    path: Path, photograph: np.ndarray, scales: list[np.ndarray], mean: np.ndarray, rendering: np.ndarray
+) -> None:
+    """Draw the photograph, the mean over the scales and the rendering above the boundary map of every scale."""
+    panels = {"Photograph": photograph, "Mean over the scales": mean, "Scale-space rendering": rendering}
+    panels |= {f"Scale {scale:g}:  {x.shape[1]} × {x.shape[0]}": x for scale, x in zip(SCALES, scales)}
+    draw_panels(path, panels, (3, len(scales)), "gray_r", "boundary probability")
+
+
+def draw_weights(path: Path, weights: np.ndarray, transmittance: np.ndarray) -> None:
+    """Draw the weight (K, H, W) that each scale got and the transmittance (H, W) that is left behind the last."""
+    panels = {f"Scale {scale:g}:  mean weight {x.mean():.2f}": x for scale, x in zip(SCALES, weights)}
+    panels |= {f"Left over:  mean {transmittance.mean():.2f}": transmittance}
+    draw_panels(path, panels, (2, 3), "viridis", "weight, or transmittance left over")
+
+
+def draw_panels(path: Path, panels: dict[str, np.ndarray], rows: tuple[int, ...], cmap: str, label: str) -> None:
+    """Draw images (H, W) in [0, 1] or (H, W, 3) in rows of so many panels, by title, with one colour bar for all."""
+    width, margin, gap, title, footer = 11.0, 0.15, 0.15, 0.34, 0.72
+    aspect = max(image.shape[0] / image.shape[1] for image in panels.values())
+    panel_widths = [(width - 2 * margin - (columns - 1) * gap) / columns for columns in rows]
+    height = sum(title + aspect * panel_width for panel_width in panel_widths) + footer
+    figure = plt.figure(figsize=(width, height))
+
+    def add_axes(left: float, top: float, w: float, h: float) -> Axes:
+        return figure.add_axes((left / width, 1 - (top + h) / height, w / width, h / height))
+
+    remaining = iter(panels.items())
+    top = 0.0
+    for columns, panel_width in zip(rows, panel_widths):
+        top += title
+        for column in range(columns):
+            name, image = next(remaining)
+            axes = add_axes(margin + column * (panel_width + gap), top, panel_width, aspect * panel_width)
+            mappable = axes.imshow(image, cmap=cmap, vmin=0, vmax=1, aspect="auto")
+            axes.set_title(name, fontsize=11, loc="left", pad=4)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(color="0.75", linewidth=0.6)
+        top += aspect * panel_width
+
+    colorbar = figure.colorbar(mappable, cax=add_axes(margin, top + 0.2, 3.4, 0.1), orientation="horizontal")
+    colorbar.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
+    colorbar.ax.tick_params(labelsize=9, length=2)
+    colorbar.outline.set(edgecolor="0.75", linewidth=0.6)
+    colorbar.ax.text(1.06, 0.5, label, transform=colorbar.ax.transAxes, fontsize=10, va="center")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image", type=Path, help="a photograph of your own (default: the cat of scikit-image)")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="directory for the pictures (default: demo)")
+    parser.add_argument("--long-side", type=int, default=640, help="reduce larger photographs to this (default: 640)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+
+    print(afa_kernels.backend_info())
+    print("\nMulti-scale boundary detection: HED at four scales, coarse to fine")
+    photograph = read_photograph(arguments.image, arguments.long_side)
+    try:
+        model = load_hed().to(device)
+    except RuntimeError as error:
+        raise SystemExit(f"error: {error}") from error
+    image = torch.from_numpy(photograph).to(device).permute(2, 0, 1)[None].float() / 255
+    size = photograph.shape[0], photograph.shape[1]
+
+    with torch.inference_mode():
+        predictions, logits = predict_scales(model, image)
+        print("  The attention is untrained: the optical depth of a pixel at a scale is |logit| of the boundary there.")
+        rendering = afa_kernels.scale_space_render(predictions, logits, size=size)
+        weights, transmittance = afa_kernels.scale_space_weights(torch.cat(logits, dim=1))
+        mean = sum(resize(prediction, size) for prediction in predictions) / len(predictions)
+
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        draw_boundaries(
+            arguments.output / "boundaries.png",
+            photograph,
+            [prediction[0, 0].cpu().numpy() for prediction in predictions],
+            mean[0, 0].cpu().numpy(),
+            rendering[0, 0].cpu().numpy(),
+        )
+        draw_weights(arguments.output / "weights.png", weights[0].cpu().numpy(), transmittance[0, 0].cpu().numpy())
+        print(f"  Pictures: {arguments.output / 'boundaries.png'}, {arguments.output / 'weights.png'}")
+
+        print("\nscale_space_render on these predictions")
+        print(compare_backends(predictions, logits, size))
+
+    print("\nattentive_fusion at the levels of DLA-34 on an image of 1024 x 2048 pixels")
+    print(fusion_table(device))
+
+
+def _shape(x: Tensor) -> str:
+    return "x".join(map(str, x.shape))
+
+
+if __name__ == "__main__":
+    main()
