@@ -9,4 +9,16 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
       "attentive_fusion_backward(Tensor grad, Tensor shallow, Tensor deep, Tensor spatial_logits, "
       "Tensor channel_logits, Tensor(a!)? grad_shallow, Tensor(b!)? grad_deep, Tensor(c!)? grad_spatial, "
       "Tensor(d!)? grad_channel) -> ()");
+  m.def(
+      "scale_space_weights_forward(Tensor logits, str phi, bool opaque_last, Tensor(a!) weights, "
+      "Tensor(b!) transmittance) -> ()");
+  m.def(
+      "scale_space_weights_backward(Tensor logits, Tensor? grad_weights, Tensor? grad_transmittance, str phi, "
+      "bool opaque_last, Tensor(a!) grad_logits) -> ()");
+  m.def(
+      "scale_space_render_forward(Tensor[] predictions, Tensor logits, str phi, bool opaque_last, "
+      "bool resize_opacities, Tensor(a!) out) -> ()");
+  m.def(
+      "scale_space_render_backward(Tensor grad, Tensor[] predictions, Tensor logits, str phi, bool opaque_last, "
+      "bool resize_opacities, Tensor(a!)[] grad_predictions, bool[] needed, Tensor(b!)? grad_logits) -> ()");
 }

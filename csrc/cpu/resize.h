@@ -1,0 +1,123 @@
+// Bilinear resizing along one axis, as torch.nn.functional.interpolate(mode="bilinear", align_corners=False).
+#pragma once
+
+#include <algorithm>
+
+#include "../common.h"
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+namespace afa {
+
+// Output i lies between the inputs low[i] and low[i] + 1 (at the end: the last one twice), `fraction[i]` of the way.
+template <class Acc>
+struct Axis {
+  int64_t in, out;
+  std::vector<int32_t> low;
+  std::vector<Acc> fraction;
+
+  Axis(int64_t in_size, int64_t out_size) : in(in_size), out(out_size), low(out_size), fraction(out_size) {
+    const Acc scale = static_cast<Acc>(in) / static_cast<Acc>(out);
+    for (int64_t i = 0; i < out; ++i) {
+      const Acc source = std::max((static_cast<Acc>(i) + Acc(0.5)) * scale - Acc(0.5), Acc(0));
+      low[i] = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(source), in - 1));
+      fraction[i] = source - static_cast<Acc>(low[i]);
+    }
+  }
+
+  int64_t high(int64_t i) const { return std::min<int64_t>(low[i] + 1, in - 1); }
+};
+
+// The transpose of an Axis: input j collects coefficient[begin[j] + i] times output first[j] + i, for i < count(j).
+template <class Acc>
+struct Transposed {
+  std::vector<int64_t> first, begin;
+  std::vector<Acc> coefficient;
+
+  explicit Transposed(const Axis<Acc>& axis) : first(axis.in), begin(axis.in + 1) {
+    int64_t start = 0;  // of the outputs that read input j or a later one
+    for (int64_t j = 0; j < axis.in; ++j) {
+      while (start < axis.out && axis.high(start) < j) ++start;
+      first[j] = start;
+      begin[j] = static_cast<int64_t>(coefficient.size());
+      for (int64_t i = start; i < axis.out && axis.low[i] <= j; ++i)
+        coefficient.push_back((axis.low[i] == j ? 1 - axis.fraction[i] : Acc(0)) +
+                              (axis.high(i) == j ? axis.fraction[i] : Acc(0)));
+    }
+    begin[axis.in] = static_cast<int64_t>(coefficient.size());
+  }
+
+  int64_t count(int64_t j) const { return begin[j + 1] - begin[j]; }
+};
+
+// A resized row is read through windows of PADDING inputs: the source row ends with that many copies of its last value.
+constexpr int64_t PADDING = 17;
+
+// out[i] = (1 - f) source[l] + f source[l + 1] for the `count` outputs from `first`; source[0] is input low[first].
+template <class Acc>
+void resize_baseline(const Axis<Acc>& axis, int64_t first, int64_t count, const Acc* source, Acc* out) {
+  const int32_t* low = axis.low.data() + first;
+  const Acc* fraction = axis.fraction.data() + first;
+  for (int64_t i = 0; i < count; ++i) {
+    const Acc* s = source + (low[i] - low[0]);
+    out[i] = (1 - fraction[i]) * s[0] + fraction[i] * s[1];
+  }
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+// Where the row grows, LANES outputs read at most LANES neighbouring inputs: one load and one permutation, no gather.
+AFA_TARGET_AVX2 inline void resize_avx2(const Axis<float>& axis, int64_t first, int64_t count, const float* source,
+                                        float* out) {
+  const int32_t* low = axis.low.data() + first;
+  const float* fraction = axis.fraction.data() + first;
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const float* window = source + (low[i] - low[0]);
+    const __m256i lanes =
+        _mm256_sub_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(low + i)), _mm256_set1_epi32(low[i]));
+    const __m256 f = _mm256_loadu_ps(fraction + i);
+    const __m256 a = _mm256_permutevar8x32_ps(_mm256_loadu_ps(window), lanes);
+    const __m256 b = _mm256_permutevar8x32_ps(_mm256_loadu_ps(window + 1), lanes);
+    _mm256_storeu_ps(out + i, _mm256_fmadd_ps(f, b, _mm256_mul_ps(_mm256_sub_ps(_mm256_set1_ps(1.0f), f), a)));
+  }
+  for (; i < count; ++i) {
+    const float* s = source + (low[i] - low[0]);
+    out[i] = (1 - fraction[i]) * s[0] + fraction[i] * s[1];
+  }
+}
+
+AFA_TARGET_AVX512 inline void resize_avx512(const Axis<float>& axis, int64_t first, int64_t count, const float* source,
+                                            float* out) {
+  const int32_t* low = axis.low.data() + first;
+  const float* fraction = axis.fraction.data() + first;
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const float* window = source + (low[i] - low[0]);
+    const __m512i lanes = _mm512_sub_epi32(_mm512_loadu_si512(low + i), _mm512_set1_epi32(low[i]));
+    const __m512 f = _mm512_loadu_ps(fraction + i);
+    const __m512 a = _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(window));
+    const __m512 b = _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(window + 1));
+    _mm512_storeu_ps(out + i, _mm512_fmadd_ps(f, b, _mm512_mul_ps(_mm512_sub_ps(_mm512_set1_ps(1.0f), f), a)));
+  }
+  for (; i < count; ++i) {
+    const float* s = source + (low[i] - low[0]);
+    out[i] = (1 - fraction[i]) * s[0] + fraction[i] * s[1];
+  }
+}
+
+#endif
+
+template <class Acc>
+void resize(const Axis<Acc>& axis, int64_t first, int64_t count, const Acc* source, Acc* out) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  if constexpr (std::is_same_v<Acc, float>) {
+    if (axis.in <= axis.out && isa() == Isa::avx512) return resize_avx512(axis, first, count, source, out);
+    if (axis.in <= axis.out && isa() == Isa::avx2) return resize_avx2(axis, first, count, source, out);
+  }
+#endif
+  resize_baseline(axis, first, count, source, out);
+}
+
+}  // namespace afa
