@@ -34,7 +34,14 @@ def native() -> dict:
         sorted(glob.glob("csrc/*.cpp") + glob.glob("csrc/cpu/*.cpp")),
         depends=sorted(glob.glob("csrc/*.h") + glob.glob("csrc/cpu/*.h")),
         define_macros=[("TORCH_TARGET_VERSION", "0x020b000000000000"), ("Py_LIMITED_API", "0x030a0000")],
-        extra_compile_args=["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fvisibility=hidden"],
+        extra_compile_args=[
+            "-O3",
+            "-g0",
+            "-fno-math-errno",
+            "-fno-trapping-math",
+            "-fopenmp-simd",
+            "-fvisibility=hidden",
+        ],
         py_limited_api=True,
     )
     return {

@@ -3,15 +3,17 @@
 Yang et al., "Dense Prediction with Attentive Feature Aggregation", WACV 2023, arXiv 2111.00770.
 """
 
+from afa_kernels._version import __version__
 from afa_kernels.backends import backend_info, use_backend
 from afa_kernels.ops.attentive_fusion import attentive_fusion
+from afa_kernels.ops.scale_space_render import scale_space_render
+from afa_kernels.ops.scale_space_weights import scale_space_weights
 
-
-
-__version__ = "0.1.0"
 
 __all__ = [
     "attentive_fusion",
     "backend_info",
+    "scale_space_render",
+    "scale_space_weights",
     "use_backend",
 ]

@@ -21,14 +21,25 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+
+from afa_kernels._version import __version__
 
 NAMES = ("triton", "cpu", "reference")
 ORDER = {"cuda": ("triton", "reference"), "cpu": ("cpu", "reference")}
 _OTHER_DEVICES = ("reference",)
 
+_Answer = TypeVar("_Answer", bound=Callable[..., object])
+
 _forced: str | None = None  # a plain global, which torch.compile can read and guard
+
+
+def _constant_when_compiled(function: _Answer) -> _Answer:
+    """torch.compiler.assume_constant_result, which would import the whole compiler to set this one mark."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 @contextlib.contextmanager
@@ -62,7 +73,7 @@ def choose(device_type: str) -> str:
     return _forced
 
 
-@torch.compiler.assume_constant_result
+@_constant_when_compiled
 def automatic(device_type: str) -> str:
     """The first backend of `ORDER` that can run for tensors of `device_type`."""
     return available(device_type)[0]
@@ -75,7 +86,7 @@ def available(device_type: str) -> tuple[str, ...]:
     return tuple(name for name in order + rest if why_not(name, device_type) is None)
 
 
-@torch.compiler.assume_constant_result
+@_constant_when_compiled
 def why_not(name: str, device_type: str) -> str | None:
     """Why the backend `name` cannot run for tensors of `device_type` here, or None where it can."""
     if name == "reference":
@@ -163,8 +174,6 @@ def backend_info() -> BackendInfo:
     >>> afa_kernels.backend_info().chosen["meta"]
     'reference'
     """
-    from afa_kernels import __version__
-
     triton = "not installed" if _triton_missing() else sys.modules["triton"].__version__
     versions = {
         "version": __version__,

@@ -39,3 +39,27 @@ def shape(name: str, value: Tensor, expected: Sequence[int], other_name: str, ot
 def one_of(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def pixels(name: str, value: Tensor) -> None:
+    """`value` has pixels to interpolate between."""
+    if value.shape[2] == 0 or value.shape[3] == 0:
+        raise ValueError(f"{name} must have at least one pixel to be resized, got shape {tuple(value.shape)}")
+
+
+def count(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} must have 1 to {most} scales, got {value}")
+
+
+def size(name: str, value: object) -> None:
+    """A pair (height, width) of positive integers."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not all(isinstance(v, int) for v in value):
+        raise TypeError(f"{name} must be a pair of integers (height, width), got {value!r}")
+    if value[0] < 1 or value[1] < 1:
+        raise ValueError(f"{name} must have a positive height and width, got {tuple(value)}")
+
+
+def sequence(name: str, value: object) -> None:
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be a list or tuple of tensors, got {type(value).__name__}")

@@ -16,6 +16,10 @@
 #include <type_traits>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "isa.h"
 
 namespace afa {
@@ -110,6 +114,18 @@ class AnyMap {
   Map<char> map_;
 };
 
+// A fresh output costs a page fault for every 4 KiB, which is most of the time of a one-pass kernel. The kernel is
+// about to write all of it, so ask for 2 MiB pages; a system that has none ignores the request.
+inline void back_with_huge_pages(const Tensor& output) {
+#ifdef __linux__
+  constexpr uintptr_t page = 4096, least = 4 << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(output.data_ptr());
+  const uintptr_t first = (begin + page - 1) / page * page;
+  const uintptr_t last = (begin + output.numel() * output.element_size()) / page * page;
+  if (last > first && last - first >= least) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
 // e^x - 1 = 2^n (e^r - 1) + (2^n - 1) with x = n ln 2 + r; the Taylor series of e^r - 1 ends below float rounding.
 struct Expm1Parts {
   float series, half_scale, rest_scale;  // e^r - 1, and 2^n as the product of two normal numbers
@@ -151,14 +167,20 @@ inline float expm1(float x) {
   return e.series * e.half_scale * e.rest_scale + (scale - 1.0f);
 }
 
-inline double exp(double x) { return std::exp(x); }
-inline double expm1(double x) { return std::expm1(x); }
+inline double exp(double x) {
+  return std::exp(x);
+}
+inline double expm1(double x) {
+  return std::expm1(x);
+}
 
 template <class Acc>
 inline Acc sigmoid(Acc z) {
   return Acc(1) / (Acc(1) + exp(-z));
 }
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 }  // namespace afa

@@ -46,7 +46,9 @@ void vectorized(const F& body) {
 
 #else
 
-inline Isa isa() { return Isa::baseline; }
+inline Isa isa() {
+  return Isa::baseline;
+}
 
 template <class F>
 void vectorized(const F& body) {

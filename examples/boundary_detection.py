@@ -8,6 +8,9 @@ the four predictions into one. The network is trained, the attention is not: the
 from __future__ import annotations
 
 import argparse
+import functools
+import io
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +92,8 @@ def render_eager(predictions: list[Tensor], logits: list[Tensor], size: tuple[in
     depth = torch.cat(logits, dim=1).abs()
     weights = -torch.expm1(-depth) * torch.exp(depth - depth.cumsum(dim=1))
     weights = resize(weights, size)
-    return sum(weights[:, k : k + 1] * resize(prediction, size) for k, prediction in enumerate(predictions))
+    products = (weights[:, k : k + 1] * resize(prediction, size) for k, prediction in enumerate(predictions))
+    return functools.reduce(torch.add, products)
 
 
 def on_backend(name: str, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -102,7 +106,7 @@ def on_backend(name: str, function: Callable[[], Tensor]) -> Callable[[], Tensor
     return call
 
 
-def compare_backends(predictions: list[Tensor], logits: list[Tensor], size: tuple[int, int], repeats: int = 50) -> str:
+def compare_backends(predictions: list[Tensor], logits: list[Tensor], size: tuple[int, int], repeats: int = 30) -> str:
     """Return a table of scale_space_render on every backend, beside eager and compiled PyTorch."""
     device = predictions[0].device
     torch._dynamo.reset()
@@ -140,8 +144,8 @@ def compare_backends(predictions: list[Tensor], logits: list[Tensor], size: tupl
     lines += [
         f"predictions {', '.join(map(_shape, predictions))}; logits {len(logits)} x {_shape(logits[0])}; "
         f"output {_shape(exact)}",
-        f"float32, medians of {repeats} alternating repetitions, {torch.get_num_threads()} threads; difference: largest "
-        "from the reference in float64; peak: most memory a call holds",
+        f"float32, medians of {repeats} alternating repetitions, {torch.get_num_threads()} threads",
+        "difference: the largest from the reference in float64; peak: the most memory a call holds",
     ]
     return "\n".join(lines)
 
@@ -151,32 +155,44 @@ def draw_boundaries(
 ) -> None:
     """Draw the photograph, the mean over the scales and the rendering above the boundary map of every scale."""
     panels = {"Photograph": photograph, "Mean over the scales": mean, "Scale-space rendering": rendering}
-    panels |= {f"Scale {scale:g}:  {x.shape[1]} × {x.shape[0]}": x for scale, x in zip(SCALES, scales)}
-    draw_panels(path, panels, (3, len(scales)), "gray_r", "boundary probability")
+    panels |= {
+        f"Scale {scale:g}:  {x.shape[1]} \N{MULTIPLICATION SIGN} {x.shape[0]}": x
+        for scale, x in zip(SCALES, scales, strict=True)
+    }
+    title = "Boundaries of a photograph at four scales, and fused"
+    draw_panels(path, title, panels, (3, len(scales)), "gray_r", "boundary probability")
 
 
-def draw_weights(path: Path, weights: np.ndarray, transmittance: np.ndarray) -> None:
+def draw_weights(path: Path, photograph: np.ndarray, weights: np.ndarray, transmittance: np.ndarray) -> None:
     """Draw the weight (K, H, W) that each scale got and the transmittance (H, W) that is left behind the last."""
-    panels = {f"Scale {scale:g}:  mean weight {x.mean():.2f}": x for scale, x in zip(SCALES, weights)}
+    panels = {"Photograph": photograph}
+    panels |= {f"Scale {scale:g}:  mean {x.mean():.2f}": x for scale, x in zip(SCALES, weights, strict=True)}
     panels |= {f"Left over:  mean {transmittance.mean():.2f}": transmittance}
-    draw_panels(path, panels, (2, 3), "viridis", "weight, or transmittance left over")
+    title = "How much each scale contributes to the rendering"
+    draw_panels(path, title, panels, (3, 3), "viridis", "weight of the scale, or transmittance left over")
 
 
-def draw_panels(path: Path, panels: dict[str, np.ndarray], rows: tuple[int, ...], cmap: str, label: str) -> None:
-    """Draw images (H, W) in [0, 1] or (H, W, 3) in rows of so many panels, by title, with one colour bar for all."""
-    width, margin, gap, title, footer = 11.0, 0.15, 0.15, 0.34, 0.72
+def draw_panels(
+    path: Path, title: str, panels: dict[str, np.ndarray], rows: tuple[int, ...], cmap: str, label: str
+) -> None:
+    """Draw images (H, W) in [0, 1] or (H, W, 3) in rows of so many panels, by name, with one colour bar for all.
+
+    All lengths are in inches.
+    """
+    width, margin, gap, header, caption, footer = 11.0, 0.15, 0.15, 0.45, 0.34, 0.62
     aspect = max(image.shape[0] / image.shape[1] for image in panels.values())
     panel_widths = [(width - 2 * margin - (columns - 1) * gap) / columns for columns in rows]
-    height = sum(title + aspect * panel_width for panel_width in panel_widths) + footer
+    height = header + sum(caption + aspect * panel_width for panel_width in panel_widths) + footer
     figure = plt.figure(figsize=(width, height))
+    figure.text(margin / width, 1 - 0.16 / height, title, fontsize=14, weight="bold", va="top")
 
     def add_axes(left: float, top: float, w: float, h: float) -> Axes:
         return figure.add_axes((left / width, 1 - (top + h) / height, w / width, h / height))
 
     remaining = iter(panels.items())
-    top = 0.0
-    for columns, panel_width in zip(rows, panel_widths):
-        top += title
+    top = header
+    for columns, panel_width in zip(rows, panel_widths, strict=True):
+        top += caption
         for column in range(columns):
             name, image = next(remaining)
             axes = add_axes(margin + column * (panel_width + gap), top, panel_width, aspect * panel_width)
@@ -191,7 +207,7 @@ def draw_panels(path: Path, panels: dict[str, np.ndarray], rows: tuple[int, ...]
     colorbar.ax.tick_params(labelsize=9, length=2)
     colorbar.outline.set(edgecolor="0.75", linewidth=0.6)
     colorbar.ax.text(1.06, 0.5, label, transform=colorbar.ax.transAxes, fontsize=10, va="center")
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
@@ -203,13 +219,15 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
 
     print(afa_kernels.backend_info())
     print("\nMulti-scale boundary detection: HED at four scales, coarse to fine")
-    photograph = read_photograph(arguments.image, arguments.long_side)
     try:
+        photograph = read_photograph(arguments.image, arguments.long_side)
         model = load_hed().to(device)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from error
     image = torch.from_numpy(photograph).to(device).permute(2, 0, 1)[None].float() / 255
     size = photograph.shape[0], photograph.shape[1]
@@ -219,7 +237,7 @@ def main() -> None:
         print("  The attention is untrained: the optical depth of a pixel at a scale is |logit| of the boundary there.")
         rendering = afa_kernels.scale_space_render(predictions, logits, size=size)
         weights, transmittance = afa_kernels.scale_space_weights(torch.cat(logits, dim=1))
-        mean = sum(resize(prediction, size) for prediction in predictions) / len(predictions)
+        mean = torch.stack([resize(prediction, size) for prediction in predictions]).mean(dim=0)
 
         arguments.output.mkdir(parents=True, exist_ok=True)
         draw_boundaries(
@@ -229,13 +247,18 @@ def main() -> None:
             mean[0, 0].cpu().numpy(),
             rendering[0, 0].cpu().numpy(),
         )
-        draw_weights(arguments.output / "weights.png", weights[0].cpu().numpy(), transmittance[0, 0].cpu().numpy())
+        draw_weights(
+            arguments.output / "weights.png",
+            photograph,
+            weights[0].cpu().numpy(),
+            transmittance[0, 0].cpu().numpy(),
+        )
         print(f"  Pictures: {arguments.output / 'boundaries.png'}, {arguments.output / 'weights.png'}")
 
-        print("\nscale_space_render on these predictions")
+        print("\nscale_space_render on these predictions (compiling and timing takes seconds)")
         print(compare_backends(predictions, logits, size))
 
-    print("\nattentive_fusion at the levels of DLA-34 on an image of 1024 x 2048 pixels")
+    print("\nattentive_fusion at the levels of DLA-34 on an image of 1024 x 2048 pixels (about a minute)")
     print(fusion_table(device))
 
 

@@ -51,6 +51,8 @@ class HED(nn.Module):
     one (and crop the logits) where boundaries must not move. `sigmoid` of the result is the boundary probability.
     """
 
+    mean: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
@@ -64,7 +66,7 @@ class HED(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         features = image.flip(1) * 255 - self.mean
         side_logits = []
-        for index, (stage, side) in enumerate(zip(self.stages, self.sides)):
+        for index, (stage, side) in enumerate(zip(self.stages, self.sides, strict=True)):
             features = stage(self.pool(features) if index else features)
             side_logits.append(
                 F.interpolate(side(features), size=image.shape[-2:], mode="bilinear", align_corners=False)
@@ -79,17 +81,16 @@ def load_hed(cache: Path = CACHE) -> HED:
     """
     model = HED()
     with h5py.File(io.BytesIO(_read_weights(cache)), "r") as file:
-        for index, (stage, side) in enumerate(zip(model.stages, model.sides), start=1):
-            names = ("conv2d", "conv2d_1", "conv2d_2")
-            convolutions = [layer for layer in stage if isinstance(layer, nn.Conv2d)]
-            for name, convolution in zip(names, convolutions):
+        for index, (stage, side) in enumerate(zip(model.stages, model.sides, strict=True), start=1):
+            convolutions = [layer for layer in stage.children() if isinstance(layer, nn.Conv2d)]
+            for name, convolution in zip(("conv2d", "conv2d_1", "conv2d_2"), convolutions, strict=False):
                 _copy_convolution(file[f"block{index}/layers/{name}/vars"], convolution)
             _copy_convolution(file[f"dsn{index}/vars"], side)
         _copy_convolution(file["fuse/vars"], model.fuse)
     return model.eval().requires_grad_(False)
 
 
-def _copy_convolution(variables: h5py.Group, convolution: nn.Conv2d) -> None:
+def _copy_convolution(variables: h5py.Group, convolution: nn.Module) -> None:
     """Copy a Keras convolution, kernel (H, W, in, out) and bias (out,), into `convolution`."""
     kernel = np.ascontiguousarray(variables["0"][()].transpose(3, 2, 0, 1))
     convolution.load_state_dict({"weight": torch.from_numpy(kernel), "bias": torch.from_numpy(variables["1"][()])})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -31,16 +32,16 @@ def reason_not_to_compile(function: Callable[[], Any]) -> str:
 def alternate(contenders: Contenders, repeats: int) -> dict[str, float]:
     """Return the median seconds per call of each contender, after two calls that are not counted.
 
-    The contenders take turns within every round, and every second round runs in the opposite order, so that a change
-    of clock speed or of other load meets all of them alike.
+    The contenders take turns within every round, in random order, so that other load, clock speed and the memory that
+    the one before left to the allocator meet all of them alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for function in contenders.values():
         function()
         function()
-    for index in range(repeats):
-        names = list(contenders) if index % 2 == 0 else list(reversed(contenders))
-        for name in names:
+    shuffler = random.Random(0)
+    for _ in range(repeats):
+        for name in shuffler.sample(list(contenders), len(contenders)):
             _synchronize()
             start = time.perf_counter()
             contenders[name]()
@@ -50,7 +51,7 @@ def alternate(contenders: Contenders, repeats: int) -> dict[str, float]:
 
 
 def peak_bytes(function: Callable[[], Any], device: torch.device) -> int:
-    """Return the most bytes that one call of `function` holds at a time in tensors it allocates, its result included."""
+    """Return the most bytes that one call of `function` allocates and holds at a time, its result included."""
     function()
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -72,7 +73,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = []
     for row in (header, ["-" * width for width in widths], *rows):
-        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 

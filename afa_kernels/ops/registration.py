@@ -24,17 +24,27 @@ def define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) ->
 
 
 def differentiate(op: torch._ops.OpOverload, function: type[torch.autograd.Function]) -> None:
-    """Run `function` where a gradient may be asked for. Its first argument computes `op` without recording it."""
+    """Run `function` where a gradient may be asked for. Its first argument computes `op` without recording it.
+
+    autograd.Function sees no tensor inside a list, so the tensors of a list argument are given one by one.
+    """
+    types = [str(argument.type) for argument in op._schema.arguments]
+    tensors = types.index("List[Tensor]") if "List[Tensor]" in types else None
 
     def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
         below = keyset & torch._C._after_autograd_keyset
 
         def forward(*inputs: Any) -> Any:
+            if tensors is not None:
+                end = tensors + 1 + len(inputs) - len(types)
+                inputs = (*inputs[:tensors], list(inputs[tensors:end]), *inputs[end:])
             return op.redispatch(below, *inputs)
 
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return function.apply(forward, *args)
-        return forward(*args)
+        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+            return op.redispatch(below, *args)
+        if tensors is not None:
+            args = (*args[:tensors], *args[tensors], *args[tensors + 1 :])
+        return function.apply(forward, *args)
 
     _library.impl(op._schema.name.removeprefix("afa::"), autograd, "Autograd", with_keyset=True)
 
@@ -45,7 +55,8 @@ def differentiable_once(op: torch._ops.OpOverload, public_name: str) -> None:
     class Once(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, forward: Callable[..., Any], *args: Any) -> Any:
-            return forward(*args)
+            result = forward(*args)
+            return tuple(result) if isinstance(result, list) else result  # whose tensors autograd sees; a list's not
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:

@@ -1,15 +1,18 @@
 // attentive_fusion on the CPU: out = a (1-b) x + (1-a) b y with a = sigmoid(spatial), b = sigmoid(channel).
 //
-// A tile is TILE pixels of one image with all their channels, walked row by row. A row is what is contiguous in memory:
-// one channel's pixels (NCHW) or one pixel's channels (channels_last). Every coefficient is a product of a value along
-// the row and a value across the rows, so one loop serves both layouts. Tiles do not depend on the number of threads,
-// hence neither does any sum.
+// A tile is a run of pixels of one image with all their channels, walked row by row. A row is what is contiguous in
+// memory: one channel's pixels (NCHW) or one pixel's channels (channels_last). Every coefficient is a product of a
+// value along the row and a value across the rows, so one loop serves both layouts. Tiles do not depend on the number
+// of threads, hence neither does any sum.
+#include <algorithm>
+
 #include "../common.h"
 
 namespace afa {
 namespace {
 
-constexpr int64_t TILE = 1024;
+// Pixels of a tile: long rows stream best; the backward goes over a row several times and wants it to stay in L1.
+constexpr int64_t FORWARD_TILE = 4096, BACKWARD_TILE = 1024;
 
 // sigmoid(z) and 1 - sigmoid(z) = sigmoid(-z), which stays accurate where sigmoid(z) rounds to 1.
 template <class Acc>
@@ -34,15 +37,16 @@ struct Gate {
 template <class T>
 struct Tiles {
   using Acc = acc_t<T>;
-  int64_t batch, channels, pixels, per_image;
+  int64_t batch, channels, pixels, tile, per_image;
   bool planar;
   AnyMap spatial, channel;
 
-  Tiles(const Tensor& feature, const Tensor& spatial_logits, const Tensor& channel_logits)
+  Tiles(const Tensor& feature, const Tensor& spatial_logits, const Tensor& channel_logits, int64_t tile_pixels)
       : batch(feature.size(0)),
         channels(feature.size(1)),
         pixels(feature.size(2) * feature.size(3)),
-        per_image(ceil_div(pixels, TILE)),
+        tile(tile_pixels),
+        per_image(ceil_div(pixels, tile)),
         planar(as_map<T>(feature, "feature").sp == 1),
         spatial(spatial_logits, "spatial_logits"),
         channel(channel_logits, "channel_logits") {}
@@ -51,9 +55,9 @@ struct Tiles {
   template <class F>
   void for_each(const F& visit) const {
     torch::stable::parallel_for(0, batch * per_image, 1, [&](int64_t begin, int64_t end) {
-      Gate<Acc> a(TILE), b(channels);
+      Gate<Acc> a(tile), b(channels);
       for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / per_image, first = unit % per_image * TILE, count = std::min(TILE, pixels - first);
+        const int64_t n = unit / per_image, first = unit % per_image * tile, count = std::min(tile, pixels - first);
         spatial.read_pixels(n, 0, first, count, a.open.data());
         const bool next_image = unit == begin || first == 0;
         if (next_image) channel.read_channels(n, channels, b.open.data());
@@ -85,9 +89,10 @@ struct Coefficients {
 template <class T>
 void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, const Tensor& channel, Tensor& out) {
   using Acc = acc_t<T>;
-  const Tiles<T> tiles(shallow, spatial, channel);
+  const Tiles<T> tiles(shallow, spatial, channel, FORWARD_TILE);
   const auto x = as_map<const T>(shallow, "shallow"), y = as_map<const T>(deep, "deep");
   const auto o = as_map<T>(out, "out");
+  back_with_huge_pages(out);
   tiles.for_each([&](int64_t, int64_t n, int64_t first, int64_t count, const Gate<Acc>& a, const Gate<Acc>& b) {
     const Coefficients<Acc> k(tiles.planar, a, count, b, tiles.channels);
     for (int64_t r = 0; r < k.rows; ++r) {
@@ -107,11 +112,13 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
               const Tensor& channel, const std::optional<Tensor>& grad_shallow, const std::optional<Tensor>& grad_deep,
               const std::optional<Tensor>& grad_spatial, const std::optional<Tensor>& grad_channel) {
   using Acc = acc_t<T>;
-  const Tiles<T> tiles(shallow, spatial, channel);
+  const Tiles<T> tiles(shallow, spatial, channel, BACKWARD_TILE);
   const int64_t channels = tiles.channels;
   const auto g = as_map<const T>(grad, "grad");
   const auto x = as_map<const T>(shallow, "shallow"), y = as_map<const T>(deep, "deep");
   const auto dx = as_map<T>(grad_shallow, "grad_shallow"), dy = as_map<T>(grad_deep, "grad_deep");
+  if (grad_shallow) back_with_huge_pages(*grad_shallow);
+  if (grad_deep) back_with_huge_pages(*grad_deep);
   // dq of a tile, and the sums of a tile along a row and across the rows.
   std::vector<Acc> channel_sums(grad_channel ? tiles.batch * tiles.per_image * channels : 0);
   const bool sum_along = tiles.planar ? grad_channel.has_value() : grad_spatial.has_value();
@@ -137,7 +144,8 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
       if (sum_across) {
         Acc* __restrict sums = across.data();
         for (int64_t i = 0; i < k.length; ++i)
-          sums[i] += (x_across * static_cast<Acc>(xr[i]) - y_across * static_cast<Acc>(yr[i])) * static_cast<Acc>(gr[i]);
+          sums[i] +=
+              (x_across * static_cast<Acc>(xr[i]) - y_across * static_cast<Acc>(yr[i])) * static_cast<Acc>(gr[i]);
       }
       if (sum_along) {
         Acc sum = 0;

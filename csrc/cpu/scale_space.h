@@ -10,28 +10,44 @@ namespace afa {
 // The optical depth d = phi(y) >= 0 and its derivative. A NaN passes every comparison unchanged.
 struct Abs {
   template <class Acc>
-  static Acc depth(Acc y) { return y < 0 ? -y : y; }
+  static Acc depth(Acc y) {
+    return y < 0 ? -y : y;
+  }
   template <class Acc>
-  static Acc slope(Acc y) { return y > 0 ? Acc(1) : y < 0 ? Acc(-1) : y; }
+  static Acc slope(Acc y) {
+    return y > 0 ? Acc(1) : y < 0 ? Acc(-1) : y;
+  }
 };
 struct Relu {
   template <class Acc>
-  static Acc depth(Acc y) { return y < 0 ? Acc(0) : y; }
+  static Acc depth(Acc y) {
+    return y < 0 ? Acc(0) : y;
+  }
   template <class Acc>
-  static Acc slope(Acc y) { return y > 0 ? Acc(1) : Acc(0); }
+  static Acc slope(Acc y) {
+    return y > 0 ? Acc(1) : Acc(0);
+  }
 };
 struct Softplus {
   template <class Acc>
-  static Acc depth(Acc y) { return std::log1p(exp(-Abs::depth(y))) + Relu::depth(y); }
+  static Acc depth(Acc y) {
+    return std::log1p(exp(-Abs::depth(y))) + Relu::depth(y);
+  }
   template <class Acc>
-  static Acc slope(Acc y) { return sigmoid(y); }
+  static Acc slope(Acc y) {
+    return sigmoid(y);
+  }
 };
 // The exponent ends at 80, where exp(-d) is long 0: d stays finite.
 struct Exp {
   template <class Acc>
-  static Acc depth(Acc y) { return exp(y > 80 ? Acc(80) : y); }
+  static Acc depth(Acc y) {
+    return exp(y > 80 ? Acc(80) : y);
+  }
   template <class Acc>
-  static Acc slope(Acc y) { return y > 80 ? Acc(0) : exp(y); }
+  static Acc slope(Acc y) {
+    return y > 80 ? Acc(0) : exp(y);
+  }
 };
 
 // Calls body(Phi{}) for the phi of that name.
@@ -53,13 +69,20 @@ void composite_rows(int64_t scales, bool opaque_last, int64_t stride, int64_t co
   for (int64_t k = 0; k < scales; ++k) {
     const Acc* y = logits + k * stride;
     Acc *w = weights + k * stride, *through = transmittance + k * stride;
-    const bool opaque = opaque_last && k == scales - 1;
-    for (int64_t i = 0; i < count; ++i) {
-      const Acc depth = Phi::depth(y[i]);
-      const Acc reaching = exp(-depth_sum[i]);
-      depth_sum[i] += depth;
-      w[i] = opaque ? reaching : -expm1(-depth) * reaching;
-      through[i] = opaque ? Acc(0) : exp(-depth_sum[i]);
+    const Acc* before = through - stride;  // not read by the first scale, which nothing occludes
+    const bool first = k == 0, opaque = opaque_last && k == scales - 1;
+    if (opaque) {
+      for (int64_t i = 0; i < count; ++i) {
+        w[i] = first ? Acc(1) : before[i];
+        through[i] = 0;
+      }
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        const Acc depth = Phi::depth(y[i]);
+        depth_sum[i] += depth;
+        w[i] = -expm1(-depth) * (first ? Acc(1) : before[i]);
+        through[i] = exp(-depth_sum[i]);
+      }
     }
   }
 }

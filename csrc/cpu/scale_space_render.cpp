@@ -2,12 +2,12 @@
 //
 // m_k is the k-th weight, resized ("weights"), or what compositing the resized opacities gives ("opacities"). Only the
 // K maps at attention resolution are stored; everything else is resized a row at a time: vertically over the inputs of
-// the row, then horizontally. The backward gathers: whoever owns a low-resolution row collects from the output rows that
-// read it, so no two threads write one address and every sum has a fixed order.
+// the row, then horizontally. The backward gathers: whoever owns a low-resolution row collects from the output rows
+// that read it, so no two threads write one address and every sum has a fixed order.
+#include <memory>
+
 #include "resize.h"
 #include "scale_space.h"
-
-#include <memory>
 
 namespace afa {
 namespace {
@@ -187,6 +187,7 @@ void forward(const std::vector<Tensor>& predictions, const Tensor& logits, const
   const std::vector<Resized<T>> scales = resize_all<T>(predictions, height, width);
   const auto o = as_map<O>(out, "out");
   const bool planar = o.sp == 1;
+  back_with_huge_pages(out);
   const int64_t scratch_row = widest(scales, map.scratch()), result_row = std::max(COLUMNS, channels);
   const int64_t size = maps.scales * COLUMNS + scratch_row + 2 * result_row;
 

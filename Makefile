@@ -1,0 +1,54 @@
+# make demo: set up, build, run the main job on a real photograph.   make test: set up, build, run every test.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+IMAGE ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+NATIVE := setup.py pyproject.toml $(wildcard csrc/*) $(wildcard csrc/cpu/*)
+
+.PHONY: demo test check fix bench clean
+
+demo: $(VENV)/installed
+	$(PY) -m examples.boundary_detection $(if $(IMAGE),--image "$(IMAGE)")
+
+# Three sessions: the interpreter must be chosen before Triton is imported, and ttsem replaces how Triton launches.
+test: $(VENV)/installed
+	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests
+	@if $(PY) -c "import triton"; then \
+	  echo "TRITON_INTERPRET=1: the Triton kernels in Triton's interpreter" && \
+	  TRITON_INTERPRET=1 $(PY) -m pytest tests && \
+	  echo "ttsem: the Triton kernels' IR, with every access and race checked" && \
+	  $(PY) -m pytest tests/ttsem; \
+	else echo "Triton's two sessions are skipped: the package triton is not installed here"; fi
+
+check: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp
+	$(VENV)/bin/mypy
+
+fix: $(VENV)/installed
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp
+
+bench: $(VENV)/installed
+	$(PY) -m benchmarks.run --output benchmarks/results/cpu.jsonl
+	$(PY) -m benchmarks.registration
+	$(PY) -m benchmarks.report --write README.md
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info afa_kernels/_native*.so demo .cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# ttsem is one wheel of pure Python whose metadata asks for a newer Python than it needs.
+$(VENV)/installed: $(VENV)/bin/python $(NATIVE)
+	$(PIP) "$(TORCH)" numpy ninja "setuptools>=77"
+	AFA_KERNELS_NATIVE=1 $(PIP) --no-build-isolation --editable ".[check,demo,test]"
+	if $(PY) -c "import triton"; then $(PIP) --no-deps --ignore-requires-python ttsem==0.1.0; fi
+	$(PY) -m afa_kernels
+	touch $@

@@ -1,0 +1,367 @@
+"""The table of cases, the error budget and two meters of memory, for the tests, the benchmarks and the examples.
+
+A case is one call of an operation: shapes, layouts, element types, planted values, and the corner it covers. The oracle
+is the reference in float64 on the very numbers the kernel was given. The error budget is measured: a result may be as
+far from the oracle as plain eager PyTorch in the same types is, plus a few units of rounding of the result's scale.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+import afa_kernels
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+UNITS = 8  # of rounding of the result's scale, which a result may be off besides eager PyTorch's own error
+UNITS_OF_EAGER = 32  # which that error itself may be: resizing and sums round more than once
+
+Shape = tuple[int, ...]
+Dtypes = torch.dtype | tuple[torch.dtype, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of the operation `op`. `shapes` has an entry per argument: a shape, or a list of them for a list.
+
+    `layouts` names an entry of LAYOUTS per tensor and is repeated over the tensors; so is an entry of `dtypes` that is
+    a tuple. `planted` gives, by the position of the tensor, values that replace its first elements. A `thorough` case
+    also goes through what takes seconds a case: opcheck and torch.compile.
+    """
+
+    op: str
+    covers: str
+    shapes: tuple[Shape | list[Shape], ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    layouts: tuple[str, ...] = ("contiguous",)
+    dtypes: tuple[Dtypes, ...] = DTYPES
+    planted: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    thorough: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.op}: {self.covers}"
+
+    def inputs(self, dtypes: Dtypes, device: str = "cpu", seed: int = 0) -> tuple[Any, ...]:
+        """The arguments of the call: standard normal numbers, the same for every element type, in the case's layouts."""
+        generator = torch.Generator().manual_seed(seed)
+        position = itertools.count()
+
+        def make(shape: Shape) -> Tensor:
+            i = next(position)
+            values = torch.randn(shape, generator=generator, dtype=torch.float64)
+            planted = torch.tensor(self.planted.get(i, ()), dtype=torch.float64)
+            values.view(-1)[: len(planted)] = planted
+            dtype = dtypes if isinstance(dtypes, torch.dtype) else dtypes[i % len(dtypes)]
+            return LAYOUTS[self.layouts[i % len(self.layouts)]](values.to(device, dtype))
+
+        return tuple([make(s) for s in shape] if isinstance(shape, list) else make(shape) for shape in self.shapes)
+
+    def __call__(self, arguments: Sequence[Any], backend: str) -> list[Tensor]:
+        """The outputs of the operation on `backend`."""
+        with afa_kernels.use_backend(backend):
+            return listed(getattr(afa_kernels, self.op)(*arguments, **self.options))
+
+
+def listed(outputs: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def tensors(arguments: Iterable[Any]) -> list[Tensor]:
+    """The tensors among the arguments and in their lists, in order."""
+    return [t for argument in arguments for t in listed(argument)]
+
+
+def with_tensors(arguments: Sequence[Any], replacements: Iterable[Tensor]) -> tuple[Any, ...]:
+    """The arguments with their tensors, in order, replaced."""
+    new = iter(replacements)
+    return tuple(next(new) if isinstance(a, Tensor) else [next(new) for _ in a] for a in arguments)
+
+
+def cotangents(outputs: Iterable[Tensor], seed: int = 1) -> list[Tensor]:
+    """A gradient for each output: standard normal numbers, the same for every element type."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in outputs]
+
+
+def gradients(
+    function: Callable[[Sequence[Any]], list[Tensor]],
+    arguments: Sequence[Any],
+    outputs_grad: Callable[[list[Tensor]], list[Tensor]] | Sequence[Tensor] = cotangents,
+    wanted: Sequence[bool] | None = None,
+) -> list[Tensor | None]:
+    """The gradient of each tensor of `arguments`, None where not `wanted`; `outputs_grad` may be a function."""
+    given = tensors(arguments)
+    asked = [True] * len(given) if wanted is None else wanted
+    leaves = [t.detach().requires_grad_(a) for t, a in zip(given, asked, strict=True)]
+    outputs = function(with_tensors(arguments, leaves))
+    grads = outputs_grad(outputs) if callable(outputs_grad) else outputs_grad
+    found = iter(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf.requires_grad], grads))
+    return [next(found) if a else None for a in asked]
+
+
+def doubled(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """The same numbers in float64, in contiguous memory."""
+    return with_tensors(arguments, [t.detach().double().contiguous() for t in tensors(arguments)])
+
+
+def disagreement(
+    actual: Tensor, oracle: Tensor, eager: Tensor | None = None, arithmetic: torch.dtype = torch.float64
+) -> str | None:
+    """Why `actual`, computed in `arithmetic`, is outside the error budget, or None.
+
+    Without what `eager` PyTorch computes, `actual` is that itself, and the budget UNITS_OF_EAGER alone.
+    """
+    if actual.shape != oracle.shape:
+        return f"shape {tuple(actual.shape)}, expected {tuple(oracle.shape)}"
+    got = actual.double()
+    finite = oracle.isfinite()
+    if not torch.equal(got[~finite].nan_to_num(7.0), oracle[~finite].nan_to_num(7.0)):
+        return "NaN or infinity differs from the oracle's"
+    if oracle[finite].numel() == 0:
+        return None
+    kind = torch.finfo(actual.dtype)
+    rounding = max(kind.eps, torch.finfo(arithmetic).eps)
+    units = UNITS_OF_EAGER if eager is None else UNITS
+    budget = units * rounding * oracle[finite].abs().max().item() + kind.smallest_normal * kind.eps
+    if eager is not None:
+        budget += (eager.double() - oracle)[finite].abs().max().item()
+    error = (got - oracle)[finite].abs()
+    if bool((error <= budget).all()):
+        return None
+    return f"off by {error.max().item():.3g} at worst (nan: NaN, or never written), the budget is {budget:.3g}"
+
+
+def saved_storages(function: Callable[[], Any]) -> dict[int, int]:
+    """The memory that one call of `function` saves for backward: the bytes of each storage, by its address."""
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept = function()  # keeps what was saved alive, so that no address is used twice
+    del kept
+    return saved
+
+
+def saved_bytes(function: Callable[[], Any]) -> int:
+    """The bytes that one call of `function` saves for backward, its arguments included; a shared storage counts once."""
+    return sum(saved_storages(function).values())
+
+
+def peak_bytes(function: Callable[[], Any], device: str = "cpu") -> int:
+    """The most bytes that one call of `function` holds at a time in tensors it allocates, its result included.
+
+    Exact: the sum of the allocator's own events on the CPU, its statistics on CUDA. Memory that native code takes from
+    the C++ heap for itself is not the allocator's and does not count.
+    """
+    if device != "cpu":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return max(held, default=0)
+
+
+# Every layout keeps the values but "expanded", which repeats the first image. Memory around a slice is NaN.
+def _inside(x: Tensor, margins: Sequence[int], memory_format: torch.memory_format) -> Tensor:
+    """`x` as a slice of a larger tensor of NaN, `margins` wider at both ends of each axis."""
+    shape = [size + 2 * margin for size, margin in zip(x.shape, margins, strict=True)]
+    large = torch.full(shape, torch.nan, dtype=x.dtype, device=x.device).contiguous(memory_format=memory_format)
+    view = large[tuple(slice(margin, margin + size) for size, margin in zip(x.shape, margins, strict=True))]
+    return view.copy_(x)
+
+
+def _every_second(x: Tensor) -> Tensor:
+    large = torch.full((*x.shape[:3], 2 * x.shape[3]), torch.nan, dtype=x.dtype, device=x.device)
+    return large[..., 1::2].copy_(x)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "permuted": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),  # dense, in neither memory format
+    "batch_inside": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),  # dense, the batch inside the channels
+    "sliced": lambda x: _inside(x, (1, 1, 1, 1), torch.contiguous_format),
+    "sliced_channels": lambda x: _inside(x, (0, 1, 0, 0), torch.contiguous_format),
+    "sliced_channels_last": lambda x: _inside(x, (1, 1, 0, 0), torch.channels_last),
+    "every_second": _every_second,
+    "expanded": lambda x: x[:1].expand(x.shape),
+}
+
+
+def _fusion(covers: str, shape: Shape, **details: Any) -> Case:
+    batch, channels, height, width = shape
+    shapes = (shape, shape, (batch, 1, height, width), (batch, channels, 1, 1))
+    return Case("attentive_fusion", covers, shapes, **details)
+
+
+def _weights(covers: str, logits: Shape | list[Shape], phi: str = "abs", background: str = "none", **rest: Any) -> Case:
+    return Case("scale_space_weights", covers, (logits,), {"phi": phi, "background": background}, **rest)
+
+
+def _render(
+    covers: str,
+    sizes: Sequence[tuple[int, int]],
+    attention: tuple[int, int] | list[Shape] = (6, 8),
+    batch: int = 2,
+    channels: int = 3,
+    layouts: tuple[str, ...] = ("contiguous",),
+    dtypes: tuple[Dtypes, ...] = (torch.float32,),
+    planted: Mapping[int, Sequence[float]] | None = None,
+    thorough: bool = False,
+    **options: Any,
+) -> Case:
+    predictions = [(batch, channels, *size) for size in sizes]
+    logits = attention if isinstance(attention, list) else (batch, len(sizes), *attention)
+    return Case("scale_space_render", covers, (predictions, logits), options, layouts, dtypes, planted or {}, thorough)
+
+
+ODD = (2, 13, 17, 19)
+SCALES = ((5, 7), (9, 13), (11, 17))
+FLOAT32 = (torch.float32,)
+MIXED = (torch.bfloat16, torch.float16, torch.float64, torch.float32)
+HALVES = (torch.bfloat16, torch.float16)
+SATURATED = (1e4, -1e4, 0.0, 20.0, -20.0)
+NON_FINITE = (float("nan"), float("inf"), -float("inf"), 0.0)
+NAN = (float("nan"),)
+
+CASES: tuple[Case, ...] = (
+    _fusion("NCHW, prime sizes, two blocks along every axis", ODD, thorough=True),
+    _fusion("channels_last, prime sizes", ODD, layouts=("channels_last",), thorough=True),
+    _fusion("dense, height and width exchanged", ODD, layouts=("permuted",), thorough=True),
+    _fusion("few values in NCHW", (2, 3, 2, 3)),
+    _fusion("few values in channels_last", (2, 3, 2, 3), layouts=("channels_last",)),
+    _fusion("sizes a multiple of every block", (1, 16, 16, 64), dtypes=FLOAT32),
+    _fusion("many pixel blocks, summed in several steps", (1, 3, 89, 97), dtypes=FLOAT32),
+    _fusion("many channels in channels_last", (1, 131, 5, 7), layouts=("channels_last",), dtypes=FLOAT32),
+    _fusion("many channels in NCHW", (1, 131, 5, 7), dtypes=FLOAT32),
+    _fusion("one element", (1, 1, 1, 1)),
+    _fusion("one channel, where both memory formats coincide", (2, 1, 5, 7), layouts=("channels_last",)),
+    _fusion("one pixel", (3, 5, 1, 1), dtypes=FLOAT32),
+    _fusion("one row", (2, 3, 1, 11), dtypes=FLOAT32),
+    _fusion("one column", (2, 3, 11, 1), layouts=("channels_last",), dtypes=FLOAT32),
+    _fusion("empty batch", (0, 3, 4, 5)),
+    _fusion("no channels", (2, 0, 4, 5), dtypes=FLOAT32),
+    _fusion("no pixels", (2, 3, 0, 5), dtypes=FLOAT32),
+    _fusion("mixed element types", ODD, dtypes=(MIXED, MIXED[::-1], (torch.bfloat16, torch.bfloat16, torch.float32))),
+    _fusion("dense, the batch inside the channels", ODD, layouts=("batch_inside",), dtypes=FLOAT32),
+    _fusion("slices along every axis", ODD, layouts=("sliced",), dtypes=(torch.float32, torch.bfloat16)),
+    _fusion("slices along the channels", ODD, layouts=("sliced_channels",), dtypes=FLOAT32),
+    _fusion("slices of channels_last", ODD, layouts=("sliced_channels_last",), dtypes=(torch.float32, torch.float16)),
+    _fusion("every second pixel", ODD, layouts=("every_second",), dtypes=FLOAT32),
+    _fusion("one image expanded over the batch", ODD, layouts=("expanded",), dtypes=FLOAT32),
+    _fusion("NCHW beside channels_last", ODD, layouts=("contiguous", "channels_last"), dtypes=FLOAT32),
+    _fusion("channels_last beside NCHW", ODD, layouts=("channels_last", "contiguous"), dtypes=FLOAT32),
+    _fusion("a layout of its own for each", ODD, layouts=("sliced", "permuted", "every_second", "sliced_channels")),
+    _fusion("saturated logits", ODD, planted={2: SATURATED, 3: SATURATED}),
+    _fusion("NaN and infinity in the features", ODD, planted={0: NON_FINITE, 1: NON_FINITE[::-1]}),
+    _fusion("NaN and infinity in the logits", ODD, planted={2: NON_FINITE, 3: NON_FINITE}),
+    _weights("three scales, prime sizes", (2, 3, 11, 13), thorough=True),
+    _weights("three scales in channels_last", (2, 3, 11, 13), layouts=("channels_last",), thorough=True),
+    _weights("dense, height and width exchanged", (2, 3, 11, 13), layouts=("permuted",), thorough=True),
+    *(
+        _weights(f"few values, {phi}, background {background}", (2, 3, 2, 3), phi, background)
+        for phi in ("abs", "relu", "softplus", "exp")
+        for background in ("none", "last")
+    ),
+    _weights("many pixels in several blocks", (2, 2, 61, 67), dtypes=FLOAT32),
+    _weights("one scale", (2, 1, 5, 7)),
+    _weights("one opaque scale", (2, 1, 5, 7), background="last", dtypes=FLOAT32),
+    _weights("sixteen scales", (2, 16, 5, 7), dtypes=FLOAT32),
+    _weights("one element", (1, 1, 1, 1), dtypes=FLOAT32),
+    _weights("a list of one size", [(2, 1, 5, 7)] * 3, dtypes=FLOAT32),
+    _weights("a list of three sizes", [(2, 1, 3, 4), (2, 1, 6, 8), (2, 1, 5, 7)], dtypes=DTYPES),
+    _weights("a list of mixed element types", [(2, 1, 5, 7)] * 3, dtypes=(HALVES, (torch.float32, torch.bfloat16))),
+    _weights("empty batch", (0, 3, 4, 5)),
+    _weights("no pixels", (2, 3, 0, 5), dtypes=FLOAT32),
+    _weights("slices along every axis", (2, 3, 11, 13), layouts=("sliced",), dtypes=(torch.float32, torch.bfloat16)),
+    _weights("slices along the scales", (2, 3, 11, 13), layouts=("sliced_channels",), dtypes=FLOAT32),
+    _weights("slices of channels_last", (2, 3, 11, 13), layouts=("sliced_channels_last",), dtypes=FLOAT32),
+    _weights("every second pixel", (2, 3, 11, 13), layouts=("every_second",), dtypes=FLOAT32),
+    _weights("one image expanded over the batch", (2, 3, 11, 13), layouts=("expanded",), dtypes=FLOAT32),
+    *(
+        _weights(f"saturated logits and zeros, {phi}", (1, 3, 2, 3), phi, dtypes=DTYPES, planted={0: SATURATED})
+        for phi in ("abs", "relu", "softplus", "exp")
+    ),
+    *(
+        _weights(f"NaN and infinity, {phi}", (1, 3, 2, 3), phi, dtypes=FLOAT32, planted={0: NON_FINITE})
+        for phi in ("abs", "relu", "softplus", "exp")
+    ),
+    _render("three scales, prime sizes, NCHW", SCALES, dtypes=DTYPES, size=(23, 29), thorough=True),
+    _render("channels_last", SCALES, dtypes=DTYPES, size=(23, 29), layouts=("channels_last",), thorough=True),
+    _render("dense, height and width exchanged", SCALES, layouts=("permuted",), thorough=True),
+    *(
+        _render(
+            f"few values, {phi}, {resize}, background {background}",
+            ((1, 2), (2, 3)),
+            (2, 2),
+            channels=2,
+            dtypes=DTYPES,
+            size=(3, 4),
+            phi=phi,
+            resize=resize,
+            background=background,
+        )
+        for phi, resize, background in (
+            ("abs", "weights", "none"),
+            ("abs", "opacities", "none"),
+            ("relu", "weights", "last"),
+            ("softplus", "opacities", "last"),
+            ("exp", "opacities", "none"),
+            ("exp", "weights", "last"),
+        )
+    ),
+    _render("few values in channels_last", ((1, 2), (2, 3)), (2, 2), dtypes=DTYPES, layouts=("channels_last",)),
+    _render("the size of the largest prediction", SCALES),
+    _render(
+        "opacities at the size of the largest prediction, the last opaque",
+        SCALES,
+        resize="opacities",
+        background="last",
+    ),
+    _render("every map smaller than the output, by whole factors", ((8, 12), (16, 24)), (16, 24), size=(32, 48)),
+    _render("every map larger than the output", SCALES, (13, 15), size=(4, 3)),
+    _render("opacities larger than the output", SCALES, (13, 15), size=(4, 3), resize="opacities"),
+    _render("every map of the output's size", ((7, 9),) * 3, (7, 9)),
+    _render("wider but lower than the output", ((3, 40), (40, 3)), (2, 31), size=(9, 11)),
+    _render("one pixel everywhere", ((1, 1),) * 2, (1, 1)),
+    _render("one pixel enlarged", ((1, 1),) * 2, (1, 1), size=(5, 6)),
+    _render("one output pixel", SCALES, size=(1, 1)),
+    _render("one row and one column", ((1, 9), (7, 1)), (1, 5), size=(6, 8)),
+    _render("one scale", ((5, 7),), (4, 3), size=(9, 8), dtypes=DTYPES),
+    _render("sixteen scales", tuple((2 + k % 5, 3 + k % 7) for k in range(16)), batch=1, size=(9, 11)),
+    _render(
+        "sixteen scales by opacities", tuple((2 + k % 5, 3 + k % 7) for k in range(16)), batch=1, resize="opacities"
+    ),
+    _render("many output pixels in several blocks", ((9, 11), (17, 21)), channels=2, batch=1, size=(61, 67)),
+    _render("many channels in channels_last", SCALES, channels=37, batch=1, layouts=("channels_last",)),
+    _render("many channels in NCHW", SCALES, channels=37, batch=1),
+    _render("one channel", SCALES, channels=1, dtypes=DTYPES),
+    _render("empty batch", SCALES, batch=0, dtypes=DTYPES),
+    _render("no channels", SCALES, channels=0, dtypes=FLOAT32),
+    _render("a list of logits", SCALES, [(2, 1, 6, 8)] * 3),
+    _render("a list of logits of three sizes", SCALES, [(2, 1, 3, 4), (2, 1, 6, 8), (2, 1, 5, 7)]),
+    _render("mixed element types", SCALES, dtypes=(MIXED, HALVES, (torch.float32, torch.bfloat16))),
+    _render("slices along every axis", SCALES, layouts=("sliced",), dtypes=(torch.float32, torch.bfloat16)),
+    _render("slices along the channels", SCALES, layouts=("sliced_channels",)),
+    _render("slices of channels_last", SCALES, layouts=("sliced_channels_last",)),
+    _render("one image expanded over the batch", SCALES, layouts=("expanded",)),
+    _render("a layout of its own for each", SCALES, layouts=("channels_last", "permuted", "every_second", "sliced")),
+    _render("saturated logits and zeros", SCALES, dtypes=DTYPES, planted={3: SATURATED}),
+    _render("saturated opacities and zeros", SCALES, dtypes=DTYPES, planted={3: SATURATED}, resize="opacities"),
+    _render("NaN in a prediction and in the logits", SCALES, planted={1: NAN, 3: NAN}),
+    _render("NaN and infinity at equal sizes", ((7, 9),) * 3, (7, 9), planted={1: NON_FINITE, 3: NON_FINITE[::-1]}),
+)

@@ -1,0 +1,330 @@
+"""scale_space_render in Triton: out = sum_k w_k up(pred_k), resized on the fly.
+
+A map is a (N, K, h, w) tensor at the attention's resolution: the weights, or the opacities that are composited at the
+output's resolution. `scale_space_weights` makes it; it is small beside the output.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from afa_kernels import layout
+from afa_kernels.triton_kernels import scale_space_weights
+from afa_kernels.triton_kernels.launch import on_device_of
+
+
+@triton.jit
+def _source(dst, size, size_out, arithmetic: tl.constexpr):
+    """The two source pixels of an output pixel along one axis and the share of the second, as F.interpolate does it."""
+    size_in = tl.cast(size, arithmetic)
+    if arithmetic == tl.float64:
+        scale = size_in / size_out
+    else:
+        scale = tl.div_rn(size_in, tl.cast(size_out, arithmetic))
+    position = tl.maximum((dst.to(arithmetic) + 0.5) * scale - 0.5, 0.0)
+    first = tl.minimum(position.to(tl.int64), size - 1)
+    second = tl.where(size == size_out, first, tl.minimum(first + 1, size - 1))
+    return first, second, position - first.to(arithmetic)
+
+
+@triton.jit
+def _sample(
+    data, strides, size, n, c, y, x, size_out, inside, same_size: tl.constexpr, arithmetic: tl.constexpr
+):  # fmt: skip
+    """Channels c, [BLOCK_C, 1] or a scalar, of an image at the output pixels y, a scalar, and x, [1, BLOCK_P]."""
+    data_n, data_c, data_p = strides
+    height, width = size
+    height_out, width_out = size_out
+    data += n * data_n + c * data_c
+    if same_size:
+        value = tl.load(data + (y * width + x) * data_p, mask=inside, other=0.0).to(arithmetic)
+    else:
+        y0, y1, below = _source(y, height, height_out, arithmetic)
+        x0, x1, right = _source(x, width, width_out, arithmetic)
+        v00 = tl.load(data + (y0 * width + x0) * data_p, mask=inside, other=0.0).to(arithmetic)
+        v01 = tl.load(data + (y0 * width + x1) * data_p, mask=inside, other=0.0).to(arithmetic)
+        v10 = tl.load(data + (y1 * width + x0) * data_p, mask=inside, other=0.0).to(arithmetic)
+        v11 = tl.load(data + (y1 * width + x1) * data_p, mask=inside, other=0.0).to(arithmetic)
+        value = (1.0 - below) * ((1.0 - right) * v00 + right * v01) + below * ((1.0 - right) * v10 + right * v11)
+    return value
+
+
+@triton.jit
+def _sample_maps(
+    maps, strides, size, n, y, x, size_out, inside,
+    K: tl.constexpr, same_size: tl.constexpr, ones_last: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    """The K maps at the output pixels, each [1, BLOCK_P]; the last is 1 if `ones_last`."""
+    values = ()
+    for k in tl.static_range(K):
+        if ones_last and k == K - 1:
+            value = tl.full(x.shape, 1.0, arithmetic)
+        else:
+            c = tl.full([], k, tl.int64)
+            value = _sample(maps, strides, size, n, c, y, x, size_out, inside, same_size, arithmetic)
+        values = values + (value,)
+    return values
+
+
+@triton.jit
+def _composite(opacities, K: tl.constexpr):
+    """The weights w_k = T_k alpha_k, and the T_k."""
+    weights = ()
+    lefts = ()
+    left = tl.full(opacities[0].shape, 1.0, opacities[0].dtype)
+    for k in tl.static_range(K):
+        weights = weights + (left * opacities[k],)
+        lefts = lefts + (left,)
+        left *= 1.0 - opacities[k]
+    return weights, lefts
+
+
+# One program renders BLOCK_P pixels of one row of one image, over all channels.
+@triton.jit
+def _forward_kernel(
+    predictions, maps, out,
+    strides, sizes, maps_strides, maps_size, out_strides, out_size, channels,
+    K: tl.constexpr, same_sizes: tl.constexpr, maps_same_size: tl.constexpr,
+    resize_opacities: tl.constexpr, opaque_last: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    out_n, out_c, out_p = out_strides
+    n = tl.program_id(1).to(tl.int64)
+    blocks = tl.cdiv(out_size[1], BLOCK_P)
+    y = (tl.program_id(0) // blocks).to(tl.int64)
+    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+    inside_x = x < out_size[1]
+    weights = _sample_maps(
+        maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
+        K, maps_same_size, resize_opacities and opaque_last, arithmetic,
+    )  # fmt: skip
+    if resize_opacities:
+        weights, _ = _composite(weights, K)
+    for first in range(0, channels, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
+        inside = (c < channels) & inside_x
+        rendered = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+        for k in tl.static_range(K):
+            rendered += weights[k] * _sample(
+                predictions[k], strides[k], sizes[k], n, c, y, x, out_size, inside, same_sizes[k], arithmetic
+            )
+        at = out + n * out_n + c * out_c + (y * out_size[1] + x) * out_p
+        tl.store(at, rendered.to(out.dtype.element_ty), mask=inside)
+
+
+# One program handles BLOCK_P output pixels of one row of one image, over all channels: it writes their weights and the
+# gradient that reaches their maps, both (N, K, H, W).
+@triton.jit
+def _maps_backward_kernel(
+    grad, predictions, maps, weights_out, grad_maps_out,
+    grad_strides, strides, sizes, maps_strides, maps_size, out_size, channels,
+    K: tl.constexpr, same_sizes: tl.constexpr, maps_same_size: tl.constexpr,
+    resize_opacities: tl.constexpr, opaque_last: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    grad_n, grad_c, grad_p = grad_strides
+    height, width = out_size
+    n = tl.program_id(1).to(tl.int64)
+    blocks = tl.cdiv(width, BLOCK_P)
+    y = (tl.program_id(0) // blocks).to(tl.int64)
+    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+    p = y * width + x
+    inside_x = x < width
+    opacities = _sample_maps(
+        maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
+        K, maps_same_size, resize_opacities and opaque_last, arithmetic,
+    )  # fmt: skip
+    weights = opacities
+    if resize_opacities:
+        weights, lefts = _composite(opacities, K)
+    if weights_out is not None:
+        for k in tl.static_range(K):
+            tl.store(weights_out + (n * K + k) * height * width + p, weights[k], mask=inside_x)
+    if grad_maps_out is not None:
+        sums = ()  # over the channels, of grad up(pred_k): the gradient that reaches w_k
+        for _ in tl.static_range(K):
+            sums = sums + (tl.zeros([1, BLOCK_P], arithmetic),)
+        for first in range(0, channels, BLOCK_C):
+            c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
+            inside = (c < channels) & inside_x
+            g = tl.load(grad + n * grad_n + c * grad_c + p * grad_p, mask=inside, other=0.0).to(arithmetic)
+            added = ()
+            for k in tl.static_range(K):
+                prediction = _sample(
+                    predictions[k], strides[k], sizes[k], n, c, y, x, out_size, inside, same_sizes[k], arithmetic
+                )
+                added = added + (sums[k] + tl.sum(g * prediction, axis=0)[None, :],)
+            sums = added
+        behind = tl.zeros([1, BLOCK_P], arithmetic)  # S_{k+1}, where S_k = alpha_k G_k + (1 - alpha_k) S_{k+1}
+        for k in tl.static_range(K - 1, -1, -1):
+            grad_map = sums[k]
+            if resize_opacities:
+                grad_map = lefts[k] * (sums[k] - behind)
+                behind = opacities[k] * sums[k] + (1.0 - opacities[k]) * behind
+            tl.store(grad_maps_out + (n * K + k) * height * width + p, grad_map, mask=inside_x)
+
+
+@triton.jit
+def _share(i, dst, size, size_out, arithmetic: tl.constexpr):
+    """Whether the output pixel dst reads the source pixel i along one axis, and with which share."""
+    first, second, share = _source(dst, size, size_out, arithmetic)
+    reads = ((first == i) | (second == i)) & (dst < size_out)
+    return reads, tl.where(first == i, 1.0 - share, 0.0) + tl.where(second == i, share, 0.0)
+
+
+@triton.jit
+def _first_reader(i, size, size_out, same_size: tl.constexpr):
+    """The first output pixel that may read the source pixel i, one more than needed to allow for rounding."""
+    if same_size:
+        first = i
+    else:
+        first = tl.maximum((2 * i - 1) * size_out - size, 0) // (2 * size)
+    return first
+
+
+# One program makes BLOCK_C channels of BLOCK_P source pixels of one row of one image: it collects `grad` (times the
+# weight k of its pixel, if there are weights) from the output pixels that read them.
+@triton.jit
+def _gather_kernel(
+    grad, weights, out,
+    grad_strides, out_strides, size, size_out, channels, readers_y, readers_x,
+    k: tl.constexpr, K: tl.constexpr, same_size: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    grad_n, grad_c, grad_p = grad_strides
+    out_n, out_c, out_p = out_strides
+    height, width = size
+    height_out, width_out = size_out
+    n = tl.program_id(2).to(tl.int64)
+    c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
+    blocks = tl.cdiv(width, BLOCK_P)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    column = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+    inside = (c < channels) & (column < width)
+    first_y = _first_reader(row, height, height_out, same_size)
+    first_x = _first_reader(column, width, width_out, same_size)
+    total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+    for down in range(0, readers_y):
+        y = first_y + down
+        reads_y, share_y = _share(row, y, height, height_out, arithmetic)
+        if reads_y:
+            for right in range(0, readers_x):
+                x = first_x + right
+                reads_x, share_x = _share(column, x, width, width_out, arithmetic)  # [1, BLOCK_P]
+                p = y * width_out + x
+                at = grad + n * grad_n + c * grad_c + p * grad_p
+                g = tl.load(at, mask=reads_x & inside, other=0.0).to(arithmetic)  # [BLOCK_C, BLOCK_P]
+                if weights is not None:
+                    weights_at = weights + (n * K + k) * height_out * width_out + p
+                    g *= tl.load(weights_at, mask=reads_x & (column < width), other=0.0)
+                total += share_y * share_x * g
+    at = out + n * out_n + c * out_c + (row * width + column) * out_p
+    tl.store(at, total.to(out.dtype.element_ty), mask=inside)
+
+
+def block_sizes(channels: int, width: int, channels_last: bool) -> tuple[int, int]:
+    """BLOCK_C and BLOCK_P: at most 256 elements, so that the indices of all scales stay in registers.
+
+    The longer side lies along the axis that is contiguous in memory.
+    """
+    whole_c, whole_p = triton.next_power_of_2(channels), triton.next_power_of_2(width)
+    if channels_last:
+        block_c = min(whole_c, 64)
+        return block_c, min(whole_p, 256 // block_c)
+    block_p = min(whole_p, 256)
+    return min(whole_c, 256 // block_p), block_p
+
+
+def forward(
+    predictions: list[Tensor], logits: Tensor, phi: str, opaque_last: bool, resize_opacities: bool, out: Tensor
+) -> None:
+    batch, channels, height, width = out.shape
+    maps = _make_maps(predictions, logits, phi, opaque_last, resize_opacities)
+    block_c, block_p = block_sizes(channels, width, layout.memory_format(out) == torch.channels_last)
+    with on_device_of(out):
+        _forward_kernel[(height * triton.cdiv(width, block_p), batch)](
+            tuple(predictions), maps, out,
+            _strides(predictions), _sizes(predictions), layout.strides(maps), _size(maps),
+            layout.strides(out), _size(out), channels,
+            K=len(predictions), same_sizes=tuple(_size(x) == _size(out) for x in predictions),
+            maps_same_size=_size(maps) == _size(out), resize_opacities=resize_opacities, opaque_last=opaque_last,
+            BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=scale_space_weights.arithmetic_of(maps),
+        )  # fmt: skip
+
+
+def backward(
+    grad: Tensor,
+    predictions: list[Tensor],
+    logits: Tensor,
+    phi: str,
+    opaque_last: bool,
+    resize_opacities: bool,
+    grad_predictions: list[Tensor],
+    needed: list[bool],
+    grad_logits: Tensor | None,
+) -> None:
+    batch, channels, height, width = grad.shape
+    maps = _make_maps(predictions, logits, phi, opaque_last, resize_opacities)
+    resized = (batch, len(predictions), height, width)
+    weights_out = maps.new_empty(resized) if any(needed) else None
+    grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
+    block_c, block_p = block_sizes(channels, width, layout.memory_format(grad) == torch.channels_last)
+    with on_device_of(grad):
+        _maps_backward_kernel[(height * triton.cdiv(width, block_p), batch)](
+            grad, tuple(predictions), maps, weights_out, grad_maps_out,
+            layout.strides(grad), _strides(predictions), _sizes(predictions), layout.strides(maps), _size(maps),
+            _size(grad), channels,
+            K=len(predictions), same_sizes=tuple(_size(x) == _size(grad) for x in predictions),
+            maps_same_size=_size(maps) == _size(grad), resize_opacities=resize_opacities, opaque_last=opaque_last,
+            BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=scale_space_weights.arithmetic_of(maps),
+        )  # fmt: skip
+    outputs = iter(grad_predictions)
+    for k, wanted in enumerate(needed):
+        if wanted:
+            _gather(grad, weights_out, k, next(outputs))
+    if grad_logits is not None and grad_maps_out is not None:
+        grad_maps = maps.new_empty(maps.shape)
+        _gather(grad_maps_out, None, 0, grad_maps)
+        scale_space_weights.backward(
+            logits, grad_maps, None, phi, opaque_last, grad_logits, composite=not resize_opacities
+        )
+
+
+def _make_maps(
+    predictions: list[Tensor], logits: Tensor, phi: str, opaque_last: bool, resize_opacities: bool
+) -> Tensor:
+    dtype = torch.float64 if predictions[0].dtype == torch.float64 else torch.float32
+    maps = logits.new_empty(logits.shape, dtype=dtype)
+    scale_space_weights.forward(logits, phi, opaque_last, maps, None, composite=not resize_opacities)
+    return maps
+
+
+def _gather(grad: Tensor, weights: Tensor | None, k: int, out: Tensor) -> None:
+    """Fill `out` by the gradient of the resize of which `grad`, times `weights[:, k]`, is the output's."""
+    batch, channels, height, width = out.shape
+    size, size_out = _size(out), _size(grad)
+    readers_y, readers_x = (1 if size == size_out else triton.cdiv(2 * o, i) + 2 for i, o in zip(size, size_out))
+    block_c, block_p = block_sizes(channels, width, layout.memory_format(out) == torch.channels_last)
+    with on_device_of(grad):
+        _gather_kernel[(height * triton.cdiv(width, block_p), triton.cdiv(channels, block_c), batch)](
+            grad, weights, out, layout.strides(grad), layout.strides(out), size, size_out, channels,
+            readers_y, readers_x,
+            k=k, K=1 if weights is None else weights.shape[1], same_size=size == size_out,
+            BLOCK_C=block_c, BLOCK_P=block_p,
+            arithmetic=tl.float64 if grad.dtype == torch.float64 else tl.float32,
+        )  # fmt: skip
+
+
+def _size(x: Tensor) -> tuple[int, int]:
+    return x.shape[2], x.shape[3]
+
+
+def _sizes(tensors: list[Tensor]) -> tuple[tuple[int, int], ...]:
+    return tuple(_size(x) for x in tensors)
+
+
+def _strides(tensors: list[Tensor]) -> tuple[tuple[int, int, int], ...]:
+    return tuple(layout.strides(x) for x in tensors)

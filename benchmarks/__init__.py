@@ -1,0 +1,1 @@
+"""Benchmarks of afa_kernels against eager PyTorch and torch.compile; see README.md beside this file."""

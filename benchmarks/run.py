@@ -1,0 +1,302 @@
+"""Measure afa_kernels against eager PyTorch and torch.compile: one JSON record per workload and contestant.
+
+    python -m benchmarks.run                                  everything, into benchmarks/results/<date>.jsonl
+    python -m benchmarks.run --op attentive_fusion --quick    a smoke run: few shapes, a quarter of each side
+
+Every workload runs in two processes, without and with transparent huge pages (THP_MEM_ALLOC_ENABLE=0 and 1, which torch
+reads when it starts). A workload whose results are wrong gets a record that says so and no number, and the exit status
+is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import datetime
+import functools
+import gc
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import afa_kernels
+from afa_kernels.testing import disagreement, doubled, listed, peak_bytes, saved_bytes, tensors
+from benchmarks.shapes import OPS, Workload, workloads
+
+ROOT = Path(__file__).parents[1]
+THP = "THP_MEM_ALLOC_ENABLE"
+LARGEST_DIFFERENCE = 1e-3  # of a baseline from the oracle, relative to the oracle's largest value
+
+Record = dict[str, Any]
+
+
+def alternate(
+    functions: Mapping[str, Callable[[], Any]], seconds: float = 1.0, repeats: int = 7
+) -> dict[str, list[float]]:
+    """The seconds of each call of each function: at least `repeats` calls, and about `seconds` spent per function.
+
+    After two calls of each that are not counted, the functions take turns in random order, so that other load, clock
+    speed and the memory the one before left behind meet all of them alike. A result is freed before the next call: the
+    page faults of fresh tensors are part of what is measured.
+    """
+    for function in functions.values():
+        for _ in range(2):
+            function()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    shuffler = random.Random(0)
+    rounds, spent = 0, 0.0
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        while rounds < repeats or spent < seconds * len(functions):
+            rounds += 1
+            for name in shuffler.sample(list(functions), len(functions)):
+                start = time.perf_counter()
+                result = functions[name]()
+                times[name].append(time.perf_counter() - start)
+                del result
+                spent += times[name][-1]
+    finally:
+        if collecting:
+            gc.enable()
+    return times
+
+
+def percentiles(seconds: Sequence[float]) -> Record:
+    """The 20th, 50th and 80th percentile in milliseconds."""
+    fifths = statistics.quantiles(seconds, n=5, method="inclusive")
+    p20, p50, p80 = (1e3 * s for s in (fifths[0], statistics.median(seconds), fifths[3]))
+    return {"p20_ms": p20, "p50_ms": p50, "p80_ms": p80, "repeats": len(seconds)}
+
+
+def peak_resident_bytes(function: Callable[[], Any]) -> int | None:
+    """How much the process grows at most during one call, native code's own memory included; None where unknown.
+
+    Linux keeps the mark. Only memory that is handed out afresh counts, so what was freed is given back first.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        function()
+        return max(0, _status("VmHWM") - before)
+    except (OSError, AttributeError):
+        return None
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def why_wrong(
+    workload: Workload, functions: Mapping[str, Callable[..., Any]], arguments: Sequence[Any], upstream: list[Tensor]
+) -> str | None:
+    """Which contestant's result or gradient is wrong, and by how much; None where all are right.
+
+    afa_kernels answers to the reference in float64, within the error budget of `afa_kernels.testing`. The baselines
+    must compute the same thing.
+    """
+
+    def reference(*arguments: Any) -> list[Tensor]:
+        return workload.case(arguments, "reference")
+
+    exact_arguments = doubled(arguments)
+    for t in tensors(exact_arguments):
+        t.requires_grad_(workload.training)
+    exact = workload.step(reference, exact_arguments, [g.double() for g in upstream])
+    plain = workload.step(reference, arguments, upstream)
+    for name, function in functions.items():
+        results = workload.step(function, arguments, upstream)
+        for i, (actual, oracle, eager) in enumerate(zip(results, exact, plain, strict=True)):
+            actual, oracle, eager = actual.detach(), oracle.detach(), eager.detach()
+            if name == "afa_kernels":
+                reason = disagreement(actual, oracle, eager)
+            else:
+                difference = float((actual - oracle).abs().max() / oracle.abs().max())
+                reason = None if difference <= LARGEST_DIFFERENCE else f"relative difference {difference:.3g}"
+            if reason is not None:
+                what = f"output {i}" if i < len(upstream) else f"gradient {i - len(upstream)}"
+                return f"{name}, {what}: {reason}"
+    return None
+
+
+def measure(workload: Workload, seconds: float) -> Iterator[Record]:
+    """A record per contestant, or one record that says why there is no number."""
+    arguments = workload.inputs()
+    functions = workload.contestants()
+    with torch.no_grad():
+        outputs = listed(functions["afa_kernels"](*arguments))
+    upstream = workload.upstream(outputs)
+    of_workload = {
+        "op": workload.case.op,
+        "pass": workload.pass_name,
+        "layout": workload.layout,
+        "shape": workload.case.covers,
+        "shapes": workload.case.shapes,
+        "dtype": "float32",
+    }
+    reason = why_wrong(workload, functions, arguments, upstream)
+    if reason is not None:
+        yield {**of_workload, "refused": reason}
+        return
+    steps = {name: functools.partial(workload.step, f, arguments, upstream) for name, f in functions.items()}
+    times = alternate(steps, seconds)
+    medians = {name: statistics.median(s) for name, s in times.items()}
+    least, moved = workload.least_bytes(arguments, outputs), workload.moved_bytes(arguments, outputs)
+    for name, step in steps.items():
+        record = {
+            **of_workload,
+            "contestant": name,
+            "backend": afa_kernels.backends.automatic("cpu") if name == "afa_kernels" else name,
+            **percentiles(times[name]),
+            "speedup_over_eager": medians["eager"] / medians[name],
+            "speedup_over_compiled": medians["compiled"] / medians[name],
+            "peak_bytes": peak_bytes(step),
+            "peak_resident_bytes": peak_resident_bytes(step),
+            "output_bytes": sum(t.nbytes for t in outputs),
+            "least_bytes": least,
+            "least_gigabytes_per_second": least / medians[name] / 1e9,
+        }
+        if name == "afa_kernels":
+            record["moved_bytes"] = moved
+        if workload.training:
+            record["saved_bytes"] = saved_bytes(functools.partial(functions[name], *arguments))
+        yield record
+
+
+def measure_import(repeats: int) -> Iterator[Record]:
+    """What `import torch` takes in a fresh process, and what `import afa_kernels` takes after it.
+
+    The first process does not count; it may write the byte code.
+    """
+    program = (
+        "import time; start = time.perf_counter(); import torch; middle = time.perf_counter(); import afa_kernels; "
+        "print(middle - start, time.perf_counter() - middle)"
+    )
+    runs = []
+    for _ in range(repeats + 1):
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+        runs.append([float(word) for word in done.stdout.split()])
+    for i, contestant in enumerate(("torch", "afa_kernels after torch")):
+        yield {"op": "import", "contestant": contestant, **percentiles([run[i] for run in runs[1:]])}
+
+
+def circumstances() -> Record:
+    """Where and when: the same for all records of a process."""
+    return {
+        "device": _processor(),
+        "threads": torch.get_num_threads(),
+        "thp": int(os.environ.get(THP, "0")),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "version": afa_kernels.__version__,
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "benchmarks.run", *(a for a in sys.argv[1:] if a != "--in-process")]),
+    }
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit that was measured, with "-dirty" where files had changed since; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def run(arguments: argparse.Namespace) -> Iterator[Record]:
+    """Every record of this process's allocator setting, with a line of progress on stderr for each workload."""
+    shared = circumstances()
+    seconds = 0.0 if arguments.quick else arguments.seconds
+    setting = f"{THP}={shared['thp']}"
+    for workload in workloads(arguments.quick):
+        if workload.case.op not in arguments.op:
+            continue
+        records = [{**record, **shared} for record in measure(workload, seconds)]
+        print(f"{setting} {workload}: {summary(records)}", file=sys.stderr, flush=True)
+        yield from records
+
+
+def summary(records: Sequence[Record]) -> str:
+    if "refused" in records[0]:
+        return f"REFUSED: {records[0]['refused']}"
+    times = ", ".join(f"{r['contestant']} {r['p50_ms']:.2f} ms" for r in records)
+    ours = records[-1]
+    return f"{times}: {ours['speedup_over_eager']:.2f}x eager, {ours['speedup_over_compiled']:.2f}x compiled"
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--op", nargs="+", choices=(*OPS, "import"), default=(*OPS, "import"), help="default: all")
+    parser.add_argument("--quick", action="store_true", help="few shapes, a quarter of each side, few repetitions")
+    parser.add_argument("--output", type=Path, help="the file to write; with --quick the default is none")
+    parser.add_argument("--threads", type=int, default=2, help="default: 2")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per contestant and workload; default: 2")
+    parser.add_argument("--in-process", action="store_true", help="this process's allocator only, records to stdout")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """The exit status: 1 where a workload was refused."""
+    arguments = options()
+    torch.set_num_threads(arguments.threads)
+    if arguments.in_process:
+        for record in run(arguments):
+            print(json.dumps(record), flush=True)
+        return 0
+    lines: list[str] = []
+    if "import" in arguments.op:
+        records = [{**r, **circumstances()} for r in measure_import(3 if arguments.quick else 15)]
+        print(f"import: afa_kernels adds {records[1]['p50_ms']:.1f} ms to import torch", file=sys.stderr)
+        lines += [json.dumps(record) for record in records]
+    for setting in ("0", "1"):
+        command = [sys.executable, "-m", "benchmarks.run", *sys.argv[1:], "--in-process"]
+        done = subprocess.run(command, env={**os.environ, THP: setting}, stdout=subprocess.PIPE, text=True, check=True)
+        lines += done.stdout.splitlines()
+    output = arguments.output
+    if output is None and not arguments.quick:
+        output = ROOT / "benchmarks" / "results" / f"{datetime.datetime.now():%Y-%m-%d-%H%M}.jsonl"
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text("".join(f"{line}\n" for line in lines))
+        print(f"{len(lines)} records in {output}", file=sys.stderr)
+    refused = [record for record in map(json.loads, lines) if "refused" in record]
+    for record in refused:
+        print(f"refused: {record['op']} {record['pass']} {record['shape']}: {record['refused']}", file=sys.stderr)
+    return 1 if refused else 0
+
+
+if __name__ == "__main__":
+    # The profiler that counts allocated bytes writes its own progress to stderr below this level.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""What is measured: each operation at the shapes of real networks, who competes, and how many bytes must move."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import afa_kernels
+from afa_kernels.testing import Case, cotangents, listed, tensors
+
+Shape = tuple[int, ...]
+
+
+def attentive_fusion(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_logits: Tensor) -> Tensor:
+    """What a user writes without afa_kernels."""
+    a, b = torch.sigmoid(spatial_logits), torch.sigmoid(channel_logits)
+    return a * (1 - b) * shallow + (1 - a) * b * deep
+
+
+def scale_space_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """What a user writes without afa_kernels."""
+    depth = logits.abs()
+    total = depth.cumsum(1)
+    return (1 - torch.exp(-depth)) * torch.exp(depth - total), torch.exp(-total[:, -1:])
+
+
+def scale_space_render(predictions: Sequence[Tensor], logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """What a user writes without afa_kernels: the official composition, of weights and predictions resized first."""
+    weights, _ = scale_space_weights(logits)
+    rendered = _resize(weights[:, :1], size) * _resize(predictions[0], size)
+    for k in range(1, len(predictions)):
+        rendered += _resize(weights[:, k : k + 1], size) * _resize(predictions[k], size)
+    return rendered
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+EAGER: dict[str, Callable[..., Any]] = {
+    "attentive_fusion": attentive_fusion,
+    "scale_space_weights": scale_space_weights,
+    "scale_space_render": scale_space_render,
+}
+OPS = tuple(EAGER)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One operation at one shape in one layout: a forward pass that records no gradient, or a training step."""
+
+    case: Case
+    layout: str
+    training: bool
+
+    @property
+    def pass_name(self) -> str:
+        return "training step" if self.training else "forward"
+
+    def __str__(self) -> str:
+        return f"{self.case.op} {self.pass_name} {self.layout} {self.case.covers}"
+
+    def inputs(self) -> tuple[Any, ...]:
+        """The arguments, float32 and dense; in a training step every tensor among them wants a gradient."""
+        arguments = self.case.inputs(torch.float32)
+        for t in tensors(arguments):
+            t.requires_grad_(self.training)
+        return arguments
+
+    def contestants(self) -> dict[str, Callable[..., Any]]:
+        """The operation in eager PyTorch, the same compiled for this shape alone, and from afa_kernels."""
+        torch.compiler.reset()
+        op, options = self.case.op, self.case.options
+        return {
+            "eager": functools.partial(EAGER[op], **options),
+            "compiled": functools.partial(torch.compile(EAGER[op], dynamic=False), **options),
+            "afa_kernels": functools.partial(getattr(afa_kernels, op), **options),
+        }
+
+    def step(self, function: Callable[..., Any], arguments: Sequence[Any], upstream: Sequence[Tensor]) -> list[Tensor]:
+        """One pass: the outputs, in a training step followed by the gradient of every input tensor."""
+        if not self.training:
+            with torch.no_grad():
+                return listed(function(*arguments))
+        outputs = listed(function(*arguments))
+        return [*outputs, *torch.autograd.grad(outputs, tensors(arguments), upstream)]
+
+    def upstream(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """A fixed dense gradient for each output, in its layout."""
+        return [torch.empty_like(o).copy_(g) for o, g in zip(outputs, cotangents(outputs), strict=True)]
+
+    def least_bytes(self, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> int:
+        """Inputs read once and outputs written once; in a training step by the backward pass too.
+
+        The inputs of the backward pass are those of the forward pass and the gradients of its outputs.
+        """
+        read, written = _bytes(tensors(arguments)), _bytes(outputs)
+        return read + written + (written + read + read if self.training else 0)
+
+    def moved_bytes(self, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> int:
+        """What the C++ kernels move: the passes over each tensor in csrc/cpu, rows still in the cache not counted.
+
+        attentive_fusion and scale_space_weights make one pass over everything. scale_space_render writes the weights at
+        attention resolution and reads them back. Its backward does so again and reads the logits twice, reads the
+        upstream gradient once for the weights and once for every scale, and writes and reads back the weights'
+        gradients at output resolution.
+        """
+        moved = self.least_bytes(arguments, outputs)
+        if self.case.op == "scale_space_render":
+            predictions, logits = arguments
+            (rendered,) = outputs
+            moved += 2 * _bytes([logits])
+            if self.training:
+                scales, channels = len(predictions), rendered.shape[1]
+                weight_grads = scales * _bytes([rendered]) // channels
+                moved += 3 * _bytes([logits]) + scales * _bytes([rendered]) + 2 * weight_grads
+        return moved
+
+
+def _bytes(given: Sequence[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in given)
+
+
+# The four levels of DLA-34 on an image of 1024 x 2048 pixels, and two training crops.
+FUSIONS: tuple[Shape, ...] = (
+    (1, 32, 512, 1024),
+    (1, 64, 256, 512),
+    (1, 128, 128, 256),
+    (1, 256, 64, 128),
+    (4, 32, 208, 208),
+    (8, 64, 52, 52),
+)
+CLASSES = 19
+LAYOUTS = {"NCHW": "contiguous", "channels_last": "channels_last"}  # by the names of `afa_kernels.testing.LAYOUTS`
+
+
+def workloads(quick: bool = False) -> list[Workload]:
+    """Every workload; with `quick` fewer of them, their heights and widths a quarter."""
+    shrink = 4 if quick else 1
+    found = []
+    for layout in LAYOUTS:
+        for training in (False, True):
+            fusions = FUSIONS[:1] if quick else FUSIONS
+            found += [Workload(_fusion(_shrunk(shape, shrink), layout), layout, training) for shape in fusions]
+    for training, shape in ((False, (1, 5, 512, 1024)), (True, (1, 2, 256, 512))):
+        found.append(Workload(_weights(_shrunk(shape, shrink)), "NCHW", training))
+    inference = _render((1024, 2048), (0.5, 1, 1.5, 1.75, 2), (512, 1024), shrink)
+    training_step = _render((512, 1024), (0.5, 1), (256, 512), shrink)
+    return [*found, Workload(inference, "NCHW", False), Workload(training_step, "NCHW", True)]
+
+
+def _fusion(shape: Shape, layout: str) -> Case:
+    n, c, h, w = shape
+    shapes = (shape, shape, (n, 1, h, w), (n, c, 1, 1))
+    return Case("attentive_fusion", _name(shape), shapes, layouts=(LAYOUTS[layout],))
+
+
+def _weights(shape: Shape) -> Case:
+    return Case("scale_space_weights", _name(shape), (shape,))
+
+
+def _render(image: tuple[int, int], scales: Sequence[float], attention: tuple[int, int], shrink: int) -> Case:
+    """A network predicts at half the size of its input: at scale s the prediction has s/2 times the image's size."""
+    height, width = image[0] // shrink, image[1] // shrink
+    predictions: list[Shape] = [(1, CLASSES, int(s / 2 * height), int(s / 2 * width)) for s in scales]
+    logits = (1, len(scales), attention[0] // shrink, attention[1] // shrink)
+    covers = f"{_name((1, CLASSES, height, width))}, {len(scales)} scales"
+    return Case("scale_space_render", covers, (predictions, logits), options={"size": (height, width)})
+
+
+def _shrunk(shape: Shape, shrink: int) -> Shape:
+    n, c, h, w = shape
+    return n, c, h // shrink, w // shrink
+
+
+def _name(shape: Shape) -> str:
+    return "x".join(map(str, shape))
