@@ -1,7 +1,7 @@
 """Build the C++ library where torch and a C++ compiler are at hand; else install Triton and plain PyTorch alone.
 
-AFA_KERNELS_NATIVE=1 makes a missing library an error, AFA_KERNELS_NATIVE=0 leaves it out; the default builds it where it
-can be built, and says so where it cannot. `afa_kernels.backend_info()` tells afterwards what there is.
+AFA_KERNELS_NATIVE=1 makes a missing library an error, AFA_KERNELS_NATIVE=0 leaves it out; the default builds it where
+it can be built, and says so where it cannot. `afa_kernels.backend_info()` tells afterwards what there is.
 """
 
 import glob

@@ -9,8 +9,8 @@ from afa_kernels.ops.attentive_fusion import attentive_fusion
 from afa_kernels.ops.scale_space_render import scale_space_render
 from afa_kernels.ops.scale_space_weights import scale_space_weights
 
-
 __all__ = [
+    "__version__",
     "attentive_fusion",
     "backend_info",
     "scale_space_render",
