@@ -11,7 +11,7 @@ NATIVE := setup.py pyproject.toml $(wildcard csrc/*) $(wildcard csrc/cpu/*)
 .PHONY: demo test check fix bench clean
 
 demo: $(VENV)/installed
-	$(PY) -m examples.boundary_detection $(if $(IMAGE),--image "$(IMAGE)")
+	$(PY) examples/boundary_detection.py $(if $(IMAGE),--image "$(IMAGE)")
 
 # Three sessions: the interpreter must be chosen before Triton is imported, and ttsem replaces how Triton launches.
 test: $(VENV)/installed
