@@ -20,7 +20,7 @@ import afa_kernels
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 UNITS = 8  # of rounding of the result's scale, which a result may be off besides eager PyTorch's own error
-UNITS_OF_EAGER = 32  # which that error itself may be: resizing and sums round more than once
+UNITS_OF_EAGER = 128  # of the arithmetic's rounding, which that error may be: resizing rounds coordinates, sums add up
 
 Shape = tuple[int, ...]
 Dtypes = torch.dtype | tuple[torch.dtype, ...]
@@ -94,15 +94,14 @@ def gradients(
     arguments: Sequence[Any],
     outputs_grad: Callable[[list[Tensor]], list[Tensor]] | Sequence[Tensor] = cotangents,
     wanted: Sequence[bool] | None = None,
-) -> list[Tensor | None]:
-    """The gradient of each tensor of `arguments`, None where not `wanted`; `outputs_grad` may be a function."""
+) -> list[Tensor]:
+    """The gradient of each tensor of `arguments`, or of those `wanted`; `outputs_grad` may be a function."""
     given = tensors(arguments)
     asked = [True] * len(given) if wanted is None else wanted
     leaves = [t.detach().requires_grad_(a) for t, a in zip(given, asked, strict=True)]
     outputs = function(with_tensors(arguments, leaves))
     grads = outputs_grad(outputs) if callable(outputs_grad) else outputs_grad
-    found = iter(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf.requires_grad], grads))
-    return [next(found) if a else None for a in asked]
+    return list(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf.requires_grad], grads))
 
 
 def doubled(arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -115,7 +114,7 @@ def disagreement(
 ) -> str | None:
     """Why `actual`, computed in `arithmetic`, is outside the error budget, or None.
 
-    Without what `eager` PyTorch computes, `actual` is that itself, and the budget UNITS_OF_EAGER alone.
+    Without what `eager` PyTorch computes, `actual` is that itself, and UNITS_OF_EAGER take the place of its error.
     """
     if actual.shape != oracle.shape:
         return f"shape {tuple(actual.shape)}, expected {tuple(oracle.shape)}"
@@ -127,14 +126,34 @@ def disagreement(
         return None
     kind = torch.finfo(actual.dtype)
     rounding = max(kind.eps, torch.finfo(arithmetic).eps)
-    units = UNITS_OF_EAGER if eager is None else UNITS
-    budget = units * rounding * oracle[finite].abs().max().item() + kind.smallest_normal * kind.eps
-    if eager is not None:
+    scale = oracle[finite].abs().max().item()
+    budget = UNITS * rounding * scale + kind.smallest_normal * kind.eps
+    if eager is None:
+        budget += UNITS_OF_EAGER * torch.finfo(arithmetic).eps * scale
+    else:
         budget += (eager.double() - oracle)[finite].abs().max().item()
     error = (got - oracle)[finite].abs()
     if bool((error <= budget).all()):
         return None
     return f"off by {error.max().item():.3g} at worst (nan: NaN, or never written), the budget is {budget:.3g}"
+
+
+def check(case: Case, arguments: Sequence[Any], backend: str) -> tuple[list[Tensor], list[Tensor]]:
+    """The outputs of the case on `backend`, and the gradients; an AssertionError where one is outside the budget."""
+    outputs = case(arguments, backend)
+    upstream = cotangents(outputs)
+    grads = gradients(lambda a: case(a, backend), arguments, upstream)
+    oracles, eagers = (
+        case(a, "reference") + gradients(lambda a: case(a, "reference"), a, given)
+        for a, given in ((doubled(arguments), [g.double() for g in upstream]), (arguments, upstream))
+    )
+    arithmetic = torch.promote_types(outputs[0].dtype, torch.float32)
+    names = [f"output {i}" for i in range(len(outputs))] + [f"gradient {i}" for i in range(len(grads))]
+    for name, actual, oracle, eager in zip(names, outputs + grads, oracles, eagers, strict=True):
+        assert actual.dtype == eager.dtype, f"{name} of {case} has dtype {actual.dtype}, expected {eager.dtype}"
+        reason = disagreement(actual, oracle, None if backend == "reference" else eager, arithmetic)
+        assert reason is None, f"{name} of {case} on {backend}: {reason}"
+    return outputs, grads
 
 
 def saved_storages(function: Callable[[], Any]) -> dict[int, int]:
@@ -215,7 +234,7 @@ def _weights(covers: str, logits: Shape | list[Shape], phi: str = "abs", backgro
 def _render(
     covers: str,
     sizes: Sequence[tuple[int, int]],
-    attention: tuple[int, int] | list[Shape] = (3, 8),
+    attention: tuple[int, int] | list[Shape] = (2, 6),
     batch: int = 2,
     channels: int = 3,
     layouts: tuple[str, ...] = ("contiguous",),
@@ -231,7 +250,7 @@ def _render(
 
 ODD = (2, 13, 17, 19)
 SIXTEEN = tuple((1 + k % 3, 3 + k % 7) for k in range(16))
-SCALES = ((2, 7), (4, 13), (5, 19))
+SCALES = ((2, 5), (3, 9), (4, 13))
 FLOAT32 = (torch.float32,)
 MIXED = (torch.bfloat16, torch.float16, torch.float64, torch.float32)
 HALVES = (torch.bfloat16, torch.float16)
@@ -301,8 +320,8 @@ CASES: tuple[Case, ...] = (
         _weights(f"NaN and infinity, {phi}", (1, 3, 2, 3), phi, dtypes=FLOAT32, planted={0: NON_FINITE})
         for phi in ("abs", "relu", "softplus", "exp")
     ),
-    _render("three scales, prime sizes, NCHW", SCALES, dtypes=DTYPES, size=(7, 37), thorough=True),
-    _render("channels_last", SCALES, dtypes=DTYPES, size=(7, 37), layouts=("channels_last",), thorough=True),
+    _render("three scales, prime sizes, NCHW", SCALES, dtypes=DTYPES, size=(5, 21), thorough=True),
+    _render("channels_last", SCALES, dtypes=DTYPES, size=(5, 21), layouts=("channels_last",), thorough=True),
     _render("dense, height and width exchanged", SCALES, layouts=("permuted",), thorough=True),
     *(
         _render(
@@ -349,7 +368,7 @@ CASES: tuple[Case, ...] = (
         "sixteen scales by opacities", SIXTEEN, (2, 5), batch=1, resize="opacities"
     ),
     _render("rows of several blocks", ((1, 150), (2, 263)), (2, 260), channels=2, batch=1, size=(3, 521)),
-    _render("many rows", ((29, 3), (61, 2)), (31, 3), channels=2, batch=1, size=(67, 4)),
+    _render("many rows", ((9, 3), (13, 2)), (7, 3), channels=2, batch=1, size=(29, 4)),
     _render("many channels in channels_last", SCALES, channels=37, batch=1, layouts=("channels_last",)),
     _render("many channels in NCHW", SCALES, channels=37, batch=1),
     _render("one channel", SCALES, channels=1, dtypes=DTYPES),

@@ -30,15 +30,16 @@ struct Axis {
 };
 
 // The transpose of an Axis: input j collects coefficient[begin[j] + i] times output first[j] + i, for i < count(j).
+// With `identity` input j is output j alone, not also 0 times its neighbour, which may be infinite.
 template <class Acc>
 struct Transposed {
   std::vector<int64_t> first, begin;
   std::vector<Acc> coefficient;
 
-  explicit Transposed(const Axis<Acc>& axis) : first(axis.in), begin(axis.in + 1) {
+  Transposed(const Axis<Acc>& axis, bool identity) : first(axis.in), begin(axis.in + 1) {
     int64_t start = 0;  // of the outputs that read input j or a later one
     for (int64_t j = 0; j < axis.in; ++j) {
-      while (start < axis.out && axis.high(start) < j) ++start;
+      while (start < axis.out && (identity ? axis.low[start] : axis.high(start)) < j) ++start;
       first[j] = start;
       begin[j] = static_cast<int64_t>(coefficient.size());
       for (int64_t i = start; i < axis.out && axis.low[i] <= j; ++i)

@@ -7,15 +7,15 @@
 
 namespace afa {
 
-// The optical depth d = phi(y) >= 0 and its derivative. A NaN passes every comparison unchanged.
+// The optical depth d = phi(y) >= 0, and the gradient of y given that of d. A NaN passes every comparison unchanged.
 struct Abs {
   template <class Acc>
   static Acc depth(Acc y) {
     return y < 0 ? -y : y;
   }
   template <class Acc>
-  static Acc slope(Acc y) {
-    return y > 0 ? Acc(1) : y < 0 ? Acc(-1) : y;
+  static Acc backward(Acc y, Acc grad) {
+    return grad * (y > 0 ? Acc(1) : y < 0 ? Acc(-1) : y);
   }
 };
 struct Relu {
@@ -24,8 +24,8 @@ struct Relu {
     return y < 0 ? Acc(0) : y;
   }
   template <class Acc>
-  static Acc slope(Acc y) {
-    return y > 0 ? Acc(1) : Acc(0);
+  static Acc backward(Acc y, Acc grad) {
+    return y <= 0 ? Acc(0) : grad;
   }
 };
 struct Softplus {
@@ -34,8 +34,8 @@ struct Softplus {
     return std::log1p(exp(-Abs::depth(y))) + Relu::depth(y);
   }
   template <class Acc>
-  static Acc slope(Acc y) {
-    return sigmoid(y);
+  static Acc backward(Acc y, Acc grad) {
+    return grad * sigmoid(y);
   }
 };
 // The exponent ends at 80, where exp(-d) is long 0: d stays finite.
@@ -45,8 +45,8 @@ struct Exp {
     return exp(y > 80 ? Acc(80) : y);
   }
   template <class Acc>
-  static Acc slope(Acc y) {
-    return y > 80 ? Acc(0) : exp(y);
+  static Acc backward(Acc y, Acc grad) {
+    return y <= 80 ? grad * exp(y) : Acc(0);
   }
 };
 
@@ -99,7 +99,7 @@ void composite_rows_backward(int64_t scales, bool opaque_last, int64_t stride, i
     const bool opaque = opaque_last && k == scales - 1;
     for (int64_t i = 0; i < count; ++i) {
       const Acc upstream = g[i];
-      g[i] = opaque ? Acc(0) : Phi::slope(y[i]) * (through[i] * upstream - behind[i]);
+      g[i] = opaque ? Acc(0) : Phi::backward(y[i], through[i] * upstream - behind[i]);
       behind[i] += w[i] * upstream;
     }
   }

@@ -261,7 +261,7 @@ template <class Acc>
 void logits_backward(const Tensor& logits, const std::string& phi, const Maps<Acc>& maps, const Resized<Acc>& map,
                      const Acc* map_grads, const Tensor& grad_logits) {
   const int64_t scales = maps.scales, width = maps.width, out_height = map.rows.out, out_width = map.columns.out;
-  const Transposed<Acc> rows(map.rows), columns(map.columns);
+  const Transposed<Acc> rows(map.rows, map.identity), columns(map.columns, map.identity);
   const AnyMap y(logits, "logits"), dy(grad_logits, "grad_logits");
   torch::stable::parallel_for(0, maps.batch * maps.height, 4, [&](int64_t begin, int64_t end) {
     std::vector<Acc> scratch((4 * scales + 2) * width + out_width);
@@ -290,7 +290,7 @@ void logits_backward(const Tensor& logits, const std::string& phi, const Maps<Ac
           }
           if (maps.opacities) {
             for (int64_t i = 0; i < scales * width; ++i)
-              g_rows[i] *= exp(-Phi::depth(y_rows[i])) * Phi::slope(y_rows[i]);
+              g_rows[i] = Phi::backward(y_rows[i], g_rows[i] * exp(-Phi::depth(y_rows[i])));
           } else {
             for (int64_t i = 0; i < width; ++i) behind[i] = 0;
             composite_rows<Phi>(scales, maps.opaque_last, width, width, y_rows, w_rows, t_rows, depth_sum);
@@ -312,7 +312,7 @@ void prediction_backward(const Map<const O>& g, int64_t channels, int64_t k, con
   const auto d = as_map<T>(grad_prediction, "grad_predictions");
   const bool planar = g.sp == 1;
   const int64_t height = scale.rows.in, width = scale.columns.in, out_width = scale.columns.out;
-  const Transposed<Acc> rows(scale.rows), columns(scale.columns);
+  const Transposed<Acc> rows(scale.rows, scale.identity), columns(scale.columns, scale.identity);
   torch::stable::parallel_for(0, maps.batch * height, 1, [&](int64_t begin, int64_t end) {
     // `sum` is (channels, out_width) or (out_width, channels), as the layout has it
     std::vector<Acc> scratch(channels * out_width + maps.scales * COLUMNS + COLUMNS + map.scratch() + channels);

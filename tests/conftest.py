@@ -1,0 +1,96 @@
+"""What a session tests. Three sessions cover everything, each a process of its own:
+
+pytest tests                                              the backends reference and cpu
+TRITON_INTERPRET=1 pytest tests/test_ops.py tests/test_properties.py
+                                                          the backend triton, in its interpreter
+pytest tests/ttsem                                        the Triton kernels under a checker of memory and races
+
+AFA_KERNELS_REQUIRE=cpu makes a missing native library a failure; without it those tests are skipped with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+from guard_bands import GuardBands
+
+from afa_kernels import backends
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+hypothesis.settings.register_profile(
+    "tests", max_examples=12 if INTERPRETED else 60, deadline=None, derandomize=bool(os.environ.get("CI"))
+)
+hypothesis.settings.load_profile("tests")
+
+
+def backends_of_session() -> tuple[str, ...]:
+    return ("triton",) if INTERPRETED else ("reference", "cpu")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`backend` is every backend of the session, `kernel` those among them that are not the reference."""
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", backends_of_session(), indirect=True)
+    if "kernel" in metafunc.fixturenames:
+        metafunc.parametrize("kernel", [b for b in backends_of_session() if b != "reference"], indirect=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "once: not in the session of Triton's interpreter")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    once = [item for item in items if INTERPRETED and item.get_closest_marker("once")]
+    config.hook.pytest_deselected(items=once)
+    items[:] = [item for item in items if item not in once]
+
+
+def runnable(name: str) -> str:
+    reason = backends.why_not(name, "cpu")
+    if reason is not None and name in os.environ.get("AFA_KERNELS_REQUIRE", "").split(","):
+        pytest.fail(f"AFA_KERNELS_REQUIRE names the backend {name}, which cannot run: {reason}")
+    if reason is not None:
+        pytest.skip(f"the backend {name} cannot run: {reason}")
+    return name
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    with backends.use_backend(runnable(request.param)):  # a backward pass runs on the backend of its own moment
+        yield request.param
+
+
+@pytest.fixture
+def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
+    with backends.use_backend(runnable(request.param)):  # a backward pass runs on the backend of its own moment
+        yield request.param
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Only deterministic algorithms, and every new tensor filled with NaN: what a kernel does not write is seen."""
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def guards() -> Iterator[GuardBands]:
+    """Between `with guards:` the tensors made have bands around them, whose NaN must be there at the end."""
+    bands = GuardBands()
+    yield bands
+    bands.check()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """tests/ttsem is a session of its own, collected only where it is named."""
+    if collection_path.name == "ttsem" and not any("ttsem" in argument for argument in config.args):
+        return True
+    return None

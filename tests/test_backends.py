@@ -1,0 +1,165 @@
+"""Which backend runs: the written order, the one asked for, and the reason where one cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import afa_kernels
+from afa_kernels import backends
+
+FUSION = (torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4), torch.randn(1, 1, 3, 4), torch.randn(1, 2, 1, 1))
+LOGITS = torch.randn(1, 2, 3, 4)
+CALLS = {
+    "attentive_fusion": lambda: afa_kernels.attentive_fusion(*FUSION),
+    "scale_space_weights": lambda: afa_kernels.scale_space_weights(LOGITS),
+    "scale_space_render": lambda: afa_kernels.scale_space_render([FUSION[0], FUSION[1]], LOGITS),
+}
+calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+@pytest.fixture(autouse=True)
+def fresh_answers() -> Iterator[None]:
+    """What a test pretended is not remembered after it."""
+    yield
+    backends._load_library.cache_clear()
+    backends._triton_missing.cache_clear()
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, **reasons: str | None) -> None:
+    """For the named backends, the reason they cannot run anywhere, or None where they can."""
+    actual = backends.why_not
+    monkeypatch.setattr(backends, "why_not", lambda name, device: reasons[name] if name in reasons else actual(name, device))
+
+
+def test_order_of_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, triton=None, cpu=None)
+    assert {d: backends.automatic(d) for d in ("cuda", "cpu", "meta", "mps", "xpu")} == {
+        "cuda": "triton",
+        "cpu": "cpu",
+        "meta": "reference",
+        "mps": "reference",
+        "xpu": "reference",
+    }
+    assert backends.available("cuda") == ("triton", "reference", "cpu")
+    assert backends.available("cpu") == ("cpu", "reference", "triton")
+    pretend(monkeypatch, triton="absent", cpu="absent")
+    assert [backends.automatic(d) for d in ("cuda", "cpu", "meta")] == ["reference"] * 3
+    assert backends.available("cpu") == ("reference",)
+
+
+def test_automatic_choice_runs(kernel: str) -> None:
+    assert backends.choose("cpu") == kernel == "cpu"
+    assert CALLS["attentive_fusion"]().shape == (1, 2, 3, 4)
+
+
+@calls
+@pytest.mark.parametrize("name, reason", [("cpu", "no compiler on a Tuesday"), ("triton", "no triton on a Wednesday")])
+def test_asked_for_never_falls_back(call, name: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, **{name: reason})
+    with (
+        afa_kernels.use_backend(name),
+        pytest.raises(RuntimeError, match=f"the backend '{name}' cannot run on cpu tensors: {reason}"),
+    ):
+        call()
+
+
+@calls
+def test_asked_for_on_a_device_it_does_not_serve(call) -> None:
+    with afa_kernels.use_backend("triton"), pytest.raises(RuntimeError, match="only in Triton's interpreter"):
+        call()
+    assert "CPU tensors only" in str(backends.why_not("cpu", "cuda"))
+
+
+@calls
+def test_asked_for_is_what_runs(call, kernel: str) -> None:
+    """The kernel's autograd node, or PyTorch's own."""
+    for tensor in (*FUSION, LOGITS):
+        tensor.requires_grad_()
+    try:
+        for name, fused in ((kernel, True), ("reference", False)):
+            with afa_kernels.use_backend(name):
+                out = call()
+            node = type((out[0] if isinstance(out, tuple) else out).grad_fn).__name__
+            assert node.startswith(("AttentiveFusion", "ScaleSpace")) == fused, node
+    finally:
+        for tensor in (*FUSION, LOGITS):
+            tensor.requires_grad_(False)
+
+
+def test_use_backend_nests_and_is_undone_by_an_error() -> None:
+    automatic = backends.choose("cpu")
+    with afa_kernels.use_backend("reference"):
+        assert backends.choose("cpu") == "reference"
+        with pytest.raises(KeyError), afa_kernels.use_backend("cpu"):
+            raise KeyError
+        assert backends.choose("cpu") == "reference"
+    assert backends.choose("cpu") == automatic
+
+
+@pytest.mark.parametrize("name", ["cuda", "CPU", "", None])
+def test_unknown_backend(name: object) -> None:
+    with (
+        pytest.raises(ValueError, match=f"name must be one of 'triton', 'cpu', 'reference', got {name!r}"),
+        afa_kernels.use_backend(name),  # type: ignore[arg-type]
+    ):
+        pass
+
+
+def test_no_compiled_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glob.glob", lambda pattern: [])
+    backends._load_library.cache_clear()
+    assert "no compiled library" in str(backends.why_not("cpu", "cpu"))
+    assert "pip install --no-build-isolation ." in str(backends.why_not("cpu", "cpu"))
+    assert backends.choose("cpu") == "reference"
+
+
+def test_compiled_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    broken = tmp_path / "_native.abi3.so"
+    broken.write_bytes(b"not a library")
+    monkeypatch.setattr("glob.glob", lambda pattern: [str(broken)])
+    backends._load_library.cache_clear()
+    assert f"{broken} does not load with torch {torch.__version__}" in str(backends.why_not("cpu", "cpu"))
+
+
+def test_triton_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "triton" else find_spec(name))
+    backends._triton_missing.cache_clear()
+    assert "pip install triton" in str(backends.why_not("triton", "cuda"))
+    info = afa_kernels.backend_info()
+    assert info.versions["triton"] == "not installed"
+    assert info.chosen["cuda"] == "reference"
+
+
+def test_triton_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise ImportError("libcuda is from another planet")
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    backends._triton_missing.cache_clear()
+    assert "another planet" in str(backends.why_not("triton", "cuda"))
+
+
+def test_backend_info() -> None:
+    info = afa_kernels.backend_info()
+    assert info.versions["version"] == afa_kernels.__version__
+    assert info.versions["torch"] == torch.__version__
+    assert info.chosen["meta"] == "reference"
+    for device, chosen in info.chosen.items():
+        assert chosen not in info.missing[device]
+        assert f"{device} tensors: {chosen}" in str(info)
+        for name, reason in info.missing[device].items():
+            assert f"not {name}: {reason}" in str(info)
+    if not torch.cuda.is_available():
+        assert "sees no CUDA device" in info.missing["cuda"]["cuda device"]
+
+
+def test_module_prints_the_info() -> None:
+    printed = subprocess.run([sys.executable, "-m", "afa_kernels"], capture_output=True, text=True, check=True).stdout
+    assert printed == str(afa_kernels.backend_info()) + "\n"

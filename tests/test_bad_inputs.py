@@ -1,0 +1,232 @@
+"""Every bad input raises before a kernel starts, and says what the argument must be and what came."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import afa_kernels
+
+INT = torch.int64
+META = "meta"
+
+
+def t(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+NESTED = torch.nested.nested_tensor([torch.zeros(3, 4, 5)] * 2, layout=torch.jagged)
+FLOATING = "must have dtype float16, bfloat16, float32 or float64, got"
+
+FUSION = {"shallow": t(2, 3, 4, 5), "deep": t(2, 3, 4, 5), "spatial_logits": t(2, 1, 4, 5), "channel_logits": t(2, 3, 1, 1)}
+BAD_FUSION: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"shallow": None}, TypeError, "shallow must be a Tensor, got NoneType"),
+    ({"shallow": [t(2, 3, 4, 5)]}, TypeError, "shallow must be a Tensor, got list"),
+    ({"shallow": np.zeros((2, 3, 4, 5))}, TypeError, "shallow must be a Tensor, got ndarray"),
+    ({"shallow": t(2, 3, 4, 5, dtype=INT)}, TypeError, f"shallow {FLOATING} torch.int64"),
+    ({"shallow": t(2, 3, 4, 5, dtype=torch.bool)}, TypeError, f"shallow {FLOATING} torch.bool"),
+    ({"shallow": t(2, 3, 4, 5, dtype=torch.complex64)}, TypeError, f"shallow {FLOATING} torch.complex64"),
+    ({"shallow": t(2, 3, 4, 5, dtype=torch.float8_e5m2)}, TypeError, f"shallow {FLOATING} torch.float8_e5m2"),
+    ({"shallow": t(3, 4, 5)}, ValueError, "shallow must have 4 dimensions, got shape (3, 4, 5)"),
+    ({"shallow": t(1, 2, 3, 4, 5)}, ValueError, "shallow must have 4 dimensions, got shape (1, 2, 3, 4, 5)"),
+    ({"shallow": t()}, ValueError, "shallow must have 4 dimensions, got shape ()"),
+    ({"shallow": t(2, 3, 4, 5).to_sparse()}, TypeError, "shallow must be a dense (strided) tensor, got layout torch.sparse"),
+    ({"shallow": NESTED}, TypeError, "shallow must be a dense (strided) tensor, got layout torch.jagged"),
+    ({"shallow": t(2, 3, 4, 6)}, ValueError, "deep must have shape (2, 3, 4, 6) to match shallow (2, 3, 4, 6), got (2, 3, 4, 5)"),
+    ({"deep": 1.0}, TypeError, "deep must be a Tensor, got float"),
+    ({"deep": t(2, 3, 4, 5, dtype=torch.uint8)}, TypeError, f"deep {FLOATING} torch.uint8"),
+    ({"deep": t(2, 4, 4, 5)}, ValueError, "deep must have shape (2, 3, 4, 5) to match shallow (2, 3, 4, 5), got (2, 4, 4, 5)"),
+    ({"deep": t(1, 3, 4, 5)}, ValueError, "deep must have shape (2, 3, 4, 5) to match shallow (2, 3, 4, 5), got (1, 3, 4, 5)"),
+    ({"deep": t(2, 3, 2, 3)}, ValueError, "deep must have shape (2, 3, 4, 5) to match shallow (2, 3, 4, 5), got (2, 3, 2, 3)"),
+    ({"deep": t(3, 4, 5)}, ValueError, "deep must have 4 dimensions, got shape (3, 4, 5)"),
+    ({"deep": t(2, 3, 4, 5, device=META)}, ValueError, "deep must be on cpu like shallow, got meta"),
+    ({"spatial_logits": None}, TypeError, "spatial_logits must be a Tensor, got NoneType"),
+    (
+        {"spatial_logits": t(2, 3, 4, 5)},
+        ValueError,
+        "spatial_logits must have shape (2, 1, 4, 5) to match shallow (2, 3, 4, 5), got (2, 3, 4, 5)",
+    ),
+    (
+        {"spatial_logits": t(2, 1, 5, 4)},
+        ValueError,
+        "spatial_logits must have shape (2, 1, 4, 5) to match shallow (2, 3, 4, 5), got (2, 1, 5, 4)",
+    ),
+    (
+        {"spatial_logits": t(1, 1, 4, 5)},
+        ValueError,
+        "spatial_logits must have shape (2, 1, 4, 5) to match shallow (2, 3, 4, 5), got (1, 1, 4, 5)",
+    ),
+    ({"spatial_logits": t(2, 4, 5)}, ValueError, "spatial_logits must have 4 dimensions, got shape (2, 4, 5)"),
+    ({"spatial_logits": t(2, 1, 4, 5, dtype=INT)}, TypeError, f"spatial_logits {FLOATING} torch.int64"),
+    ({"spatial_logits": t(2, 1, 4, 5, device=META)}, ValueError, "spatial_logits must be on cpu like shallow, got meta"),
+    ({"channel_logits": "0"}, TypeError, "channel_logits must be a Tensor, got str"),
+    ({"channel_logits": t(2, 3)}, ValueError, "channel_logits must have 4 dimensions, got shape (2, 3)"),
+    (
+        {"channel_logits": t(2, 1, 1, 1)},
+        ValueError,
+        "channel_logits must have shape (2, 3, 1, 1) to match shallow (2, 3, 4, 5), got (2, 1, 1, 1)",
+    ),
+    (
+        {"channel_logits": t(2, 3, 4, 5)},
+        ValueError,
+        "channel_logits must have shape (2, 3, 1, 1) to match shallow (2, 3, 4, 5), got (2, 3, 4, 5)",
+    ),
+    ({"channel_logits": t(2, 3, 1, 1, device=META)}, ValueError, "channel_logits must be on cpu like shallow, got meta"),
+]
+
+WEIGHTS = {"logits": t(2, 3, 4, 5), "phi": "abs", "background": "none"}
+PHI = "phi must be one of 'abs', 'relu', 'softplus', 'exp', got"
+BACKGROUND = "background must be one of 'none', 'last', got"
+
+
+def bad_logits() -> list[tuple[dict[str, Any], type[Exception], str]]:
+    """What is wrong with logits wherever they are given."""
+    one = t(2, 1, 4, 5)
+    return [
+        ({"logits": None}, TypeError, "logits must be a list or tuple of tensors, got NoneType"),
+        ({"logits": 1}, TypeError, "logits must be a list or tuple of tensors, got int"),
+        ({"logits": np.zeros((2, 3, 4, 5))}, TypeError, "logits must be a list or tuple of tensors, got ndarray"),
+        ({"logits": t(2, 3, 4, 5, dtype=INT)}, TypeError, f"logits {FLOATING} torch.int64"),
+        ({"logits": t(2, 3, 4, 5, dtype=torch.complex128)}, TypeError, f"logits {FLOATING} torch.complex128"),
+        ({"logits": t(2, 3, 4)}, ValueError, "logits must have 4 dimensions, got shape (2, 3, 4)"),
+        ({"logits": t(2, 3, 4, 5, 6)}, ValueError, "logits must have 4 dimensions, got shape (2, 3, 4, 5, 6)"),
+        ({"logits": t(2, 3, 4, 5).to_sparse()}, TypeError, "logits must be a dense (strided) tensor, got layout torch.sparse"),
+        ({"logits": t(2, 0, 4, 5)}, ValueError, "logits must have 1 to 16 scales, got 0"),
+        ({"logits": t(2, 17, 4, 5)}, ValueError, "logits must have 1 to 16 scales, got 17"),
+        ({"logits": []}, ValueError, "logits must have 1 to 16 scales, got 0"),
+        ({"logits": [one] * 17}, ValueError, "logits must have 1 to 16 scales, got 17"),
+        ({"logits": [one, None, one]}, TypeError, "logits[1] must be a Tensor, got NoneType"),
+        ({"logits": [one, one, t(2, 1, 4, 5, dtype=torch.bool)]}, TypeError, f"logits[2] {FLOATING} torch.bool"),
+        ({"logits": [one, t(1, 4, 5), one]}, ValueError, "logits[1] must have 4 dimensions, got shape (1, 4, 5)"),
+        (
+            {"logits": [one, t(2, 2, 4, 5), one]},
+            ValueError,
+            "logits[1] must have shape (2, 1, 4, 5) to match logits[0] (2, 1, 4, 5), got (2, 2, 4, 5)",
+        ),
+        (
+            {"logits": [t(2, 2, 4, 5), one, one]},
+            ValueError,
+            "logits[0] must have shape (2, 1, 4, 5) to match logits[0] (2, 2, 4, 5), got (2, 2, 4, 5)",
+        ),
+        (
+            {"logits": [one, one, t(3, 1, 4, 5)]},
+            ValueError,
+            "logits[2] must have shape (2, 1, 4, 5) to match logits[0] (2, 1, 4, 5), got (3, 1, 4, 5)",
+        ),
+        ({"logits": [one, t(2, 1, 4, 5, device=META), one]}, ValueError, "logits[1] must be on cpu like logits[0], got meta"),
+        (
+            {"logits": [one, t(2, 1, 0, 5), one]},
+            ValueError,
+            "logits[1] must have at least one pixel to be resized, got shape (2, 1, 0, 5)",
+        ),
+        ({"phi": "sigmoid"}, ValueError, f"{PHI} 'sigmoid'"),
+        ({"phi": None}, ValueError, f"{PHI} None"),
+        ({"phi": "ABS"}, ValueError, f"{PHI} 'ABS'"),
+        ({"background": "first"}, ValueError, f"{BACKGROUND} 'first'"),
+        ({"background": True}, ValueError, f"{BACKGROUND} True"),
+    ]
+
+
+RENDER = {"predictions": [t(2, 3, 4, 5), t(2, 3, 8, 9), t(2, 3, 6, 6)], "logits": t(2, 3, 4, 5), "size": None}
+
+
+def predictions(*changed: Any) -> dict[str, Sequence[Any]]:
+    return {"predictions": [*changed, *RENDER["predictions"][len(changed) :]]}
+
+
+BAD_RENDER: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"predictions": None}, TypeError, "predictions must be a list or tuple of tensors, got NoneType"),
+    ({"predictions": t(2, 3, 4, 5)}, TypeError, "predictions must be a list or tuple of tensors, got Tensor"),
+    ({"predictions": {0: t(2, 3, 4, 5)}}, TypeError, "predictions must be a list or tuple of tensors, got dict"),
+    ({"predictions": []}, ValueError, "predictions must have 1 to 16 scales, got 0"),
+    ({"predictions": [t(2, 3, 4, 5)] * 17}, ValueError, "predictions must have 1 to 16 scales, got 17"),
+    (predictions(None), TypeError, "predictions[0] must be a Tensor, got NoneType"),
+    (predictions(t(2, 3, 4, 5, dtype=INT)), TypeError, f"predictions[0] {FLOATING} torch.int64"),
+    (predictions(t(2, 3, 4, 5), t(2, 3, 4, 5, dtype=torch.bool)), TypeError, f"predictions[1] {FLOATING} torch.bool"),
+    (predictions(t(3, 4, 5)), ValueError, "predictions[0] must have 4 dimensions, got shape (3, 4, 5)"),
+    (predictions(t(2, 3, 4, 5), t(4, 5)), ValueError, "predictions[1] must have 4 dimensions, got shape (4, 5)"),
+    (
+        predictions(t(2, 3, 4, 5), t(2, 4, 8, 9)),
+        ValueError,
+        "predictions[1] must have shape (2, 3, 8, 9) to match predictions[0] (2, 3, 4, 5), got (2, 4, 8, 9)",
+    ),
+    (
+        predictions(t(1, 3, 4, 5)),
+        ValueError,
+        "predictions[1] must have shape (1, 3, 8, 9) to match predictions[0] (1, 3, 4, 5), got (2, 3, 8, 9)",
+    ),
+    (
+        predictions(t(2, 3, 4, 5), t(2, 3, 4, 5, device=META)),
+        ValueError,
+        "predictions[1] must be on cpu like predictions[0], got meta",
+    ),
+    (
+        predictions(t(2, 3, 0, 5)),
+        ValueError,
+        "predictions[0] must have at least one pixel to be resized, got shape (2, 3, 0, 5)",
+    ),
+    (
+        predictions(t(2, 3, 4, 5).to_sparse()),
+        TypeError,
+        "predictions[0] must be a dense (strided) tensor, got layout torch.sparse",
+    ),
+    (
+        {"logits": t(2, 2, 4, 5)},
+        ValueError,
+        "logits must have shape (2, 3, 4, 5) to match predictions[0] (2, 3, 4, 5), got (2, 2, 4, 5)",
+    ),
+    (
+        {"logits": t(1, 3, 4, 5)},
+        ValueError,
+        "logits must have shape (2, 3, 4, 5) to match predictions[0] (2, 3, 4, 5), got (1, 3, 4, 5)",
+    ),
+    (
+        {"logits": [t(2, 1, 4, 5)] * 2},
+        ValueError,
+        "logits must have shape (2, 3, 4, 5) to match predictions[0] (2, 3, 4, 5), got (2, 2, 4, 5)",
+    ),
+    ({"logits": t(2, 3, 4, 5, device=META)}, ValueError, "logits must be on cpu like predictions[0], got meta"),
+    (
+        {"logits": t(2, 3, 4, 0)},
+        ValueError,
+        "logits must have at least one pixel to be resized, got shape (2, 3, 4, 0)",
+    ),
+    ({"size": 4}, TypeError, "size must be a pair of integers (height, width), got 4"),
+    ({"size": (4,)}, TypeError, "size must be a pair of integers (height, width), got (4,)"),
+    ({"size": (4, 5, 6)}, TypeError, "size must be a pair of integers (height, width), got (4, 5, 6)"),
+    ({"size": (4, 5.0)}, TypeError, "size must be a pair of integers (height, width), got (4, 5.0)"),
+    ({"size": "45"}, TypeError, "size must be a pair of integers (height, width), got '45'"),
+    ({"size": (0, 5)}, ValueError, "size must have a positive height and width, got (0, 5)"),
+    ({"size": (4, -1)}, ValueError, "size must have a positive height and width, got (4, -1)"),
+    ({"resize": "bicubic"}, ValueError, "resize must be one of 'weights', 'opacities', got 'bicubic'"),
+    ({"resize": None}, ValueError, "resize must be one of 'weights', 'opacities', got None"),
+    *bad_logits(),
+]
+
+BAD = {
+    "attentive_fusion": (FUSION, BAD_FUSION),
+    "scale_space_weights": (WEIGHTS, bad_logits()),
+    "scale_space_render": (RENDER, BAD_RENDER),
+}
+ROWS = [(op, good, *row) for op, (good, rows) in BAD.items() for row in rows]
+
+
+@pytest.mark.parametrize("op, good, bad, error, message", ROWS, ids=[f"{op}: {message}" for op, *_, message in ROWS])
+def test_message(op: str, good: dict[str, Any], bad: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}") as raised:
+        getattr(afa_kernels, op)(**{**good, **bad})
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize("op", BAD)
+def test_unchanged_the_input_is_good(op: str, backend: str) -> None:
+    good, rows = BAD[op]
+    assert len(rows) >= 20
+    with afa_kernels.use_backend(backend):
+        getattr(afa_kernels, op)(**good)

@@ -1,0 +1,83 @@
+"""Any sizes, strides, element types and options, against the float64 oracle."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from afa_kernels.testing import DTYPES, LAYOUTS, Case, check
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+anything = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+sides = st.integers(1, 12)
+sizes = st.tuples(sides, sides)
+batches = st.integers(0, 3)
+channels = st.integers(1, 20)
+phis = st.sampled_from(["abs", "relu", "softplus", "exp"])
+backgrounds = st.sampled_from(["none", "last"])
+
+
+def layouts(count: int) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.tuples(*[st.sampled_from(sorted(LAYOUTS))] * count)
+
+
+def dtypes(count: int) -> st.SearchStrategy[tuple[torch.dtype, ...]]:
+    """All alike, or each its own; Triton's interpreter makes no bfloat16 of a float64."""
+    alike = st.sampled_from(DTYPES).map(lambda dtype: (dtype,) * count)
+    mixed = DTYPES if os.environ.get("TRITON_INTERPRET") != "1" else DTYPES[:-1]
+    return alike | st.tuples(*[st.sampled_from(mixed)] * count)
+
+
+@st.composite
+def fusions(draw: st.DrawFn) -> Case:
+    n, c, (h, w) = draw(batches), draw(channels), draw(sizes)
+    shapes = ((n, c, h, w), (n, c, h, w), (n, 1, h, w), (n, c, 1, 1))
+    return Case("attentive_fusion", "any", shapes, layouts=draw(layouts(4)), dtypes=(draw(dtypes(4)),))
+
+
+@st.composite
+def weights(draw: st.DrawFn) -> Case:
+    n, scales = draw(batches), draw(st.integers(1, 16))
+    several = draw(st.booleans())
+    count = scales if several else 1
+    logits = [(n, 1, *draw(sizes)) for _ in range(scales)] if several else (n, scales, *draw(sizes))
+    options = {"phi": draw(phis), "background": draw(backgrounds)}
+    return Case("scale_space_weights", "any", (logits,), options, draw(layouts(count)), (draw(dtypes(count)),))
+
+
+@st.composite
+def renders(draw: st.DrawFn) -> Case:
+    n, c, scales = draw(batches), draw(channels), draw(st.integers(1, 5))
+    predictions = [(n, c, *draw(sizes)) for _ in range(scales)]
+    options = {
+        "size": draw(st.none() | sizes),
+        "phi": draw(phis),
+        "background": draw(backgrounds),
+        "resize": draw(st.sampled_from(["weights", "opacities"])),
+    }
+    shapes = (predictions, (n, scales, *draw(sizes)))
+    kinds = (draw(dtypes(scales + 1)),)
+    return Case("scale_space_render", "any", shapes, options, draw(layouts(scales + 1)), kinds)
+
+
+@anything
+@given(fusions(), st.integers(0, 1000))
+def test_attentive_fusion(backend: str, case: Case, seed: int) -> None:
+    check(case, case.inputs(case.dtypes[0], seed=seed), backend)
+
+
+@anything
+@given(weights(), st.integers(0, 1000))
+def test_scale_space_weights(backend: str, case: Case, seed: int) -> None:
+    check(case, case.inputs(case.dtypes[0], seed=seed), backend)
+
+
+@anything
+@given(renders(), st.integers(0, 1000))
+def test_scale_space_render(backend: str, case: Case, seed: int) -> None:
+    check(case, case.inputs(case.dtypes[0], seed=seed), backend)
