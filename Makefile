@@ -18,7 +18,7 @@ test: $(VENV)/installed
 	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests
 	@if $(PY) -c "import triton"; then \
 	  echo "TRITON_INTERPRET=1: the Triton kernels in Triton's interpreter" && \
-	  TRITON_INTERPRET=1 $(PY) -m pytest tests && \
+	  TRITON_INTERPRET=1 $(PY) -m pytest tests --ignore tests/test_backends.py && \
 	  echo "ttsem: the Triton kernels' IR, with every access and race checked" && \
 	  $(PY) -m pytest tests/ttsem; \
 	else echo "Triton's two sessions are skipped: the package triton is not installed here"; fi

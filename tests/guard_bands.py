@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 BAND = 4096  # elements on each side
 
 
-class GuardBands(TorchFunctionMode):
+class GuardBands(contextlib.ExitStack):
     """While active, torch.empty and Tensor.new_empty give the inside of a larger buffer; `check` looks at the bands."""
 
     def __init__(self) -> None:
         super().__init__()
         self.buffers: list[Tensor] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        return self.around(result) if func in (torch.empty, Tensor.new_empty) else result
+    def __enter__(self) -> GuardBands:
+        for owner, name in ((torch, "empty"), (Tensor, "new_empty")):
+            self.enter_context(mock.patch.object(owner, name, self._guarded(getattr(owner, name))))
+        return self
+
+    def _guarded(self, allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def guarded(*args: Any, **kwargs: Any) -> Tensor:
+            return self.around(allocate(*args, **kwargs))
+
+        return guarded
 
     def around(self, x: Tensor) -> Tensor:
         """A copy of `x`, with its strides and all of its memory, between two bands."""

@@ -43,7 +43,9 @@ def test_small_gate_beside_a_large_one(dtype: torch.dtype, backend: str) -> None
     with afa_kernels.use_backend(backend):
         out = afa_kernels.attentive_fusion(*inputs, *logits)
     expected = 1 / (1 + math.exp(10)) / (1 + math.exp(-10))
-    torch.testing.assert_close(out.double(), torch.full(shape, expected).double(), rtol=4 * torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(
+        out.double(), torch.full(shape, expected).double(), rtol=4 * torch.finfo(dtype).eps, atol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])

@@ -34,7 +34,9 @@ def fresh_answers() -> Iterator[None]:
 def pretend(monkeypatch: pytest.MonkeyPatch, **reasons: str | None) -> None:
     """For the named backends, the reason they cannot run anywhere, or None where they can."""
     actual = backends.why_not
-    monkeypatch.setattr(backends, "why_not", lambda name, device: reasons[name] if name in reasons else actual(name, device))
+    monkeypatch.setattr(
+        backends, "why_not", lambda name, device: reasons[name] if name in reasons else actual(name, device)
+    )
 
 
 def test_order_of_choice(monkeypatch: pytest.MonkeyPatch) -> None:

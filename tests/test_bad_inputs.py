@@ -24,7 +24,12 @@ def t(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> T
 NESTED = torch.nested.nested_tensor([torch.zeros(3, 4, 5)] * 2, layout=torch.jagged)
 FLOATING = "must have dtype float16, bfloat16, float32 or float64, got"
 
-FUSION = {"shallow": t(2, 3, 4, 5), "deep": t(2, 3, 4, 5), "spatial_logits": t(2, 1, 4, 5), "channel_logits": t(2, 3, 1, 1)}
+FUSION = {
+    "shallow": t(2, 3, 4, 5),
+    "deep": t(2, 3, 4, 5),
+    "spatial_logits": t(2, 1, 4, 5),
+    "channel_logits": t(2, 3, 1, 1),
+}
 BAD_FUSION: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"shallow": None}, TypeError, "shallow must be a Tensor, got NoneType"),
     ({"shallow": [t(2, 3, 4, 5)]}, TypeError, "shallow must be a Tensor, got list"),
@@ -36,14 +41,34 @@ BAD_FUSION: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"shallow": t(3, 4, 5)}, ValueError, "shallow must have 4 dimensions, got shape (3, 4, 5)"),
     ({"shallow": t(1, 2, 3, 4, 5)}, ValueError, "shallow must have 4 dimensions, got shape (1, 2, 3, 4, 5)"),
     ({"shallow": t()}, ValueError, "shallow must have 4 dimensions, got shape ()"),
-    ({"shallow": t(2, 3, 4, 5).to_sparse()}, TypeError, "shallow must be a dense (strided) tensor, got layout torch.sparse"),
+    (
+        {"shallow": t(2, 3, 4, 5).to_sparse()},
+        TypeError,
+        "shallow must be a dense (strided) tensor, got layout torch.sparse",
+    ),
     ({"shallow": NESTED}, TypeError, "shallow must be a dense (strided) tensor, got layout torch.jagged"),
-    ({"shallow": t(2, 3, 4, 6)}, ValueError, "deep must have shape (2, 3, 4, 6) to match shallow (2, 3, 4, 6), got (2, 3, 4, 5)"),
+    (
+        {"shallow": t(2, 3, 4, 6)},
+        ValueError,
+        "deep must have shape (2, 3, 4, 6) to match shallow (2, 3, 4, 6), got (2, 3, 4, 5)",
+    ),
     ({"deep": 1.0}, TypeError, "deep must be a Tensor, got float"),
     ({"deep": t(2, 3, 4, 5, dtype=torch.uint8)}, TypeError, f"deep {FLOATING} torch.uint8"),
-    ({"deep": t(2, 4, 4, 5)}, ValueError, "deep must have shape (2, 3, 4, 5) to match shallow (2, 3, 4, 5), got (2, 4, 4, 5)"),
-    ({"deep": t(1, 3, 4, 5)}, ValueError, "deep must have shape (2, 3, 4, 5) to match shallow (2, 3, 4, 5), got (1, 3, 4, 5)"),
-    ({"deep": t(2, 3, 2, 3)}, ValueError, "deep must have shape (2, 3, 4, 5) to match shallow (2, 3, 4, 5), got (2, 3, 2, 3)"),
+    (
+        {"deep": t(2, 4, 4, 5)},
+        ValueError,
+        "deep must have shape (2, 3, 4, 5) to match shallow (2, 3, 4, 5), got (2, 4, 4, 5)",
+    ),
+    (
+        {"deep": t(1, 3, 4, 5)},
+        ValueError,
+        "deep must have shape (2, 3, 4, 5) to match shallow (2, 3, 4, 5), got (1, 3, 4, 5)",
+    ),
+    (
+        {"deep": t(2, 3, 2, 3)},
+        ValueError,
+        "deep must have shape (2, 3, 4, 5) to match shallow (2, 3, 4, 5), got (2, 3, 2, 3)",
+    ),
     ({"deep": t(3, 4, 5)}, ValueError, "deep must have 4 dimensions, got shape (3, 4, 5)"),
     ({"deep": t(2, 3, 4, 5, device=META)}, ValueError, "deep must be on cpu like shallow, got meta"),
     ({"spatial_logits": None}, TypeError, "spatial_logits must be a Tensor, got NoneType"),
@@ -64,7 +89,11 @@ BAD_FUSION: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"spatial_logits": t(2, 4, 5)}, ValueError, "spatial_logits must have 4 dimensions, got shape (2, 4, 5)"),
     ({"spatial_logits": t(2, 1, 4, 5, dtype=INT)}, TypeError, f"spatial_logits {FLOATING} torch.int64"),
-    ({"spatial_logits": t(2, 1, 4, 5, device=META)}, ValueError, "spatial_logits must be on cpu like shallow, got meta"),
+    (
+        {"spatial_logits": t(2, 1, 4, 5, device=META)},
+        ValueError,
+        "spatial_logits must be on cpu like shallow, got meta",
+    ),
     ({"channel_logits": "0"}, TypeError, "channel_logits must be a Tensor, got str"),
     ({"channel_logits": t(2, 3)}, ValueError, "channel_logits must have 4 dimensions, got shape (2, 3)"),
     (
@@ -77,7 +106,11 @@ BAD_FUSION: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         "channel_logits must have shape (2, 3, 1, 1) to match shallow (2, 3, 4, 5), got (2, 3, 4, 5)",
     ),
-    ({"channel_logits": t(2, 3, 1, 1, device=META)}, ValueError, "channel_logits must be on cpu like shallow, got meta"),
+    (
+        {"channel_logits": t(2, 3, 1, 1, device=META)},
+        ValueError,
+        "channel_logits must be on cpu like shallow, got meta",
+    ),
 ]
 
 WEIGHTS = {"logits": t(2, 3, 4, 5), "phi": "abs", "background": "none"}
@@ -96,7 +129,11 @@ def bad_logits() -> list[tuple[dict[str, Any], type[Exception], str]]:
         ({"logits": t(2, 3, 4, 5, dtype=torch.complex128)}, TypeError, f"logits {FLOATING} torch.complex128"),
         ({"logits": t(2, 3, 4)}, ValueError, "logits must have 4 dimensions, got shape (2, 3, 4)"),
         ({"logits": t(2, 3, 4, 5, 6)}, ValueError, "logits must have 4 dimensions, got shape (2, 3, 4, 5, 6)"),
-        ({"logits": t(2, 3, 4, 5).to_sparse()}, TypeError, "logits must be a dense (strided) tensor, got layout torch.sparse"),
+        (
+            {"logits": t(2, 3, 4, 5).to_sparse()},
+            TypeError,
+            "logits must be a dense (strided) tensor, got layout torch.sparse",
+        ),
         ({"logits": t(2, 0, 4, 5)}, ValueError, "logits must have 1 to 16 scales, got 0"),
         ({"logits": t(2, 17, 4, 5)}, ValueError, "logits must have 1 to 16 scales, got 17"),
         ({"logits": []}, ValueError, "logits must have 1 to 16 scales, got 0"),
@@ -119,7 +156,11 @@ def bad_logits() -> list[tuple[dict[str, Any], type[Exception], str]]:
             ValueError,
             "logits[2] must have shape (2, 1, 4, 5) to match logits[0] (2, 1, 4, 5), got (3, 1, 4, 5)",
         ),
-        ({"logits": [one, t(2, 1, 4, 5, device=META), one]}, ValueError, "logits[1] must be on cpu like logits[0], got meta"),
+        (
+            {"logits": [one, t(2, 1, 4, 5, device=META), one]},
+            ValueError,
+            "logits[1] must be on cpu like logits[0], got meta",
+        ),
         (
             {"logits": [one, t(2, 1, 0, 5), one]},
             ValueError,

@@ -115,14 +115,18 @@ def assert_recorded_gradients(
 
 @pytest.mark.parametrize("resize, background", OPTIONS)
 def test_one_resolution(resize: str, background: str, backend: str) -> None:
-    """Where nothing is resized, both orders are the weighted sum of the predictions."""
+    """Where nothing is resized, both orders are the weighted sum of the predictions, and so are their gradients."""
     generator = torch.Generator().manual_seed(0)
-    predictions = [torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=generator) for _ in range(3)]
-    logits = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=generator)
+    leaves = [torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(4)]
+    *predictions, logits = leaves
     out = afa_kernels.scale_space_render(predictions, logits, background=background, resize=resize)
     weights, _ = afa_kernels.scale_space_weights(logits, background=background)
     expected = sum(weights[:, k : k + 1] * p for k, p in enumerate(predictions))
     torch.testing.assert_close(out, expected, rtol=1e-13, atol=1e-14)
+    for grad, expected_grad in zip(
+        *(torch.autograd.grad(o.square().sum(), leaves) for o in (out, expected)), strict=True
+    ):
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("resize", ["weights", "opacities"])
@@ -150,7 +154,9 @@ def test_resize_is_interpolate(size_in: tuple[int, int], size_out: tuple[int, in
 def test_saturated(dtype: torch.dtype, resize: str, backend: str) -> None:
     """An opaque scale in front is all that is seen, and none but it has a gradient."""
     generator = torch.Generator().manual_seed(0)
-    predictions = [torch.randn(1, 2, *size, generator=generator).to(dtype).requires_grad_() for size in ((4, 6), (3, 2))]
+    predictions = [
+        torch.randn(1, 2, *size, generator=generator).to(dtype).requires_grad_() for size in ((4, 6), (3, 2))
+    ]
     logits = torch.full((1, 2, 2, 3), 1e4, dtype=dtype, requires_grad=True)
     out = afa_kernels.scale_space_render(predictions, logits, resize=resize)
     assert torch.equal(out, predictions[0])

@@ -108,7 +108,7 @@ def test_nothing_is_lost(phi: str, background: str, backend: str) -> None:
 
 def test_softplus_is_hierarchical_attention(backend: str) -> None:
     """With phi="softplus" the weights are sigma(y_i) prod_{j<i} (1 - sigma(y_j))."""
-    logits = 6 * torch.randn(2, 4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits = 12 * torch.randn(2, 4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weights, transmittance = afa_kernels.scale_space_weights(logits, "softplus")
     left = torch.sigmoid(-logits).cumprod(1)
     torch.testing.assert_close(transmittance, left[:, -1:], rtol=1e-13, atol=0)
@@ -144,7 +144,9 @@ def test_logits_of_several_sizes(backend: str) -> None:
 
 
 def test_type_of_the_result(backend: str) -> None:
-    half, brain = (torch.randn(1, 1, *size).to(dtype) for size, dtype in (((3, 4), torch.float16), ((5, 6), torch.bfloat16)))
+    half, brain = (
+        torch.randn(1, 1, *size).to(dtype) for size, dtype in (((3, 4), torch.float16), ((5, 6), torch.bfloat16))
+    )
     assert [t.dtype for t in afa_kernels.scale_space_weights([half, half])] == [torch.float16] * 2
     assert [t.dtype for t in afa_kernels.scale_space_weights([half, brain])] == [torch.float32] * 2
     assert [t.dtype for t in afa_kernels.scale_space_weights([brain, brain[..., :3, :4]])] == [torch.bfloat16] * 2

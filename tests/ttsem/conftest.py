@@ -23,6 +23,6 @@ sanitize = pytest.importorskip("ttsem.sanitize", reason="pip install --no-deps -
 def checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[sanitize.Session]:
     """CPU tensors go to the Triton kernels, every launch is checked, and none was too large to be."""
     monkeypatch.setattr(backends, "_triton_interpreted", lambda: True)
-    with sanitize.session() as session:
+    with sanitize.session() as session, backends.use_backend("triton"):
         yield session
     assert session.races_unchecked == 0

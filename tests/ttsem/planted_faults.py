@@ -27,7 +27,13 @@ SHARED_SUMS = "channel_sums + n * blocks * channels + c"
 FAULTS = (
     Fault("load without mask", "_forward_kernel", "* x_p, mask=inside, other=0.0)", "* x_p)", "oob_read"),
     Fault("store without mask", "_forward_kernel", "element_ty), mask=inside)", "element_ty))", "oob_write"),
-    Fault("half a mask", "_forward_kernel", "element_ty), mask=inside)", "element_ty), mask=inside_p[None, :])", "oob_write"),
+    Fault(
+        "half a mask",
+        "_forward_kernel",
+        "element_ty), mask=inside)",
+        "element_ty), mask=inside_p[None, :])",
+        "oob_write",
+    ),
     Fault(
         "last pixel never written",
         "_forward_kernel",
@@ -46,7 +52,8 @@ FAULTS = (
         "load, add and store without an atomic",
         "_backward_kernel",
         SUMS,
-        f"tl.store({SHARED_SUMS}, tl.load({SHARED_SUMS}, mask=inside_c) + part * b * not_b, mask=inside_c)",
+        f"earlier = tl.where(block > 0, tl.load({SHARED_SUMS}, mask=inside_c), 0.0); "
+        f"tl.store({SHARED_SUMS}, earlier + part * b * not_b, mask=inside_c)",
         "race",
     ),
     Fault(

@@ -45,6 +45,8 @@ def test_found(fault: Fault, checked: sanitize.Session, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_sound_without_it(fault: Fault, checked: sanitize.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sound_without_it(
+    fault: Fault, checked: sanitize.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(dataclasses.replace(fault, faulty=fault.line), tmp_path, monkeypatch)
     assert checked.launches > 0
