@@ -48,7 +48,7 @@ class Case:
         return f"{self.op}: {self.covers}"
 
     def inputs(self, dtypes: Dtypes, device: str = "cpu", seed: int = 0) -> tuple[Any, ...]:
-        """The arguments of the call: standard normal numbers, the same for every element type, in the case's layouts."""
+        """The arguments of the call: standard normal numbers, the same for every element type, in its layouts."""
         generator = torch.Generator().manual_seed(seed)
         position = itertools.count()
 
@@ -173,7 +173,7 @@ def saved_storages(function: Callable[[], Any]) -> dict[int, int]:
 
 
 def saved_bytes(function: Callable[[], Any]) -> int:
-    """The bytes that one call of `function` saves for backward, its arguments included; a shared storage counts once."""
+    """The bytes one call of `function` saves for backward, its arguments included; a shared storage counts once."""
     return sum(saved_storages(function).values())
 
 
@@ -244,8 +244,8 @@ def _render(
     thorough: bool = False,
     **options: Any,
 ) -> Case:
-    predictions = [(batch, channels, *size) for size in sizes]
-    logits = attention if isinstance(attention, list) else (batch, len(sizes), *attention)
+    predictions: list[Shape] = [(batch, channels, *size) for size in sizes]
+    logits: Shape | list[Shape] = attention if isinstance(attention, list) else (batch, len(sizes), *attention)
     return Case("scale_space_render", covers, (predictions, logits), options, layouts, dtypes, planted or {}, thorough)
 
 

@@ -67,7 +67,7 @@ def test_gradient_by_hand(logits: tuple[float, ...], phi: str, expected: tuple[f
 
 @pytest.mark.parametrize("name", ["ssr_weights_2", "ssr_weights_3", "ssr_weights_5_f32"])
 def test_recorded(name: str, backend: str) -> None:
-    """The paper's code: its weights, and the gradients of its depths, which are those of the logits but for abs at 0."""
+    """The paper's code: its weights, and the gradients of its depths; those of the logits but for abs at 0."""
     with np.load(GOLDEN / f"{name}.npz") as file:
         record = {key: torch.from_numpy(file[key]) for key in file.files if key != "meta"}
     scales = [key.removeprefix("in.logit_") for key in record if key.startswith("in.logit_")]

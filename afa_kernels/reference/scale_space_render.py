@@ -1,4 +1,4 @@
-"""out = sum_k w_k pred_k, everything resized bilinearly to the output: the weights, or the opacities they are made of."""
+"""out = sum_k w_k pred_k, all resized bilinearly to the output: the weights, or the opacities they are made of."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def run(fault: Fault, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_found(fault: Fault, checked: sanitize.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if fault.found_as == "values":
-        with pytest.raises(AssertionError, match="output 0 of attentive_fusion: .* never written"):
+        with pytest.raises(AssertionError, match=r"output 0 of attentive_fusion: .* never written"):
             run(fault, tmp_path, monkeypatch)
         return
     with pytest.raises(sanitize.KernelFault) as raised:
