@@ -47,7 +47,8 @@ def use_backend(name: str) -> Iterator[None]:
     """Run every operation inside the `with` block on the backend `name`: "triton", "cpu" or "reference".
 
     A backend that cannot run for the tensors it is given raises a RuntimeError with the reason; it never falls back.
-    The choice is the process's, for all its threads.
+    The choice is the process's, for all its threads. A backward pass runs on the backend of its own moment, so let the
+    block cover `.backward()` too.
 
     >>> import torch, afa_kernels
     >>> with afa_kernels.use_backend("reference"):

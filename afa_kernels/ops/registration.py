@@ -1,7 +1,7 @@
 """How an operation becomes a dispatcher op `afa::<name>`.
 
-`Library.define` and `Library.impl` with an autograd.Function under the Autograd key: the least overhead per call of the
-styles measured by `benchmarks/registration.py`.
+`Library.define` and `Library.impl` with an autograd.Function under the Autograd key, so that the op itself is
+differentiable, whoever calls it. `benchmarks/registration.py` measures the overhead per call of this and other styles.
 """
 
 from __future__ import annotations
