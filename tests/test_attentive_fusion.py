@@ -35,17 +35,16 @@ def test_by_hand(row: tuple[float, ...], backend: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_small_gate_beside_a_large_one(dtype: torch.dtype, backend: str) -> None:
+@pytest.mark.parametrize("x, y", [(1.0, 0.0), (0.0, 1.0)])
+def test_small_gate_beside_a_large_one(x: float, y: float, dtype: torch.dtype, backend: str) -> None:
     """Where sigmoid(z) rounds to 1, 1 - sigmoid(z) is still e^-z and not 0."""
     shape = (1, 8, 4, 4)
-    inputs = [torch.zeros(shape, dtype=dtype), torch.ones(shape, dtype=dtype)]
+    features = torch.full(shape, x, dtype=dtype), torch.full(shape, y, dtype=dtype)
     logits = torch.full((1, 1, 4, 4), 10.0, dtype=dtype), torch.full((1, 8, 1, 1), 10.0, dtype=dtype)
     with afa_kernels.use_backend(backend):
-        out = afa_kernels.attentive_fusion(*inputs, *logits)
-    expected = 1 / (1 + math.exp(10)) / (1 + math.exp(-10))
-    torch.testing.assert_close(
-        out.double(), torch.full(shape, expected).double(), rtol=4 * torch.finfo(dtype).eps, atol=0
-    )
+        out = afa_kernels.attentive_fusion(*features, *logits).double()
+    expected = torch.full_like(out, 1 / (1 + math.exp(10)) / (1 + math.exp(-10)))
+    torch.testing.assert_close(out, expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
