@@ -114,6 +114,36 @@ class AnyMap {
   Map<char> map_;
 };
 
+// Rows in the arithmetic type. Half and BFloat16 are structs, which defeat the vectoriser in any but the plainest loop,
+// so a narrow row is converted in a loop of its own, in the cache.
+template <class T, class Acc>
+inline const Acc* widened(const T* row, int64_t count, Acc* buffer) {
+  if constexpr (std::is_same_v<T, Acc>) {
+    return row;
+  } else {
+    for (int64_t i = 0; i < count; ++i) buffer[i] = static_cast<Acc>(row[i]);
+    return buffer;
+  }
+}
+
+// Where the values of `row` are computed before `store`: in place, or in `buffer` if the row is narrow or null.
+template <class T, class Acc>
+inline Acc* computed_in(T* row, Acc* buffer) {
+  if constexpr (std::is_same_v<T, Acc>) {
+    return row ? row : buffer;
+  } else {
+    return buffer;
+  }
+}
+
+template <class T, class Acc>
+inline void store(const Acc* values, int64_t count, T* row) {
+  if constexpr (!std::is_same_v<T, Acc>) {
+    if (row)
+      for (int64_t i = 0; i < count; ++i) row[i] = static_cast<T>(values[i]);
+  }
+}
+
 // A fresh output costs a page fault for every 4 KiB, which is most of the time of a one-pass kernel. The kernel is
 // about to write all of it, so ask for 2 MiB pages; a system that has none ignores the request.
 inline void back_with_huge_pages(const Tensor& output) {
