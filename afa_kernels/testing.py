@@ -20,6 +20,7 @@ import afa_kernels
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 UNITS = 8  # of rounding of the result's scale, which a result may be off besides eager PyTorch's own error
+UNITS_OF_ARITHMETIC = 32  # the same of the arithmetic's rounding: exp of a sum of 16 depths is off by the sum's error
 UNITS_OF_EAGER = 128  # of the arithmetic's rounding, which that error may be: resizing rounds coordinates, sums add up
 
 Shape = tuple[int, ...]
@@ -131,6 +132,7 @@ def disagreement(
     if eager is None:
         budget += UNITS_OF_EAGER * torch.finfo(arithmetic).eps * scale
     else:
+        budget += UNITS_OF_ARITHMETIC * torch.finfo(arithmetic).eps * scale
         budget += (eager.double() - oracle)[finite].abs().max().item()
     error = (got - oracle)[finite].abs()
     if bool((error <= budget).all()):
@@ -321,7 +323,8 @@ CASES: tuple[Case, ...] = (
         _weights(f"NaN and infinity, {phi}", (1, 3, 2, 3), phi, dtypes=FLOAT32, planted={0: NON_FINITE})
         for phi in ("abs", "relu", "softplus", "exp")
     ),
-    _render("three scales, prime sizes, NCHW", SCALES, dtypes=DTYPES, size=(5, 21), thorough=True),
+    _render("two scales", ((2, 3), (3, 5)), (2, 3), batch=1, size=(4, 7), thorough=True),
+    _render("three scales, prime sizes, NCHW", SCALES, dtypes=DTYPES, size=(5, 21)),
     _render("channels_last", SCALES, dtypes=DTYPES, size=(5, 21), layouts=("channels_last",), thorough=True),
     _render("dense, height and width exchanged", SCALES, layouts=("permuted",), thorough=True),
     *(
@@ -366,10 +369,10 @@ CASES: tuple[Case, ...] = (
     _render("one output pixel", SCALES, size=(1, 1)),
     _render("one row and one column", ((1, 9), (4, 1)), (1, 5), size=(3, 8)),
     _render("one scale", ((3, 7),), (2, 3), size=(5, 8), dtypes=DTYPES),
-    _render("sixteen scales", SIXTEEN, (2, 5), batch=1, size=(4, 11)),
+    _render("sixteen scales", SIXTEEN, (2, 5), batch=1, size=(3, 7)),
     _render("sixteen scales by opacities", SIXTEEN, (2, 5), batch=1, resize="opacities"),
     _render("rows of several blocks", ((1, 150), (2, 263)), (2, 260), channels=2, batch=1, size=(3, 521)),
-    _render("many rows", ((9, 3), (13, 2)), (7, 3), channels=2, batch=1, size=(29, 4)),
+    _render("many rows", ((7, 3), (5, 2)), (11, 3), channels=2, batch=1, size=(17, 4)),
     _render("many channels in channels_last", SCALES, channels=37, batch=1, layouts=("channels_last",)),
     _render("many channels in NCHW", SCALES, channels=37, batch=1),
     _render("one channel", SCALES, channels=1, dtypes=DTYPES),

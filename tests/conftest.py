@@ -23,9 +23,9 @@ from afa_kernels import backends
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-hypothesis.settings.register_profile(
-    "tests", max_examples=12 if INTERPRETED else 60, deadline=None, derandomize=bool(os.environ.get("CI"))
-)
+# A test passes or fails by the code alone; --hypothesis-profile=explore draws new examples at every run.
+hypothesis.settings.register_profile("tests", max_examples=12 if INTERPRETED else 60, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile("tests")
 
 

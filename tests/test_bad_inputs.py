@@ -13,6 +13,8 @@ from torch import Tensor
 
 import afa_kernels
 
+pytestmark = pytest.mark.once
+
 INT = torch.int64
 META = "meta"
 
