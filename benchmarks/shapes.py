@@ -106,12 +106,15 @@ class Workload:
     def moved_bytes(self, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> int:
         """What the C++ kernels move: the passes over each tensor in csrc/cpu, rows still in the cache not counted.
 
-        attentive_fusion and scale_space_weights make one pass over everything. scale_space_render writes the weights at
+        scale_space_weights makes one pass over everything. attentive_fusion does too, and first writes the two gates of
+        every logit, which it reads back for each channel, here counted once. scale_space_render writes the weights at
         attention resolution and reads them back. Its backward does so again and reads the logits twice, reads the
         upstream gradient once for the weights and once for every scale, and writes and reads back the weights'
         gradients at output resolution.
         """
         moved = self.least_bytes(arguments, outputs)
+        if self.case.op == "attentive_fusion":
+            moved += (2 if self.training else 1) * 4 * _bytes(arguments[2:])
         if self.case.op == "scale_space_render":
             predictions, logits = arguments
             (rendered,) = outputs
