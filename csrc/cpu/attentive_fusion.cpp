@@ -113,7 +113,9 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
               const std::optional<Tensor>& grad_spatial, const std::optional<Tensor>& grad_channel) {
   using Acc = acc_t<T>;
   const Fusion<T> fusion(shallow, spatial, channel);
-  const int64_t channels = fusion.channels, tiles = ceil_div(fusion.pixels, TILE);
+  // Sums over pixels run in the lanes of a planar row, else one by one: shorter, or they lose float32's last digits.
+  const int64_t tile = fusion.planar ? TILE : TILE / 8;
+  const int64_t channels = fusion.channels, tiles = ceil_div(fusion.pixels, tile);
   const auto g = as_map<const T>(grad, "grad");
   const auto x = as_map<const T>(shallow, "shallow"), y = as_map<const T>(deep, "deep");
   const auto dx = as_map<T>(grad_shallow, "grad_shallow"), dy = as_map<T>(grad_deep, "grad_deep");
@@ -123,7 +125,7 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
 
   torch::stable::parallel_for(0, fusion.batch * tiles, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t n = unit / tiles, first = unit % tiles * TILE, count = std::min(TILE, fusion.pixels - first);
+      const int64_t n = unit / tiles, first = unit % tiles * tile, count = std::min(tile, fusion.pixels - first);
       const int64_t rows = fusion.planar ? channels : count, length = fusion.planar ? count : channels;
       const Coefficients<Acc> k = fusion.coefficients(n, first);
       std::vector<Acc> along(rows), across(length);
@@ -173,8 +175,8 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
     std::vector<double> total(channels);
     for (int64_t n = 0; n < fusion.batch; ++n) {
       std::fill(total.begin(), total.end(), 0.0);
-      for (int64_t tile = n * tiles; tile < (n + 1) * tiles; ++tile)
-        for (int64_t c = 0; c < channels; ++c) total[c] += channel_sums[tile * channels + c];
+      for (int64_t unit = n * tiles; unit < (n + 1) * tiles; ++unit)
+        for (int64_t c = 0; c < channels; ++c) total[c] += channel_sums[unit * channels + c];
       const Acc *open = &fusion.b.open[n * channels], *shut = &fusion.b.shut[n * channels];
       for (int64_t c = 0; c < channels; ++c) total[c] *= -static_cast<double>(open[c]) * shut[c];
       dq.write_channels(n, channels, total.data());
