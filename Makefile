@@ -37,7 +37,7 @@ fix: $(VENV)/installed
 bench: $(VENV)/installed
 	$(PY) -m benchmarks.run --output benchmarks/results/cpu.jsonl
 	$(PY) -m benchmarks.registration
-	$(PY) -m benchmarks.report --write README.md
+	$(PY) -m benchmarks.report --write README.md --output benchmarks/results/cpu.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info afa_kernels/_native*.so demo .cache

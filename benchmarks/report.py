@@ -1,7 +1,8 @@
-"""Turn the records of a benchmark run into Markdown tables.
+"""Turn the records of a benchmark run into Markdown.
 
-    python -m benchmarks.report                        the newest run in benchmarks/results
-    python -m benchmarks.report --write README.md      the same, between the markers of that file
+    python -m benchmarks.report                                 the newest run in benchmarks/results, every shape
+    python -m benchmarks.report --write README.md               and its geometric means between the markers of that file
+    python -m benchmarks.report --output benchmarks/results/cpu.md
 
 The markers are <!-- benchmark:begin --> and <!-- benchmark:end -->.
 """
@@ -76,45 +77,60 @@ def operation(entries: list[dict[str, Record]]) -> str:
 
 
 def means(entries: Iterable[dict[str, Record]]) -> str:
-    """The geometric means of the ratios over the shapes, for each pass, layout and allocator."""
-    groups: dict[tuple[str, str, int], list[Record]] = {}
+    """The geometric means of the ratios over the shapes, for each operation, pass, layout and allocator."""
+    groups: dict[tuple[str, str, str], dict[int, list[dict[str, Record]]]] = {}
     for entry in entries:
-        for r in entry.values():
-            if r.get("contestant") == "afa_kernels":
-                groups.setdefault((r["pass"], r["layout"], r["thp"]), []).append(r)
+        if "refused" not in entry:
+            r = entry["afa_kernels"]
+            groups.setdefault((r["op"], r["pass"], r["layout"]), {}).setdefault(r["thp"], []).append(entry)
     rows = []
-    for (pass_name, layout, thp), records in groups.items():
-        shapes = f"geometric mean of {len(records)}"
-        eager, compiled = (
-            f"{statistics.geometric_mean(r[f'speedup_over_{name}'] for r in records):.2f}"
-            for name in ("eager", "compiled")
-        )
-        rows.append([pass_name, layout, ALLOCATORS[thp], shapes, eager, compiled])
-    return table(["pass", "layout", "allocator", "shape", "vs eager", "vs compiled"], rows)
+    for (op, pass_name, layout), thp, group in ((key, thp, g) for key, of in groups.items() for thp, g in of.items()):
+        ratios = [
+            [e["afa_kernels"]["speedup_over_eager"] for e in group],
+            [e["afa_kernels"]["speedup_over_compiled"] for e in group],
+            [e["eager"]["peak_bytes"] / e["afa_kernels"]["peak_bytes"] for e in group],
+        ]
+        shape = group[0]["eager"]["shape"] if len(group) == 1 else f"{len(group)} shapes"
+        row = [f"`{op}`", pass_name, layout, ALLOCATORS[thp], shape]
+        rows.append(row + [f"{statistics.geometric_mean(ratio):.2f}" for ratio in ratios])
+    header = ["operation", "pass", "layout", "allocator", "shape", "vs eager", "vs compiled", "memory"]
+    return table(header, rows)
 
 
-def report(records: list[Record]) -> str:
+def origin(records: list[Record]) -> str:
+    """Where, when and how the records were made."""
     first = records[0]
-    parts = [
+    return (
         f"{first['device']}, {first['threads']} threads, float32, {first['date'][:10]}; torch {first['torch']}, "
         f"triton {first['triton']}, afa_kernels {first['version']} at {(first['commit'] or 'no commit')[:12]}; "
-        f"`{first['command']}`",
-        'Medians of alternating calls. "vs" is how many times as fast afa_kernels is. Peak MiB is what one call holds '
-        "at most in tensors it allocates, its results included: eager / compiled / afa_kernels. Moved / least is the "
-        "bytes our kernels move against inputs read once and outputs written once, and GB/s counts the latter. The "
-        "allocator is torch's default, or with `THP_MEM_ALLOC_ENABLE=1`.",
-    ]
+        f'`{first["command"]}`. Medians of alternating calls; "vs" is how many times as fast afa_kernels is. The '
+        "allocator is torch's default, or with `THP_MEM_ALLOC_ENABLE=1`."
+    )
+
+
+def summary(records: list[Record]) -> str:
+    """What README.md shows."""
+    explained = "Geometric means over the shapes; memory is eager's peak in one call divided by that of afa_kernels."
+    parts = [f"{origin(records)} {explained}", means(by_contestant(r for r in records if r["op"] != "import"))]
     imports = {r["contestant"]: r for r in records if r["op"] == "import"}
-    entries = by_contestant(r for r in records if r["op"] != "import")
-    for op in dict.fromkeys(next(iter(entry.values()))["op"] for entry in entries):
-        of_op = [entry for entry in entries if next(iter(entry.values()))["op"] == op]
-        parts.append(f"**{op}**")
-        if op == "attentive_fusion":
-            parts.append(means(of_op))
-        parts.append(operation(of_op))
     if imports:
         torch_ms, added_ms = imports["torch"]["p50_ms"], imports["afa_kernels after torch"]["p50_ms"]
         parts.append(f"`import afa_kernels` adds {added_ms:.0f} ms to the {torch_ms:.0f} ms of `import torch`.")
+    return "\n\n".join(parts)
+
+
+def report(records: list[Record]) -> str:
+    """Every shape."""
+    parts = [
+        origin(records),
+        "Peak MiB is what one call holds at most in tensors it allocates, its results included: eager / compiled / "
+        "afa_kernels. Moved / least is the bytes our kernels move against inputs read once and outputs written once, "
+        "and GB/s counts the latter.",
+    ]
+    entries = by_contestant(r for r in records if r["op"] != "import")
+    for op in dict.fromkeys(next(iter(entry.values()))["op"] for entry in entries):
+        parts.append(f"## {op}")
+        parts.append(operation([entry for entry in entries if next(iter(entry.values()))["op"] == op]))
     return "\n\n".join(parts)
 
 
@@ -130,11 +146,15 @@ def write(path: Path, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", nargs="?", type=Path, help="default: the newest run in benchmarks/results")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into FILE instead of printing them")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the geometric means between FILE's markers")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="put the tables into FILE instead of printing them")
     arguments = parser.parse_args()
-    text = report(load(arguments.records or newest(RESULTS)))
+    records = load(arguments.records or newest(RESULTS))
     if arguments.write:
-        write(arguments.write, text)
+        write(arguments.write, summary(records))
+    text = f"# Benchmark\n\n{report(records)}\n"
+    if arguments.output:
+        arguments.output.write_text(text)
     else:
         print(text)
 
