@@ -1,4 +1,4 @@
-"""The table of cases, the error budget and two meters of memory, for the tests, the benchmarks and the examples.
+"""The table of cases, the error budget, and meters of memory and time, for the tests, the benchmarks and the examples.
 
 A case is one call of an operation: shapes, layouts, element types, planted values, and the corner it covers. The oracle
 is the reference in float64 on the very numbers the kernel was given. The error budget is measured: a result may be as
@@ -7,7 +7,11 @@ far from the oracle as plain eager PyTorch in the same types is, plus a few unit
 
 from __future__ import annotations
 
+import gc
 import itertools
+import os
+import random
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -190,11 +194,48 @@ def peak_bytes(function: Callable[[], Any], device: str = "cpu") -> int:
         torch.cuda.reset_peak_memory_stats(device)
         function()
         return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # below this level the profiler tells of its progress on stderr
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
     return max(held, default=0)
+
+
+def alternate(
+    functions: Mapping[str, Callable[[], Any]], seconds: float = 0.0, repeats: int = 7
+) -> dict[str, list[float]]:
+    """The seconds of each call of each function: at least `repeats` calls, and about `seconds` spent per function.
+
+    After two calls of each that are not counted, the functions take turns in random order, so that other load, clock
+    speed and the memory the one before left behind meet all of them alike. A result is freed before the next call: the
+    page faults of fresh tensors are part of what is measured.
+    """
+    for function in functions.values():
+        for _ in range(2):
+            function()
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    shuffler = random.Random(0)
+    rounds, spent = 0, 0.0
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        while rounds < repeats or spent < seconds * len(functions):
+            rounds += 1
+            for name in shuffler.sample(list(functions), len(functions)):
+                synchronize()
+                start = time.perf_counter()
+                result = functions[name]()
+                synchronize()
+                times[name].append(time.perf_counter() - start)
+                del result
+                spent += times[name][-1]
+    finally:
+        if collecting:
+            gc.enable()
+    return times
 
 
 # Every layout keeps the values but "expanded", which repeats the first image. Memory around a slice is NaN.

@@ -14,17 +14,14 @@ import argparse
 import ctypes
 import datetime
 import functools
-import gc
 import importlib.metadata
 import json
 import os
 import platform
-import random
 import shlex
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +30,7 @@ import torch
 from torch import Tensor
 
 import afa_kernels
-from afa_kernels.testing import disagreement, doubled, listed, peak_bytes, saved_bytes, tensors
+from afa_kernels.testing import alternate, disagreement, doubled, listed, peak_bytes, saved_bytes, tensors
 from benchmarks.shapes import OPS, Workload, workloads
 
 ROOT = Path(__file__).parents[1]
@@ -41,39 +38,6 @@ THP = "THP_MEM_ALLOC_ENABLE"
 LARGEST_DIFFERENCE = 1e-3  # of a baseline from the oracle, relative to the oracle's largest value
 
 Record = dict[str, Any]
-
-
-def alternate(
-    functions: Mapping[str, Callable[[], Any]], seconds: float = 1.0, repeats: int = 7
-) -> dict[str, list[float]]:
-    """The seconds of each call of each function: at least `repeats` calls, and about `seconds` spent per function.
-
-    After two calls of each that are not counted, the functions take turns in random order, so that other load, clock
-    speed and the memory the one before left behind meet all of them alike. A result is freed before the next call: the
-    page faults of fresh tensors are part of what is measured.
-    """
-    for function in functions.values():
-        for _ in range(2):
-            function()
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    shuffler = random.Random(0)
-    rounds, spent = 0, 0.0
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        while rounds < repeats or spent < seconds * len(functions):
-            rounds += 1
-            for name in shuffler.sample(list(functions), len(functions)):
-                start = time.perf_counter()
-                result = functions[name]()
-                times[name].append(time.perf_counter() - start)
-                del result
-                spent += times[name][-1]
-    finally:
-        if collecting:
-            gc.enable()
-    return times
 
 
 def percentiles(seconds: Sequence[float]) -> Record:
@@ -297,6 +261,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # The profiler that counts allocated bytes writes its own progress to stderr below this level.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     sys.exit(main())

@@ -28,11 +28,12 @@ from fusion_table import fusion_table
 from hed import HED, load_hed
 from matplotlib.axes import Axes
 from PIL import Image, ImageOps
-from timing import Contenders, alternate, format_ratio, format_table, peak_bytes, reason_not_to_compile
+from timing import Contenders, format_ratio, format_table, medians, reason_not_to_compile
 from torch import Tensor
 from tqdm import tqdm
 
 import afa_kernels
+from afa_kernels.testing import peak_bytes
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
 
@@ -123,7 +124,7 @@ def compare_backends(predictions: list[Tensor], logits: list[Tensor], size: tupl
         contenders[f"afa_kernels, {name}"] = render
     with afa_kernels.use_backend("reference"):
         exact = afa_kernels.scale_space_render([p.double() for p in predictions], [y.double() for y in logits], size)
-    seconds = alternate(contenders, repeats)
+    seconds = medians(contenders, repeats)
     eager, compile_seconds = seconds["PyTorch, eager"], seconds.get("PyTorch, torch.compile")
     rows = [
         [
@@ -132,7 +133,7 @@ def compare_backends(predictions: list[Tensor], logits: list[Tensor], size: tupl
             f"{1e3 * seconds[name]:.3f}",
             format_ratio(eager, seconds[name]),
             format_ratio(compile_seconds, seconds[name]),
-            f"{peak_bytes(function, device) / 2**20:.2f}",
+            f"{peak_bytes(function, str(device)) / 2**20:.2f}",
         ]
         for name, function in contenders.items()
     ]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from timing import Contenders, alternate, format_ratio, format_table, reason_not_to_compile
+from timing import Contenders, format_ratio, format_table, medians, reason_not_to_compile
 from torch import Tensor
 from tqdm import tqdm
 
@@ -49,7 +49,7 @@ def fusion_table(device: torch.device, repeats: int = 9) -> str:
             del contenders["compile"]
             notes.append(reason)
         difference = _relative_difference(contenders["afa_kernels"](), contenders["eager"]())
-        seconds = alternate(contenders, repeats)
+        seconds = medians(contenders, repeats)
         eager, compiled, ours = seconds["eager"], seconds.get("compile"), seconds["afa_kernels"]
         ratios[pass_name].append((eager / ours, compiled / ours if compiled else None))
         rows.append(

@@ -1,19 +1,12 @@
-"""Timing, peak memory and tables for the example programs."""
+"""Timing and tables for the example programs."""
 
 from __future__ import annotations
 
-import os
-import random
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch.profiler import ProfilerActivity, profile
-
-# The profiler writes its own progress to stderr below this level.
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+from afa_kernels.testing import alternate
 
 Contenders = dict[str, Callable[[], Any]]
 
@@ -29,43 +22,9 @@ def reason_not_to_compile(function: Callable[[], Any]) -> str:
     return ""
 
 
-def alternate(contenders: Contenders, repeats: int) -> dict[str, float]:
-    """Return the median seconds per call of each contender, after two calls that are not counted.
-
-    The contenders take turns within every round, in random order, so that other load, clock speed and the memory that
-    the one before left to the allocator meet all of them alike.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for function in contenders.values():
-        function()
-        function()
-    shuffler = random.Random(0)
-    for _ in range(repeats):
-        for name in shuffler.sample(list(contenders), len(contenders)):
-            _synchronize()
-            start = time.perf_counter()
-            contenders[name]()
-            _synchronize()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def peak_bytes(function: Callable[[], Any], device: torch.device) -> int:
-    """Return the most bytes that one call of `function` allocates and holds at a time, its result included."""
-    function()
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        function()
-        return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
-        function()
-    events = [event for event in prof.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+def medians(contenders: Contenders, repeats: int) -> dict[str, float]:
+    """Return the median seconds per call of each contender; they take turns."""
+    return {name: statistics.median(seconds) for name, seconds in alternate(contenders, repeats=repeats).items()}
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -81,8 +40,3 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def format_ratio(baseline: float | None, seconds: float) -> str:
     """Return how many times as fast as the baseline this is, or "-" where there is no baseline."""
     return "-" if baseline is None else f"{baseline / seconds:.2f}x"
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
