@@ -97,7 +97,7 @@ def promoted_type(tensors: Sequence[Tensor]) -> torch.dtype:
 
 def result_type(dtype: torch.dtype, device_type: str) -> torch.dtype:
     """`dtype`, or under autocast at least float32."""
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+    if device_type != "meta" and torch.is_autocast_enabled(device_type):  # autocast knows no meta device
         return torch.promote_types(dtype, torch.float32)
     return dtype
 
