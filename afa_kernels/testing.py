@@ -271,6 +271,12 @@ def _fusion(covers: str, shape: Shape, **details: Any) -> Case:
     return Case("attentive_fusion", covers, shapes, **details)
 
 
+def _progressive(covers: str, inputs: int, shape: Shape, **details: Any) -> Case:
+    batch, channels, height, width = shape
+    shapes = [[size] * inputs for size in (shape, (batch, 1, height, width), (batch, channels, 1, 1))]
+    return Case("progressive_fusion", covers, tuple(shapes), **details)
+
+
 def _weights(covers: str, logits: Shape | list[Shape], phi: str = "abs", background: str = "none", **rest: Any) -> Case:
     return Case("scale_space_weights", covers, (logits,), {"phi": phi, "background": background}, **rest)
 
@@ -333,6 +339,32 @@ CASES: tuple[Case, ...] = (
     _fusion("saturated logits", ODD, planted={2: SATURATED, 3: SATURATED}),
     _fusion("NaN and infinity in the features", ODD, planted={0: NON_FINITE, 1: NON_FINITE[::-1]}),
     _fusion("NaN and infinity in the logits", ODD, planted={2: NON_FINITE, 3: NON_FINITE}),
+    _progressive("two inputs in NCHW", 2, (2, 3, 5, 7), thorough=True),
+    _progressive("two inputs in channels_last", 2, (2, 3, 5, 7), layouts=("channels_last",), thorough=True),
+    _progressive("dense, height and width exchanged", 2, (2, 3, 5, 7), layouts=("permuted",), thorough=True),
+    _progressive("three inputs, prime sizes, two blocks along every axis", 3, ODD),
+    _progressive("three inputs in channels_last", 3, ODD, layouts=("channels_last",)),
+    _progressive("few values in NCHW", 3, (2, 3, 2, 3)),
+    _progressive("few values in channels_last", 2, (2, 3, 2, 3), layouts=("channels_last",)),
+    _progressive("one input", 1, (2, 3, 5, 7)),
+    _progressive("sixteen inputs", 16, (1, 2, 3, 5)),
+    _progressive("many pixel blocks, summed in several steps", 2, (1, 3, 89, 97), dtypes=FLOAT32),
+    _progressive("many channels in channels_last", 2, (1, 131, 5, 7), layouts=("channels_last",), dtypes=FLOAT32),
+    _progressive("one element", 2, (1, 1, 1, 1)),
+    _progressive("one channel, where both memory formats coincide", 2, (2, 1, 5, 7), layouts=("channels_last",)),
+    _progressive("one pixel", 3, (3, 5, 1, 1), dtypes=FLOAT32),
+    _progressive("one column", 2, (2, 3, 11, 1), layouts=("channels_last",), dtypes=FLOAT32),
+    _progressive("empty batch", 2, (0, 3, 4, 5)),
+    _progressive("no channels", 2, (2, 0, 4, 5), dtypes=FLOAT32),
+    _progressive("no pixels", 2, (2, 3, 0, 5), dtypes=FLOAT32),
+    _progressive("mixed element types", 2, ODD, dtypes=(MIXED, MIXED[::-1], (torch.float16, *HALVES))),
+    _progressive("slices along every axis", 2, ODD, layouts=("sliced",), dtypes=(torch.float32, torch.bfloat16)),
+    _progressive("slices of channels_last", 2, ODD, layouts=("sliced_channels_last",), dtypes=FLOAT32),
+    _progressive("one image expanded over the batch", 2, ODD, layouts=("expanded",), dtypes=FLOAT32),
+    _progressive("NCHW beside channels_last", 2, ODD, layouts=("contiguous", "channels_last"), dtypes=FLOAT32),
+    _progressive("saturated logits", 3, ODD, planted={k: SATURATED for k in range(3, 9)}),
+    _progressive("NaN and infinity in the features", 2, (2, 3, 5, 7), planted={0: NON_FINITE, 1: NON_FINITE[::-1]}),
+    _progressive("NaN in the logits", 2, (2, 3, 5, 7), planted={2: NAN, 5: NAN}),
     _weights("three scales, prime sizes", (2, 3, 11, 13), thorough=True),
     _weights("three scales in channels_last", (2, 3, 11, 13), layouts=("channels_last",), thorough=True),
     _weights("dense, height and width exchanged", (2, 3, 11, 13), layouts=("permuted",), thorough=True),

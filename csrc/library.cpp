@@ -10,6 +10,12 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
       "Tensor channel_logits, Tensor(a!)? grad_shallow, Tensor(b!)? grad_deep, Tensor(c!)? grad_spatial, "
       "Tensor(d!)? grad_channel) -> ()");
   m.def(
+      "progressive_fusion_forward(Tensor[] features, Tensor spatial_logits, Tensor channel_logits, Tensor(a!) out) "
+      "-> ()");
+  m.def(
+      "progressive_fusion_backward(Tensor grad, Tensor[] features, Tensor spatial_logits, Tensor channel_logits, "
+      "Tensor(a!)[] grad_features, bool[] needed, Tensor(b!)? grad_spatial, Tensor(c!)? grad_channel) -> ()");
+  m.def(
       "scale_space_weights_forward(Tensor logits, str phi, bool opaque_last, Tensor(a!) weights, "
       "Tensor(b!) transmittance) -> ()");
   m.def(

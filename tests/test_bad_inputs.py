@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -252,8 +252,50 @@ BAD_RENDER: list[tuple[dict[str, Any], type[Exception], str]] = [
     *bad_logits(),
 ]
 
+PROGRESSIVE = {
+    "features": [t(2, 3, 4, 5), t(2, 3, 4, 5)],
+    "spatial_logits": [t(2, 1, 4, 5), t(2, 1, 4, 5)],
+    "channel_logits": [t(2, 3, 1, 1), t(2, 3, 1, 1)],
+}
+
+
+def bad_lists() -> Iterator[tuple[dict[str, Any], type[Exception], str]]:
+    """What is wrong with any list of progressive_fusion."""
+    for name, good in PROGRESSIVE.items():
+        expected = tuple(good[1].shape)
+        yield {name: good[0]}, TypeError, f"{name} must be a list or tuple of tensors, got Tensor"
+        yield {name: None}, TypeError, f"{name} must be a list or tuple of tensors, got NoneType"
+        yield {name: [good[0], 1.0]}, TypeError, f"{name}[1] must be a Tensor, got float"
+        yield {name: [good[0], good[1].long()]}, TypeError, f"{name}[1] {FLOATING} torch.int64"
+        yield {name: [good[0], good[1][0]]}, ValueError, f"{name}[1] must have 4 dimensions, got shape {expected[1:]}"
+        yield (
+            {name: [good[0], t(2, 7, 4, 5)]},
+            ValueError,
+            f"{name}[1] must have shape {expected} to match features[0] (2, 3, 4, 5), got (2, 7, 4, 5)",
+        )
+        yield (
+            {name: [good[0], good[1].to("meta")]},
+            ValueError,
+            f"{name}[1] must be on cpu like features[0], got meta",
+        )
+
+
+BAD_PROGRESSIVE: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *bad_lists(),
+    ({"features": []}, ValueError, "features must have 1 to 16 tensors, got 0"),
+    ({"features": [t(2, 3, 4, 5)] * 17}, ValueError, "features must have 1 to 16 tensors, got 17"),
+    ({"features": [None, None]}, TypeError, "features[0] must be a Tensor, got NoneType"),
+    (
+        {"spatial_logits": [t(2, 1, 4, 5)]},
+        ValueError,
+        "spatial_logits must have 2 tensors, one per feature map, got 1",
+    ),
+    ({"channel_logits": []}, ValueError, "channel_logits must have 2 tensors, one per feature map, got 0"),
+]
+
 BAD = {
     "attentive_fusion": (FUSION, BAD_FUSION),
+    "progressive_fusion": (PROGRESSIVE, BAD_PROGRESSIVE),
     "scale_space_weights": (WEIGHTS, bad_logits()),
     "scale_space_render": (RENDER, BAD_RENDER),
 }

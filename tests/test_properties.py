@@ -42,6 +42,14 @@ def fusions(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def progressive_fusions(draw: st.DrawFn) -> Case:
+    n, c, (h, w), inputs = draw(batches), draw(channels), draw(sizes), draw(st.integers(1, 3 if TRITON else 5))
+    shapes = tuple([shape] * inputs for shape in ((n, c, h, w), (n, 1, h, w), (n, c, 1, 1)))
+    kinds = (draw(dtypes(3 * inputs)),)
+    return Case("progressive_fusion", "any", shapes, layouts=draw(layouts(3 * inputs)), dtypes=kinds)
+
+
+@st.composite
 def weights(draw: st.DrawFn) -> Case:
     n, scales = draw(batches), draw(st.integers(1, 16))
     several = draw(st.booleans())
@@ -69,6 +77,12 @@ def renders(draw: st.DrawFn) -> Case:
 @anything
 @given(fusions(), st.integers(0, 1000))
 def test_attentive_fusion(backend: str, case: Case, seed: int) -> None:
+    check(case, case.inputs(case.dtypes[0], seed=seed), backend)
+
+
+@anything
+@given(progressive_fusions(), st.integers(0, 1000))
+def test_progressive_fusion(backend: str, case: Case, seed: int) -> None:
     check(case, case.inputs(case.dtypes[0], seed=seed), backend)
 
 

@@ -12,7 +12,7 @@ from afa_kernels.triton_kernels.launch import on_device_of
 
 
 @triton.jit
-def _gate(logits, mask, arithmetic: tl.constexpr):
+def gate(logits, mask, arithmetic: tl.constexpr):
     """sigmoid(z) and 1 - sigmoid(z) = sigmoid(-z), accurate where sigmoid(z) rounds to 1."""
     z = tl.load(logits, mask=mask, other=0.0).to(arithmetic)
     return 1.0 / (1.0 + tl.exp(-z)), 1.0 / (1.0 + tl.exp(z))
@@ -29,11 +29,11 @@ def _forward_kernel(
     n = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_p = p < pixels
-    a, not_a = _gate(s + n * s_n + p * s_p, inside_p, arithmetic)  # [BLOCK_P]
+    a, not_a = gate(s + n * s_n + p * s_p, inside_p, arithmetic)  # [BLOCK_P]
     for first in range(0, channels, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C).to(tl.int64)
         inside_c = c < channels
-        b, not_b = _gate(q + n * q_n + c * q_c, inside_c, arithmetic)  # [BLOCK_C]
+        b, not_b = gate(q + n * q_n + c * q_c, inside_c, arithmetic)  # [BLOCK_C]
         inside = inside_c[:, None] & inside_p[None, :]
         x_tile = tl.load(x + n * x_n + c[:, None] * x_c + p[None, :] * x_p, mask=inside, other=0.0).to(arithmetic)
         y_tile = tl.load(y + n * y_n + c[:, None] * y_c + p[None, :] * y_p, mask=inside, other=0.0).to(arithmetic)
@@ -54,13 +54,13 @@ def _backward_kernel(
     n = tl.program_id(1).to(tl.int64)
     p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_p = p < pixels
-    a, not_a = _gate(s + n * s_n + p * s_p, inside_p, arithmetic)  # [BLOCK_P]
+    a, not_a = gate(s + n * s_n + p * s_p, inside_p, arithmetic)  # [BLOCK_P]
     if ds is not None:
         spatial_sum = tl.zeros([BLOCK_P], arithmetic)
     for first in range(0, channels, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C).to(tl.int64)
         inside_c = c < channels
-        b, not_b = _gate(q + n * q_n + c * q_c, inside_c, arithmetic)  # [BLOCK_C]
+        b, not_b = gate(q + n * q_n + c * q_c, inside_c, arithmetic)  # [BLOCK_C]
         inside = inside_c[:, None] & inside_p[None, :]
         g_tile = tl.load(g + n * g_n + c[:, None] * g_c + p[None, :] * g_p, mask=inside, other=0.0).to(arithmetic)
         if dx is not None:

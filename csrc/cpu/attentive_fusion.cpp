@@ -3,35 +3,13 @@
 // A row is what is contiguous in memory: one channel's pixels (NCHW) or one pixel's channels (channels_last). Every
 // coefficient is a product of a value along the row and a value across the rows, so one loop serves both layouts.
 #include <algorithm>
-#include <memory>
 
-#include "../common.h"
+#include "gate.h"
 
 namespace afa {
 namespace {
 
 constexpr int64_t TILE = 4096;  // elements of a row, or pixels, that are worked on at a time
-
-// sigmoid(z) and 1 - sigmoid(z) = sigmoid(-z), which stays accurate where sigmoid(z) rounds to 1.
-template <class Acc>
-struct Gate {
-  std::unique_ptr<Acc[]> open, shut;
-
-  explicit Gate(int64_t size) : open(new Acc[size]), shut(new Acc[size]) {}
-
-  // The logits were read into `open`.
-  void activate(int64_t first, int64_t count) {
-    vectorized([&] {
-      Acc* __restrict o = &open[first];
-      Acc* __restrict s = &shut[first];
-      for (int64_t i = 0; i < count; ++i) {
-        const Acc z = o[i];
-        o[i] = sigmoid(z);
-        s[i] = sigmoid(-z);
-      }
-    });
-  }
-};
 
 // x's coefficient is x_along[i] * x_across[row], y's likewise.
 template <class Acc>

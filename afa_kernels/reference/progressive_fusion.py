@@ -1,0 +1,20 @@
+"""out = sum_i w_i F_i with w_i = a_i b_i prod_{j>i} (1-a_j) (1-b_j): a later input occludes the earlier ones."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def progressive_fusion(
+    features: Sequence[Tensor], spatial_logits: Sequence[Tensor], channel_logits: Sequence[Tensor]
+) -> Tensor:
+    dtype = features[0].dtype
+    for feature in features:
+        dtype = torch.promote_types(dtype, feature.dtype)
+    arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
+    out = torch.zeros_like(features[0], dtype=arithmetic)
+    for feature, s, q in zip(features, spatial_logits, channel_logits, strict=True):
+        x, s, q = (t.to(arithmetic) for t in (feature, s, q))
+        out = s.sigmoid() * q.sigmoid() * x + (-s).sigmoid() * (-q).sigmoid() * out
+    return out.to(dtype)

@@ -1,0 +1,185 @@
+"""progressive_fusion in Triton: out = sum_k A_k B_k F_k.
+
+A_k = a_k prod_{j>k} (1-a_j) is a value of each pixel, B_k = b_k prod_{j>k} (1-b_j) one of each channel.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from afa_kernels import layout
+from afa_kernels.triton_kernels.attentive_fusion import block_sizes, gate
+from afa_kernels.triton_kernels.launch import on_device_of
+
+
+@triton.jit
+def _factor(logits, step, mask, K: tl.constexpr, arithmetic: tl.constexpr):
+    """A_k or B_k for every k, `step` elements apart, where `logits` points to input 0's."""
+    weights = ()
+    left = None
+    for i in tl.static_range(K):
+        open, shut = gate(logits + (K - 1 - i) * step, mask, arithmetic)
+        if i == 0:
+            weights = (open,) + weights
+            left = shut
+        else:
+            weights = (open * left,) + weights
+            left = left * shut
+    return weights
+
+
+# One program fuses BLOCK_P pixels of one image, over all channels.
+@triton.jit
+def _forward_kernel(
+    features, s, q, out,
+    strides, out_strides, channels, pixels,
+    K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    out_n, out_c, out_p = out_strides
+    n = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
+    inside_p = p < pixels
+    a = _factor(s + n * K * pixels + p, pixels, inside_p, K, arithmetic)  # K of [BLOCK_P]
+    for first in range(0, channels, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C).to(tl.int64)
+        inside_c = c < channels
+        b = _factor(q + n * K * channels + c, channels, inside_c, K, arithmetic)  # K of [BLOCK_C]
+        inside = inside_c[:, None] & inside_p[None, :]
+        total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+        for k in tl.static_range(K):
+            x_n, x_c, x_p = strides[k]
+            at = features[k] + n * x_n + c[:, None] * x_c + p[None, :] * x_p
+            total += a[k][None, :] * b[k][:, None] * tl.load(at, mask=inside, other=0.0).to(arithmetic)
+        at = out + n * out_n + c[:, None] * out_c + p[None, :] * out_p
+        tl.store(at, total.to(out.dtype.element_ty), mask=inside)
+
+
+# One program handles BLOCK_P pixels of one image, over all channels: the sums over C are its own, and it writes its
+# part of the sums over P to its own rows of `channel_sums` (N, blocks, K, C); `_channel_kernel` adds them up.
+@triton.jit
+def _backward_kernel(
+    g, features, s, q, grad_features, ds, channel_sums,
+    g_strides, strides, grad_strides, channels, pixels, blocks,
+    K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    g_n, g_c, g_p = g_strides
+    block = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1).to(tl.int64)
+    p = block * BLOCK_P + tl.arange(0, BLOCK_P)
+    inside_p = p < pixels
+    a = _factor(s + n * K * pixels + p, pixels, inside_p, K, arithmetic)  # K of [BLOCK_P]
+    sums = ()  # over the channels, of g B_k F_k
+    for _ in tl.static_range(K):
+        sums = sums + (tl.zeros([BLOCK_P], arithmetic),)
+    for first in range(0, channels, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C).to(tl.int64)
+        inside_c = c < channels
+        b = _factor(q + n * K * channels + c, channels, inside_c, K, arithmetic)  # K of [BLOCK_C]
+        inside = inside_c[:, None] & inside_p[None, :]
+        g_tile = tl.load(g + n * g_n + c[:, None] * g_c + p[None, :] * g_p, mask=inside, other=0.0).to(arithmetic)
+        added = ()
+        for k in tl.static_range(K):
+            x_n, x_c, x_p = strides[k]
+            if grad_features[k] is not None:
+                dx_n, dx_c, dx_p = grad_strides[k]
+                dx = (a[k][None, :] * b[k][:, None] * g_tile).to(grad_features[k].dtype.element_ty)
+                tl.store(grad_features[k] + n * dx_n + c[:, None] * dx_c + p[None, :] * dx_p, dx, mask=inside)
+            if ds is not None or channel_sums is not None:
+                at = features[k] + n * x_n + c[:, None] * x_c + p[None, :] * x_p
+                gx = g_tile * tl.load(at, mask=inside, other=0.0).to(arithmetic)  # [BLOCK_C, BLOCK_P]
+                added = added + (sums[k] + tl.sum(b[k][:, None] * gx, axis=0),)
+                if channel_sums is not None:
+                    row = channel_sums + ((n * blocks + block) * K + k) * channels + c
+                    tl.store(row, tl.sum(a[k][None, :] * gx, axis=1), mask=inside_c)
+            else:
+                added = added + (sums[k],)
+        sums = added
+    if ds is not None:
+        _write_gradient(s + n * K * pixels + p, ds + n * K * pixels + p, pixels, sums, a, inside_p, K, arithmetic)
+
+
+@triton.jit
+def _write_gradient(logits, out, step, sums, weights, mask, K: tl.constexpr, arithmetic: tl.constexpr):
+    """From the gradients `sums` of A_k those of its logits: with S_k = A_k dA_k, (1-a_k) S_k - a_k sum_{j<k} S_j."""
+    before = tl.zeros_like(sums[0])
+    for k in tl.static_range(K):
+        open, shut = gate(logits + k * step, mask, arithmetic)
+        product = weights[k] * sums[k]
+        tl.store(out + k * step, (shut * product - open * before).to(out.dtype.element_ty), mask=mask)
+        before = before + product
+
+
+# One program adds up the rows of BLOCK_C channels of one image, in order, and makes the gradients of their logits.
+@triton.jit
+def _channel_kernel(
+    channel_sums, q, dq, channels, blocks,
+    K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(1).to(tl.int64)
+    c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside_c = c < channels
+    sums = ()
+    for k in tl.static_range(K):
+        total = tl.zeros([BLOCK_C], arithmetic)
+        for first in range(0, blocks, BLOCK_B):
+            block = first + tl.arange(0, BLOCK_B)
+            rows = channel_sums + ((n * blocks + block[:, None]) * K + k) * channels + c[None, :]
+            inside = (block < blocks)[:, None] & inside_c[None, :]
+            total += tl.sum(tl.load(rows, mask=inside, other=0.0), axis=0)
+        sums = sums + (total,)
+    at = n * K * channels + c
+    b = _factor(q + at, channels, inside_c, K, arithmetic)
+    _write_gradient(q + at, dq + at, channels, sums, b, inside_c, K, arithmetic)
+
+
+def forward(features: list[Tensor], spatial_logits: Tensor, channel_logits: Tensor, out: Tensor) -> None:
+    batch, channels, height, width = out.shape
+    pixels = height * width
+    block_c, block_p = block_sizes(channels, layout.memory_format(out) == torch.channels_last)
+    with on_device_of(out):
+        _forward_kernel[(triton.cdiv(pixels, block_p), batch)](
+            tuple(features), spatial_logits, channel_logits, out,
+            tuple(layout.strides(x) for x in features), layout.strides(out), channels, pixels,
+            K=len(features), BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=_arithmetic(out),
+        )  # fmt: skip
+
+
+def backward(
+    grad: Tensor,
+    features: list[Tensor],
+    spatial_logits: Tensor,
+    channel_logits: Tensor,
+    grad_features: list[Tensor],
+    needed: list[bool],
+    grad_spatial: Tensor | None,
+    grad_channel: Tensor | None,
+) -> None:
+    batch, channels, height, width = grad.shape
+    pixels = height * width
+    block_c, block_p = block_sizes(channels, layout.memory_format(grad) == torch.channels_last)
+    blocks = triton.cdiv(pixels, block_p)
+    channel_sums = None
+    if grad_channel is not None:
+        dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
+        channel_sums = torch.empty((batch, blocks, len(features), channels), dtype=dtype, device=grad.device)
+    outputs = iter(grad_features)
+    grads = tuple(next(outputs) if wanted else None for wanted in needed)
+    with on_device_of(grad):
+        _backward_kernel[(blocks, batch)](
+            grad, tuple(features), spatial_logits, channel_logits, grads, grad_spatial, channel_sums,
+            layout.strides(grad), tuple(layout.strides(x) for x in features),
+            tuple((0, 0, 0) if x is None else layout.strides(x) for x in grads), channels, pixels, blocks,
+            K=len(features), BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=_arithmetic(grad),
+        )  # fmt: skip
+        if grad_channel is not None:
+            _channel_kernel[(triton.cdiv(channels, 64), batch)](
+                channel_sums, channel_logits, grad_channel, channels, blocks,
+                K=len(features), BLOCK_C=64, BLOCK_B=32, arithmetic=_arithmetic(grad),
+            )  # fmt: skip
+
+
+def _arithmetic(x: Tensor) -> tl.dtype:
+    return tl.float64 if x.dtype == torch.float64 else tl.float32
