@@ -23,6 +23,18 @@ def attentive_fusion(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, chan
     return a * (1 - b) * shallow + (1 - a) * b * deep
 
 
+def progressive_fusion(
+    features: Sequence[Tensor], spatial_logits: Sequence[Tensor], channel_logits: Sequence[Tensor]
+) -> Tensor:
+    """What a user writes without afa_kernels."""
+    a = [torch.sigmoid(s) for s in spatial_logits]
+    b = [torch.sigmoid(q) for q in channel_logits]
+    out = a[0] * b[0] * features[0]
+    for i in range(1, len(features)):
+        out = a[i] * b[i] * features[i] + (1 - a[i]) * (1 - b[i]) * out
+    return out
+
+
 def scale_space_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
     """What a user writes without afa_kernels."""
     depth = logits.abs()
@@ -45,6 +57,7 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 EAGER: dict[str, Callable[..., Any]] = {
     "attentive_fusion": attentive_fusion,
+    "progressive_fusion": progressive_fusion,
     "scale_space_weights": scale_space_weights,
     "scale_space_render": scale_space_render,
 }
@@ -106,15 +119,16 @@ class Workload:
     def moved_bytes(self, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> int:
         """What the C++ kernels move: the passes over each tensor in csrc/cpu, rows still in the cache not counted.
 
-        scale_space_weights makes one pass over everything. attentive_fusion does too, and first writes the two gates of
-        every logit, which it reads back for each channel, here counted once. scale_space_render writes the weights at
+        scale_space_weights makes one pass over everything. The fusions do too, and first write two values for every
+        logit, which they read back for each channel, here counted once. scale_space_render writes the weights at
         attention resolution and reads them back. Its backward does so again and reads the logits twice, reads the
         upstream gradient once for the weights and once for every scale, and writes and reads back the weights'
         gradients at output resolution.
         """
         moved = self.least_bytes(arguments, outputs)
-        if self.case.op == "attentive_fusion":
-            moved += (2 if self.training else 1) * 4 * _bytes(arguments[2:])
+        first_logits = {"attentive_fusion": 2, "progressive_fusion": 1}.get(self.case.op)
+        if first_logits is not None:
+            moved += (2 if self.training else 1) * 4 * _bytes(tensors(arguments[first_logits:]))
         if self.case.op == "scale_space_render":
             predictions, logits = arguments
             (rendered,) = outputs
@@ -151,6 +165,8 @@ def workloads(quick: bool = False) -> list[Workload]:
         for training in (False, True):
             fusions = FUSIONS[:1] if quick else FUSIONS
             found += [Workload(_fusion(_shrunk(shape, shrink), layout), layout, training) for shape in fusions]
+            progressive = _progressive(3, _shrunk((1, 32, 512, 1024), shrink), layout)
+            found.append(Workload(progressive, layout, training))
     for training, shape in ((False, (1, 5, 512, 1024)), (True, (1, 2, 256, 512))):
         found.append(Workload(_weights(_shrunk(shape, shrink)), "NCHW", training))
     inference = _render((1024, 2048), (0.5, 1, 1.5, 1.75, 2), (512, 1024), shrink)
@@ -162,6 +178,12 @@ def _fusion(shape: Shape, layout: str) -> Case:
     n, c, h, w = shape
     shapes = (shape, shape, (n, 1, h, w), (n, c, 1, 1))
     return Case("attentive_fusion", _name(shape), shapes, layouts=(LAYOUTS[layout],))
+
+
+def _progressive(inputs: int, shape: Shape, layout: str) -> Case:
+    n, c, h, w = shape
+    shapes = tuple([size] * inputs for size in (shape, (n, 1, h, w), (n, c, 1, 1)))
+    return Case("progressive_fusion", f"{_name(shape)}, {inputs} inputs", shapes, layouts=(LAYOUTS[layout],))
 
 
 def _weights(shape: Shape) -> Case:
