@@ -277,6 +277,10 @@ def _progressive(covers: str, inputs: int, shape: Shape, **details: Any) -> Case
     return Case("progressive_fusion", covers, tuple(shapes), **details)
 
 
+def _pool(covers: str, shape: Shape, **details: Any) -> Case:
+    return Case("global_avg_max_pool", covers, (shape,), **details)
+
+
 def _weights(covers: str, logits: Shape | list[Shape], phi: str = "abs", background: str = "none", **rest: Any) -> Case:
     return Case("scale_space_weights", covers, (logits,), {"phi": phi, "background": background}, **rest)
 
@@ -365,6 +369,30 @@ CASES: tuple[Case, ...] = (
     _progressive("saturated logits", 3, ODD, planted={k: SATURATED for k in range(3, 9)}),
     _progressive("NaN and infinity in the features", 2, (2, 3, 5, 7), planted={0: NON_FINITE, 1: NON_FINITE[::-1]}),
     _progressive("NaN in the logits", 2, (2, 3, 5, 7), planted={2: NAN, 5: NAN}),
+    _pool("NCHW, prime sizes", (2, 3, 5, 7), thorough=True),
+    _pool("channels_last, prime sizes", (2, 3, 5, 7), layouts=("channels_last",), thorough=True),
+    _pool("dense, height and width exchanged", (2, 3, 5, 7), layouts=("permuted",), thorough=True),
+    _pool("few values in NCHW", (2, 3, 2, 3)),
+    _pool("few values in channels_last", (2, 3, 2, 3), layouts=("channels_last",)),
+    _pool("many pixels in several tiles", (1, 2, 89, 97)),
+    _pool("many pixels in several tiles of channels_last", (1, 3, 89, 97), layouts=("channels_last",)),
+    _pool("many channels in NCHW", (1, 131, 5, 7), dtypes=FLOAT32),
+    _pool("many channels in channels_last", (1, 131, 5, 7), layouts=("channels_last",), dtypes=FLOAT32),
+    _pool("one element", (1, 1, 1, 1)),
+    _pool("one channel, where both memory formats coincide", (2, 1, 5, 7), layouts=("channels_last",)),
+    _pool("one pixel", (3, 5, 1, 1), dtypes=FLOAT32),
+    _pool("one column in channels_last", (2, 3, 11, 1), layouts=("channels_last",), dtypes=FLOAT32),
+    _pool("empty batch", (0, 3, 4, 5)),
+    _pool("no channels", (2, 0, 4, 5), dtypes=FLOAT32),
+    _pool("slices along every axis", ODD, layouts=("sliced",), dtypes=(torch.float32, torch.bfloat16)),
+    _pool("slices of channels_last", ODD, layouts=("sliced_channels_last",), dtypes=FLOAT32),
+    _pool("every second pixel", ODD, layouts=("every_second",), dtypes=FLOAT32),
+    _pool("one image expanded over the batch", ODD, layouts=("expanded",), dtypes=FLOAT32),
+    _pool("ties", (2, 3, 5, 7), planted={0: 2 * 35 * (3.0, 3.0, -1.0)}),
+    _pool("ties in channels_last", (2, 3, 5, 7), layouts=("channels_last",), planted={0: 2 * 35 * (3.0, 3.0, -1.0)}),
+    _pool("NaN and infinity", (1, 3, 5, 7), planted={0: NON_FINITE}),
+    _pool("NaN and infinity in channels_last", (1, 3, 5, 7), layouts=("channels_last",), planted={0: NON_FINITE}),
+    _pool("nothing but minus infinity", (1, 1, 5, 7), planted={0: 35 * (-float("inf"),)}),
     _weights("three scales, prime sizes", (2, 3, 11, 13), thorough=True),
     _weights("three scales in channels_last", (2, 3, 11, 13), layouts=("channels_last",), thorough=True),
     _weights("dense, height and width exchanged", (2, 3, 11, 13), layouts=("permuted",), thorough=True),

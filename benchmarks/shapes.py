@@ -35,6 +35,11 @@ def progressive_fusion(
     return out
 
 
+def global_avg_max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What a user writes without afa_kernels."""
+    return F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)
+
+
 def scale_space_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
     """What a user writes without afa_kernels."""
     depth = logits.abs()
@@ -58,6 +63,7 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 EAGER: dict[str, Callable[..., Any]] = {
     "attentive_fusion": attentive_fusion,
     "progressive_fusion": progressive_fusion,
+    "global_avg_max_pool": global_avg_max_pool,
     "scale_space_weights": scale_space_weights,
     "scale_space_render": scale_space_render,
 }
@@ -111,15 +117,17 @@ class Workload:
     def least_bytes(self, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> int:
         """Inputs read once and outputs written once; in a training step by the backward pass too.
 
-        The inputs of the backward pass are those of the forward pass and the gradients of its outputs.
+        The inputs of the backward pass are those of the forward pass and the gradients of its outputs; pooling's needs
+        only the latter.
         """
         read, written = _bytes(tensors(arguments)), _bytes(outputs)
-        return read + written + (written + read + read if self.training else 0)
+        read_again = 0 if self.case.op == "global_avg_max_pool" else read
+        return read + written + (written + read_again + read if self.training else 0)
 
     def moved_bytes(self, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> int:
         """What the C++ kernels move: the passes over each tensor in csrc/cpu, rows still in the cache not counted.
 
-        scale_space_weights makes one pass over everything. The fusions do too, and first write two values for every
+        scale_space_weights and the pooling make one pass over everything. The fusions do too, and first write two values for every
         logit, which they read back for each channel, here counted once. scale_space_render writes the weights at
         attention resolution and reads them back. Its backward does so again and reads the logits twice, reads the
         upstream gradient once for the weights and once for every scale, and writes and reads back the weights'
@@ -167,6 +175,7 @@ def workloads(quick: bool = False) -> list[Workload]:
             found += [Workload(_fusion(_shrunk(shape, shrink), layout), layout, training) for shape in fusions]
             progressive = _progressive(3, _shrunk((1, 32, 512, 1024), shrink), layout)
             found.append(Workload(progressive, layout, training))
+            found += [Workload(_pool(_shrunk(shape, shrink), layout), layout, training) for shape in fusions[:4]]
     for training, shape in ((False, (1, 5, 512, 1024)), (True, (1, 2, 256, 512))):
         found.append(Workload(_weights(_shrunk(shape, shrink)), "NCHW", training))
     inference = _render((1024, 2048), (0.5, 1, 1.5, 1.75, 2), (512, 1024), shrink)
@@ -184,6 +193,10 @@ def _progressive(inputs: int, shape: Shape, layout: str) -> Case:
     n, c, h, w = shape
     shapes = tuple([size] * inputs for size in (shape, (n, 1, h, w), (n, c, 1, 1)))
     return Case("progressive_fusion", f"{_name(shape)}, {inputs} inputs", shapes, layouts=(LAYOUTS[layout],))
+
+
+def _pool(shape: Shape, layout: str) -> Case:
+    return Case("global_avg_max_pool", _name(shape), (shape,), layouts=(LAYOUTS[layout],))
 
 
 def _weights(shape: Shape) -> Case:

@@ -15,6 +15,8 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
   m.def(
       "progressive_fusion_backward(Tensor grad, Tensor[] features, Tensor spatial_logits, Tensor channel_logits, "
       "Tensor(a!)[] grad_features, bool[] needed, Tensor(b!)? grad_spatial, Tensor(c!)? grad_channel) -> ()");
+  m.def("global_avg_max_pool_forward(Tensor x, Tensor(a!) avg, Tensor(b!) max, Tensor(c!) index) -> ()");
+  m.def("global_avg_max_pool_backward(Tensor? grad_avg, Tensor? grad_max, Tensor index, Tensor(a!) grad_x) -> ()");
   m.def(
       "scale_space_weights_forward(Tensor logits, str phi, bool opaque_last, Tensor(a!) weights, "
       "Tensor(b!) transmittance) -> ()");

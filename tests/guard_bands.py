@@ -1,4 +1,4 @@
-"""New tensors with a band of NaN on both sides, to see a write that misses its tensor."""
+"""New tensors with a band of NaN (integers: their largest) on both sides, to see a write that misses its tensor."""
 
 from __future__ import annotations
 
@@ -34,12 +34,17 @@ class GuardBands(contextlib.ExitStack):
     def around(self, x: Tensor) -> Tensor:
         """A copy of `x`, with its strides and all of its memory, between two bands."""
         memory = x.as_strided((x.untyped_storage().nbytes() // x.itemsize,), (1,), 0)
-        band = torch.full((BAND,), torch.nan, dtype=x.dtype)
+        band = torch.full((BAND,), filling(x.dtype), dtype=x.dtype)
         buffer = torch.cat([band, memory, band])
         self.buffers.append(buffer)
         return buffer.as_strided(x.shape, x.stride(), BAND + x.storage_offset())
 
     def check(self) -> None:
         for buffer in self.buffers:
-            assert buffer[:BAND].isnan().all(), "written before the start of a tensor"
-            assert buffer[-BAND:].isnan().all(), "written past the end of a tensor"
+            for band, place in ((buffer[:BAND], "before the start"), (buffer[-BAND:], "past the end")):
+                intact = band.isnan() if band.is_floating_point() else band == filling(band.dtype)
+                assert intact.all(), f"written {place} of a tensor"
+
+
+def filling(dtype: torch.dtype) -> float | int:
+    return torch.nan if dtype.is_floating_point else torch.iinfo(dtype).max

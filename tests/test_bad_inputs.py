@@ -293,8 +293,29 @@ BAD_PROGRESSIVE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"channel_logits": []}, ValueError, "channel_logits must have 2 tensors, one per feature map, got 0"),
 ]
 
+POOLED = "x must have at least one pixel to be pooled, got shape"
+BAD_POOL: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *(
+        ({"x": value}, TypeError, f"x must be a Tensor, got {kind}")
+        for value, kind in ((None, "NoneType"), ([t(2, 3, 4, 5)], "list"), (1.0, "float"), ("x", "str"), ((), "tuple"))
+    ),
+    ({"x": np.zeros((2, 3, 4, 5))}, TypeError, "x must be a Tensor, got ndarray"),
+    *(
+        ({"x": t(2, 3, 4, 5, dtype=dtype)}, TypeError, f"x {FLOATING} {dtype}")
+        for dtype in (INT, torch.int32, torch.uint8, torch.bool, torch.complex64, torch.float8_e5m2)
+    ),
+    ({"x": t(2, 3, 4, 5).to_sparse()}, TypeError, "x must be a dense (strided) tensor, got layout torch.sparse"),
+    ({"x": NESTED}, TypeError, "x must be a dense (strided) tensor, got layout torch.jagged"),
+    *(
+        ({"x": t(*shape)}, ValueError, f"x must have 4 dimensions, got shape {shape}")
+        for shape in ((), (5,), (4, 5), (3, 4, 5), (1, 2, 3, 4, 5))
+    ),
+    *(({"x": t(*shape)}, ValueError, f"{POOLED} {shape}") for shape in ((2, 3, 0, 5), (2, 3, 4, 0), (0, 0, 0, 0))),
+]
+
 BAD = {
     "attentive_fusion": (FUSION, BAD_FUSION),
+    "global_avg_max_pool": ({"x": t(2, 3, 4, 5)}, BAD_POOL),
     "progressive_fusion": (PROGRESSIVE, BAD_PROGRESSIVE),
     "scale_space_weights": (WEIGHTS, bad_logits()),
     "scale_space_render": (RENDER, BAD_RENDER),

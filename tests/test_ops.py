@@ -86,7 +86,9 @@ def test_values(case: Case, dtypes: Dtypes, backend: str, guards: GuardBands, la
 
 def assert_formats(case: Case, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
     """The memory format of the first feature map, for feature maps; contiguous, for attention."""
-    features = {"attentive_fusion": 2, "scale_space_weights": 0}.get(case.op, len(case.shapes[0]))
+    features = {"attentive_fusion": 2, "global_avg_max_pool": 1, "scale_space_weights": 0}.get(
+        case.op, len(case.shapes[0])
+    )
     for i, (grad, x) in enumerate(zip(grads, inputs, strict=True)):
         if x.dtype == outputs[0].dtype and not (isinstance(case.shapes[-1], list) and i >= features):
             assert grad.stride() == strides_of(grad, inputs[0] if i < features else None), f"gradient {i}"
@@ -261,13 +263,13 @@ def test_double_backward(case: Case, backend: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @over("case", FIRST)
 def test_autocast(case: Case, dtype: torch.dtype, backend: str) -> None:
-    """Fusion keeps the type of the feature maps; scale-space weights and rendering come in float32."""
+    """Fusion and pooling keep the type of the feature maps; scale-space weights and rendering come in float32."""
     arguments = case.inputs(dtype)
     plain = case(arguments, backend)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = case(arguments, backend)
         grads = gradients(lambda a: case(a, backend), arguments)
-    expected = dtype if case.op.endswith("_fusion") else torch.float32
+    expected = torch.float32 if case.op.startswith("scale_space") else dtype
     assert [o.dtype for o in outputs] == [expected] * len(outputs)
     torch.testing.assert_close([o.to(dtype) for o in outputs], plain)
     assert all(g.dtype == dtype and g.isfinite().all() for g in grads)

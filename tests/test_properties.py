@@ -50,6 +50,12 @@ def progressive_fusions(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def pools(draw: st.DrawFn) -> Case:
+    shape = (draw(batches), draw(channels), *draw(sizes))
+    return Case("global_avg_max_pool", "any", (shape,), layouts=draw(layouts(1)), dtypes=(draw(dtypes(1)),))
+
+
+@st.composite
 def weights(draw: st.DrawFn) -> Case:
     n, scales = draw(batches), draw(st.integers(1, 16))
     several = draw(st.booleans())
@@ -83,6 +89,12 @@ def test_attentive_fusion(backend: str, case: Case, seed: int) -> None:
 @anything
 @given(progressive_fusions(), st.integers(0, 1000))
 def test_progressive_fusion(backend: str, case: Case, seed: int) -> None:
+    check(case, case.inputs(case.dtypes[0], seed=seed), backend)
+
+
+@anything
+@given(pools(), st.integers(0, 1000))
+def test_global_avg_max_pool(backend: str, case: Case, seed: int) -> None:
     check(case, case.inputs(case.dtypes[0], seed=seed), backend)
 
 

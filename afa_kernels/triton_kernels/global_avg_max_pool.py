@@ -1,0 +1,138 @@
+"""global_avg_max_pool in Triton: the mean and the first maximum of every channel, from one read and without atomics."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from afa_kernels import layout
+from afa_kernels.triton_kernels.attentive_fusion import block_sizes
+from afa_kernels.triton_kernels.launch import on_device_of
+
+STEPS = 8  # blocks of pixels that one program reduces
+
+
+# One program reduces STEPS blocks of BLOCK_P pixels of BLOCK_C channels of one image, and writes the sum, the maximum
+# (NaN if there is one) and its first pixel (the last NaN's) to its own row of (N, parts, C).
+@triton.jit
+def _forward_kernel(
+    x, sums, maxima, indices,
+    strides, channels, pixels,
+    STEPS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    x_n, x_c, x_p = strides
+    part = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(2).to(tl.int64)
+    c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
+    total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+    largest = tl.full([BLOCK_C, BLOCK_P], float("-inf"), arithmetic)
+    index = tl.zeros([BLOCK_C, BLOCK_P], tl.int64)
+    nan = tl.full([BLOCK_C, BLOCK_P], -1, tl.int64)
+    for step in range(STEPS):
+        p = (part * STEPS + step) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+        inside = (c < channels) & (p < pixels)
+        tile = tl.load(x + n * x_n + c * x_c + p * x_p, mask=inside, other=float("-inf")).to(arithmetic)
+        total += tl.where(inside, tile, 0.0)
+        better = tile > largest
+        index = tl.where(better, p, index)
+        nan = tl.where(tile != tile, p, nan)
+        largest = tl.where(better, tile, largest)
+    _write(
+        total, largest, index, nan, sums, maxima, indices, (n * tl.num_programs(0) + part) * channels + c, c < channels
+    )
+
+
+@triton.jit
+def _write(total, largest, index, nan, sums, maxima, indices, at, inside):
+    """Reduce each row to one value and write it: the sum, the maximum and its first index, or the last NaN."""
+    row_largest = tl.max(largest, axis=1)[:, None]
+    first = tl.min(tl.where(largest == row_largest, index, 1 << 62), axis=1)[:, None]
+    last_nan = tl.max(nan, axis=1)[:, None]
+    row_largest = tl.where(last_nan >= 0, float("nan"), row_largest)
+    tl.store(sums + at, tl.sum(total, axis=1)[:, None].to(sums.dtype.element_ty), mask=inside)
+    tl.store(maxima + at, row_largest.to(maxima.dtype.element_ty), mask=inside)
+    tl.store(indices + at, tl.where(last_nan >= 0, last_nan, first), mask=inside)
+
+
+# One program combines the parts of BLOCK_C channels of one image.
+@triton.jit
+def _combine_kernel(
+    sums, maxima, indices, avg, max, index,
+    channels, pixels, parts,
+    BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(1).to(tl.int64)
+    c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
+    total = tl.zeros([BLOCK_C, BLOCK_B], arithmetic)
+    largest = tl.full([BLOCK_C, BLOCK_B], float("-inf"), arithmetic)
+    found = tl.zeros([BLOCK_C, BLOCK_B], tl.int64)
+    nan = tl.full([BLOCK_C, BLOCK_B], -1, tl.int64)
+    for first in range(0, parts, BLOCK_B):
+        part = first + tl.arange(0, BLOCK_B)[None, :]
+        at = (n * parts + part) * channels + c
+        inside = (part < parts) & (c < channels)
+        total += tl.load(sums + at, mask=inside, other=0.0)
+        value = tl.load(maxima + at, mask=inside, other=float("-inf"))
+        where = tl.load(indices + at, mask=inside, other=0)
+        better = value > largest
+        found = tl.where(better, where, found)
+        nan = tl.where(value != value, where, nan)
+        largest = tl.where(better, value, largest)
+    _write(total / pixels, largest, found, nan, avg, max, index, n * channels + c, c < channels)
+
+
+# One program writes BLOCK_P pixels of BLOCK_C channels of one image.
+@triton.jit
+def _backward_kernel(
+    grad_avg, grad_max, index, grad_x,
+    strides, channels, pixels,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    x_n, x_c, x_p = strides
+    n = tl.program_id(2).to(tl.int64)
+    c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
+    p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+    at, inside_c = n * channels + c, c < channels
+    value = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+    if grad_avg is not None:
+        value += tl.load(grad_avg + at, mask=inside_c, other=0.0).to(arithmetic) / pixels
+    if grad_max is not None:
+        first = tl.load(index + at, mask=inside_c, other=-1)
+        value += tl.where(p == first, tl.load(grad_max + at, mask=inside_c, other=0.0).to(arithmetic), 0.0)
+    tl.store(grad_x + n * x_n + c * x_c + p * x_p, value.to(grad_x.dtype.element_ty), mask=inside_c & (p < pixels))
+
+
+def forward(x: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
+    batch, channels, height, width = x.shape
+    pixels = height * width
+    block_c, block_p = block_sizes(channels, layout.memory_format(x) == torch.channels_last)
+    parts = triton.cdiv(pixels, STEPS * block_p)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    sums, maxima = (torch.empty((batch, parts, channels), dtype=dtype, device=x.device) for _ in range(2))
+    indices = torch.empty((batch, parts, channels), dtype=torch.int64, device=x.device)
+    with on_device_of(x):
+        _forward_kernel[(parts, triton.cdiv(channels, block_c), batch)](
+            x, sums, maxima, indices, layout.strides(x), channels, pixels,
+            STEPS=STEPS, BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=_arithmetic(x),
+        )  # fmt: skip
+        _combine_kernel[(triton.cdiv(channels, 32), batch)](
+            sums, maxima, indices, avg, max, index, channels, pixels, parts,
+            BLOCK_C=32, BLOCK_B=32, arithmetic=_arithmetic(x),
+        )  # fmt: skip
+
+
+def backward(grad_avg: Tensor | None, grad_max: Tensor | None, index: Tensor, grad_x: Tensor) -> None:
+    batch, channels, height, width = grad_x.shape
+    pixels = height * width
+    block_c, block_p = block_sizes(channels, layout.memory_format(grad_x) == torch.channels_last)
+    with on_device_of(grad_x):
+        _backward_kernel[(triton.cdiv(pixels, block_p), triton.cdiv(channels, block_c), batch)](
+            grad_avg, grad_max, index, grad_x, layout.strides(grad_x), channels, pixels,
+            BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=_arithmetic(grad_x),
+        )  # fmt: skip
+
+
+def _arithmetic(x: Tensor) -> tl.dtype:
+    return tl.float64 if x.dtype == torch.float64 else tl.float32
