@@ -127,9 +127,9 @@ class Workload:
     def moved_bytes(self, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> int:
         """What the C++ kernels move: the passes over each tensor in csrc/cpu, rows still in the cache not counted.
 
-        scale_space_weights and the pooling make one pass over everything. The fusions do too, and first write two values for every
-        logit, which they read back for each channel, here counted once. scale_space_render writes the weights at
-        attention resolution and reads them back. Its backward does so again and reads the logits twice, reads the
+        scale_space_weights and the pooling make one pass over everything. The fusions do too, and first write two
+        values for every logit, which they read back for each channel, here counted once. scale_space_render writes the
+        weights at attention resolution and reads them back. Its backward does so again and reads the logits twice, reads the
         upstream gradient once for the weights and once for every scale, and writes and reads back the weights'
         gradients at output resolution.
         """
