@@ -8,6 +8,7 @@ from afa_kernels.backends import backend_info, use_backend
 from afa_kernels.ops.attentive_fusion import attentive_fusion
 from afa_kernels.ops.scale_space_render import scale_space_render
 from afa_kernels.ops.scale_space_weights import scale_space_weights
+from afa_kernels.warmup import warmup
 
 __all__ = [
     "__version__",
@@ -16,4 +17,5 @@ __all__ = [
     "scale_space_render",
     "scale_space_weights",
     "use_backend",
+    "warmup",
 ]

@@ -459,7 +459,12 @@ LARGE_CASES: tuple[Case, ...] = (
     _weights("softplus, the last opaque", (1, 3, 512, 1024), "softplus", "last", thorough=True),
     _weights("sixteen scales", (1, 16, 512, 1024), thorough=True),
     _render(
-        "sizes divide by 16", ((128, 256), (256, 512), (512, 1024)), (256, 512), channels=32, dtypes=DTYPES, thorough=True
+        "sizes divide by 16",
+        ((128, 256), (256, 512), (512, 1024)),
+        (256, 512),
+        channels=32,
+        dtypes=DTYPES,
+        thorough=True,
     ),
     _render(
         "sizes divide by 16, channels_last",
@@ -471,11 +476,14 @@ LARGE_CASES: tuple[Case, ...] = (
         thorough=True,
     ),
     _render("odd sizes", ((65, 127), (129, 253)), (65, 127), channels=19, dtypes=DTYPES, size=(259, 507)),
+    _render("opacities, odd sizes", ((65, 127), (129, 253)), (65, 127), channels=19, dtypes=DTYPES, resize="opacities"),
     _render(
-        "opacities, odd sizes", ((65, 127), (129, 253)), (65, 127), channels=19, dtypes=DTYPES, resize="opacities"
-    ),
-    _render(
-        "sixteen scales", tuple((16 * k, 32 * k) for k in range(1, 17)), (128, 256), channels=32, batch=1, dtypes=DTYPES[:2]
+        "sixteen scales",
+        tuple((16 * k, 32 * k) for k in range(1, 17)),
+        (128, 256),
+        channels=32,
+        batch=1,
+        dtypes=DTYPES[:2],
     ),
     _render(
         "sixteen scales by opacities",

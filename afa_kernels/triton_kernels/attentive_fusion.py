@@ -86,7 +86,7 @@ def _backward_kernel(
 @triton.jit
 def _channel_kernel(channel_sums, dq, channels, blocks, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr):
     n = tl.program_id(1).to(tl.int64)
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside_c = c < channels
     total = tl.zeros([BLOCK_C], channel_sums.dtype.element_ty)
     for first in range(0, blocks, BLOCK_B):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
+_run = JITFunction.run
+
 
 def on_device_of(x: Tensor) -> contextlib.AbstractContextManager[None]:
     """Triton launches on the current device; make that the tensor's."""
@@ -26,6 +28,10 @@ class Launch:
     grid: tuple[int, ...]
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
+
+    def compile(self) -> None:
+        """Compile for the current device what this launch needs, and run nothing."""
+        _run(self.kernel, *self.arguments, grid=self.grid, warmup=True, **self.keywords)
 
 
 @contextlib.contextmanager

@@ -226,8 +226,8 @@ def _gather_kernel(
                     weights_at = weights + (n * K + k) * height_out * width_out + p
                     g *= tl.load(weights_at, mask=reads_x & (column < width), other=0.0)
                 total += share_y * share_x * g
-    at = out + n * out_n + c * out_c + (row * width + column) * out_p
-    tl.store(at, total.to(out.dtype.element_ty), mask=inside)
+    out_at = out + n * out_n + c * out_c + (row * width + column) * out_p
+    tl.store(out_at, total.to(out.dtype.element_ty), mask=inside)
 
 
 def heuristics(channels: int, width: int, scales: int, channels_last: bool) -> dict[str, int]:

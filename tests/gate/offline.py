@@ -55,7 +55,9 @@ def launches(case: Case, dtypes: Dtypes) -> list[Launch]:
         afa_kernels.use_backend("triton"),
         instead_of_launching(made.append),
     ):
-        gradients(lambda a: case(a, "triton"), case.unfilled(dtypes), lambda outputs: [torch.empty_like(o) for o in outputs])
+        gradients(
+            lambda a: case(a, "triton"), case.unfilled(dtypes), lambda outputs: [torch.empty_like(o) for o in outputs]
+        )
     return made
 
 

@@ -26,10 +26,13 @@ NARROW = {
     "all scales in registers",
     "attentive_fusion._channel_kernel": "its output has one value a channel",
 }
-# Bytes of registers that a launch may spill, and why: everything else spills none.
+# Launches that may spill, by a part of their name: bytes of stack, and why. Everything else spills none.
 SPILLS = {
-    "sixteen scales by opacities": (256, "_maps_backward_kernel holds 16 opacities, weights, rests and sums a pixel"),
-    "float64": (16, "the subroutine of a division in float64 saves registers of its own"),
+    "sixteen scales by opacities": (112, "_maps_backward_kernel holds 16 opacities, weights, rests and sums a pixel"),
+    "sixteen scales | float64": (16, "_backward_kernel holds 17 transmittances of two pixels in float64"),
+    "attentive_fusion: odd sizes": (16, "ptxas takes 56 to 80 registers, so that more programs fit, and spills two"),
+    "softplus, the last opaque | float64": (8, "ptxas takes 64 registers and spills one pair"),
+    "_gather_kernel": (8, "ptxas takes 32 or 40 registers and spills one pair"),
 }
 
 
@@ -85,7 +88,8 @@ def test_wide_accesses() -> None:
             for name, by_target in found().items()
             if "divide by 16" in name and not any(kernel in name.split(" | ")[2] for kernel in NARROW)
             for target, result in by_target.items()
-            if min(result["widest load"], result["widest store"]) < 128
+            # AMD's 64 lanes to a warp have half as many elements each
+            if min(result["widest load"], result["widest store"]) < (128 if target in offline.NVIDIA else 64)
         }
     )
 
