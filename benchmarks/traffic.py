@@ -4,8 +4,8 @@
     python -m benchmarks.traffic_compiled                with a CUDA build of torch, no GPU: counts torch.compile
     python -m benchmarks.traffic --write README.md       puts the table there
 
-afa_kernels: every address that its Triton kernels load or store, in Triton's interpreter. `requested` counts an element
-each time a program asks for it, `sectors` each piece of 32 bytes once a launch, as if the cache held what a launch reads.
+afa_kernels: every address that its Triton kernels load or store, in Triton's interpreter. `requested` counts an
+element each time a program asks for it, `sectors` each 32 bytes once a launch, as if the cache held what a launch reads.
 Eager: for every operator that is not a view, each distinct tensor read and each written once. torch.compile: Inductor's
 own count for the kernels it generates for CUDA.
 """
@@ -99,7 +99,7 @@ def counted() -> Iterator[Traffic]:
 
 
 class EagerTraffic(TorchDispatchMode):
-    """Every operator that moves data is one kernel; it reads each distinct tensor it is given and writes its results."""
+    """Every operator that moves data is one kernel; it reads each distinct tensor given and writes its results."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -99,9 +99,9 @@ def pretend_gpu() -> None:
         "current_device": lambda: 0,
     }.items():
         setattr(CudaInterface, name, staticmethod(answer))
-    worker = CudaInterface.Worker
+    worker: Any = CudaInterface.Worker
     worker.get_device_properties = staticmethod(lambda device=None: H100)  # type: ignore[method-assign,assignment]
-    worker.current_device = staticmethod(lambda: 0)  # type: ignore[method-assign,assignment]
+    worker.current_device = staticmethod(lambda: 0)
     triton.runtime.driver.set_active(Driver())
 
 
@@ -151,7 +151,7 @@ def compiled(case: Case) -> dict[str, Traffic]:
         leaves = tuple(
             torch.empty_strided(t.shape, t.stride(), dtype=t.dtype).requires_grad_() for t in tensors(arguments)
         )
-        joint = aot_export_joint_simple(
+        joint: Any = aot_export_joint_simple(
             lambda *given: tuple(listed(function(*with_tensors(arguments, given)))),
             leaves,
             trace_joint=True,

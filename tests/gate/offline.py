@@ -2,8 +2,8 @@
 
     python tests/gate/offline.py --write      rewrites resources.json, for every target
 
-What is compiled is what would be launched: the launchers run on CPU tensors, and each launch they make is taken in place
-of being made. Nothing runs, so nothing here is a time.
+What is compiled is what would be launched: the launchers run on CPU tensors, and each launch they make is taken in
+place of being made. Nothing runs, so nothing here is a time.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ DTYPES = ("float32", "bfloat16", "float16", "float64") if EVERYTHING else ("floa
 
 # Kernels that read and write less than 16 bytes at a time where sizes allow it, and why that is meant.
 NARROW = {
-    "scale_space_render": "neighbouring outputs read sources that are not neighbours; a tile of 256 keeps the indices of "
-    "all scales in registers",
+    "scale_space_render": "neighbouring outputs read sources that are not neighbours; a tile of 256 keeps the indices "
+    "of all scales in registers",
     "attentive_fusion._channel_kernel": "its output has one value a channel",
 }
 # Launches that may spill, by a part of their name: bytes of stack, and why. Everything else spills none.

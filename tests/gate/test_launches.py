@@ -56,7 +56,7 @@ def test_small_maps_take_few_launches(shape: tuple[int, ...], dtype: torch.dtype
     batch, channels, height, width = shape
     fusion = Case("attentive_fusion", "", (shape, shape, (batch, 1, height, width), (batch, channels, 1, 1)))
     assert len(offline.launches(fusion, dtype)) == 1 + 2
-    assert len(offline.launches(Case("scale_space_weights", "", (shape[:1] + (3,) + shape[2:],)), dtype)) == 1 + 1
+    assert len(offline.launches(Case("scale_space_weights", "", ((*shape[:1], 3, *shape[2:]),)), dtype)) == 1 + 1
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
