@@ -5,7 +5,7 @@
     python -m benchmarks.traffic --write README.md       puts the table there
 
 afa_kernels: every address that its Triton kernels load or store, in Triton's interpreter. `requested` counts an
-element each time a program asks for it, `sectors` each 32 bytes once a launch, as if the cache held what a launch reads.
+element each time a program asks for it, `sectors` each 32 bytes once a launch, as if the cache held what it reads.
 Eager: for every operator that is not a view, each distinct tensor read and each written once. torch.compile: Inductor's
 own count for the kernels it generates for CUDA.
 """

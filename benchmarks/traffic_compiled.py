@@ -92,7 +92,7 @@ def pretend_gpu() -> None:
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
-    for name, answer in {
+    for name, answer in {  # type: ignore[assignment]
         "get_device_properties": lambda device=None: H100,
         "get_compute_capability": lambda device=None: 90,
         "is_available": lambda: True,
