@@ -8,20 +8,30 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 NATIVE := setup.py pyproject.toml $(wildcard csrc/*) $(wildcard csrc/cpu/*)
 
-.PHONY: demo test check fix bench clean
+.PHONY: demo test gate gate-record check fix bench clean
 
 demo: $(VENV)/installed
 	$(PY) examples/boundary_detection.py $(if $(IMAGE),--image "$(IMAGE)")
 
-# Three sessions: the interpreter must be chosen before Triton is imported, and ttsem replaces how Triton launches.
+# Four sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, and the
+# gate compiles for GPUs that are not here (3 to 4 minutes on two cores).
 test: $(VENV)/installed
 	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests
 	@if $(PY) -c "import triton"; then \
 	  echo "TRITON_INTERPRET=1: the Triton kernels in Triton's interpreter" && \
 	  TRITON_INTERPRET=1 $(PY) -m pytest tests --ignore tests/test_backends.py && \
 	  echo "ttsem: the Triton kernels' IR, with every access and race checked" && \
-	  $(PY) -m pytest tests/ttsem; \
-	else echo "Triton's two sessions are skipped: the package triton is not installed here"; fi
+	  $(PY) -m pytest tests/ttsem && \
+	  echo "gate: the Triton kernels compiled for GPUs that are not here" && \
+	  $(PY) -m pytest tests/gate; \
+	else echo "Triton's three sessions are skipped: the package triton is not installed here"; fi
+
+# Every target and element type; gate-record rewrites the registers, shared memory and occupancy that the gate compares.
+gate: $(VENV)/installed
+	AFA_KERNELS_GATE=all $(PY) -m pytest tests/gate
+
+gate-record: $(VENV)/installed
+	$(PY) tests/gate/offline.py --write
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -10,6 +10,7 @@ from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.ops.progressive_fusion import progressive_fusion
 from afa_kernels.ops.scale_space_render import scale_space_render
 from afa_kernels.ops.scale_space_weights import scale_space_weights
+from afa_kernels.warmup import warmup
 
 __all__ = [
     "__version__",
@@ -20,4 +21,5 @@ __all__ = [
     "scale_space_render",
     "scale_space_weights",
     "use_backend",
+    "warmup",
 ]

@@ -55,17 +55,30 @@ class Case:
     def inputs(self, dtypes: Dtypes, device: str = "cpu", seed: int = 0) -> tuple[Any, ...]:
         """The arguments of the call: standard normal numbers, the same for every element type, in its layouts."""
         generator = torch.Generator().manual_seed(seed)
-        position = itertools.count()
 
-        def make(shape: Shape) -> Tensor:
-            i = next(position)
+        def make(i: int, shape: Shape, dtype: torch.dtype) -> Tensor:
             values = torch.randn(shape, generator=generator, dtype=torch.float64)
             planted = torch.tensor(self.planted.get(i, ()), dtype=torch.float64)
             values.view(-1)[: len(planted)] = planted
-            dtype = dtypes if isinstance(dtypes, torch.dtype) else dtypes[i % len(dtypes)]
-            return LAYOUTS[self.layouts[i % len(self.layouts)]](values.to(device, dtype))
+            return values.to(device, dtype)
 
-        return tuple([make(s) for s in shape] if isinstance(shape, list) else make(shape) for shape in self.shapes)
+        return self._arguments(dtypes, make)
+
+    def unfilled(self, dtypes: Dtypes, device: str = "cpu") -> tuple[Any, ...]:
+        """The same arguments with no particular values, for who looks at launches only."""
+        return self._arguments(dtypes, lambda i, shape, dtype: torch.empty(shape, dtype=dtype, device=device))
+
+    def _arguments(self, dtypes: Dtypes, make: Callable[[int, Shape, torch.dtype], Tensor]) -> tuple[Any, ...]:
+        position = itertools.count()
+
+        def laid_out(shape: Shape) -> Tensor:
+            i = next(position)
+            dtype = dtypes if isinstance(dtypes, torch.dtype) else dtypes[i % len(dtypes)]
+            return LAYOUTS[self.layouts[i % len(self.layouts)]](make(i, shape, dtype))
+
+        return tuple(
+            [laid_out(s) for s in shape] if isinstance(shape, list) else laid_out(shape) for shape in self.shapes
+        )
 
     def __call__(self, arguments: Sequence[Any], backend: str) -> list[Tensor]:
         """The outputs of the operation on `backend`."""
@@ -491,4 +504,64 @@ CASES: tuple[Case, ...] = (
     _render("saturated opacities and zeros", SCALES, dtypes=DTYPES, planted={3: SATURATED}, resize="opacities"),
     _render("NaN in a prediction and in the logits", SCALES, planted={1: NAN, 3: NAN}),
     _render("NaN and infinity at equal sizes", ((3, 9),) * 3, (3, 9), planted={1: NON_FINITE, 3: NON_FINITE[::-1]}),
+)
+
+# Calls of the sizes of real networks, whose launches are compiled offline and looked at, and never run: for every
+# operation sizes that 16 divides, with `thorough`, and sizes that it does not, in both memory formats.
+LARGE_CASES: tuple[Case, ...] = (
+    *(
+        _fusion(f"{name}, {layout}", shape, layouts=(layout,), thorough=name == "sizes divide by 16")
+        for name, shape in (("sizes divide by 16", (2, 64, 256, 512)), ("odd sizes", (2, 67, 129, 253)))
+        for layout in ("contiguous", "channels_last")
+    ),
+    *(
+        _progressive(f"{name}, {layout}", 3, shape, layouts=(layout,), thorough=name == "sizes divide by 16")
+        for name, shape in (("sizes divide by 16", (2, 64, 256, 512)), ("odd sizes", (2, 67, 129, 253)))
+        for layout in ("contiguous", "channels_last")
+    ),
+    *(
+        _pool(f"{name}, {layout}", shape, layouts=(layout,), thorough=name == "sizes divide by 16")
+        for name, shape in (("sizes divide by 16", (2, 64, 256, 512)), ("odd sizes", (2, 67, 129, 253)))
+        for layout in ("contiguous", "channels_last")
+    ),
+    _weights("sizes divide by 16", (1, 5, 512, 1024), thorough=True),
+    _weights("odd sizes", (3, 3, 129, 253), thorough=False),
+    _weights("softplus, the last opaque", (1, 3, 512, 1024), "softplus", "last", thorough=True),
+    _weights("sixteen scales", (1, 16, 512, 1024), thorough=True),
+    _render(
+        "sizes divide by 16",
+        ((128, 256), (256, 512), (512, 1024)),
+        (256, 512),
+        channels=32,
+        dtypes=DTYPES,
+        thorough=True,
+    ),
+    _render(
+        "sizes divide by 16, channels_last",
+        ((128, 256), (256, 512), (512, 1024)),
+        (256, 512),
+        channels=32,
+        dtypes=DTYPES,
+        layouts=("channels_last",),
+        thorough=True,
+    ),
+    _render("odd sizes", ((65, 127), (129, 253)), (65, 127), channels=19, dtypes=DTYPES, size=(259, 507)),
+    _render("opacities, odd sizes", ((65, 127), (129, 253)), (65, 127), channels=19, dtypes=DTYPES, resize="opacities"),
+    _render(
+        "sixteen scales",
+        tuple((16 * k, 32 * k) for k in range(1, 17)),
+        (128, 256),
+        channels=32,
+        batch=1,
+        dtypes=DTYPES[:2],
+    ),
+    _render(
+        "sixteen scales by opacities",
+        tuple((16 * k, 32 * k) for k in range(1, 17)),
+        (128, 256),
+        channels=32,
+        batch=1,
+        dtypes=DTYPES[:2],
+        resize="opacities",
+    ),
 )

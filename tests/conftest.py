@@ -1,9 +1,10 @@
-"""What a session tests. Three sessions cover everything, each a process of its own:
+"""What a session tests. Four sessions cover everything, each a process of its own:
 
 pytest tests                                              the backends reference and cpu
 TRITON_INTERPRET=1 pytest tests/test_ops.py tests/test_properties.py
                                                           the backend triton, in its interpreter
 pytest tests/ttsem                                        the Triton kernels under a checker of memory and races
+pytest tests/gate                                         the Triton kernels compiled for GPUs that are not here
 
 AFA_KERNELS_REQUIRE=cpu makes a missing native library a failure; without it those tests are skipped with the reason.
 """
@@ -90,7 +91,8 @@ def guards() -> Iterator[GuardBands]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """tests/ttsem is a session of its own, collected only where it is named."""
-    if collection_path.name == "ttsem" and not any("ttsem" in argument for argument in config.args):
+    """tests/ttsem and tests/gate are sessions of their own, collected only where they are named."""
+    name = collection_path.name
+    if name in ("ttsem", "gate") and not any(name in argument for argument in config.args):
         return True
     return None

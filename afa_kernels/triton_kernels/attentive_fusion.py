@@ -86,7 +86,7 @@ def _backward_kernel(
 @triton.jit
 def _channel_kernel(channel_sums, dq, channels, blocks, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr):
     n = tl.program_id(1).to(tl.int64)
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside_c = c < channels
     total = tl.zeros([BLOCK_C], channel_sums.dtype.element_ty)
     for first in range(0, blocks, BLOCK_B):
@@ -97,24 +97,29 @@ def _channel_kernel(channel_sums, dq, channels, blocks, BLOCK_C: tl.constexpr, B
     tl.store(dq + n * channels + c, total.to(dq.dtype.element_ty), mask=inside_c)
 
 
-def block_sizes(channels: int, channels_last: bool) -> tuple[int, int]:
-    """BLOCK_C and BLOCK_P: 2048 elements, the longer side along the axis that is contiguous in memory."""
+def heuristics(channels: int, channels_last: bool, itemsize: int) -> dict[str, int]:
+    """BLOCK_C, BLOCK_P and the number of warps: 2048 elements, 1024 of float64.
+
+    The longer side lies along the axis that is contiguous in memory. In channels_last, where the addresses of odd sizes
+    take more registers, twice the warps share a tile.
+    """
+    elements = 1024 if itemsize == 8 else 2048
     if channels_last:
         block_c = min(max(triton.next_power_of_2(channels), 16), 128)
-        return block_c, 2048 // block_c
-    return 8, 256
+        return {"BLOCK_C": block_c, "BLOCK_P": elements // block_c, "num_warps": 8}
+    return {"BLOCK_C": elements // 256, "BLOCK_P": 256, "num_warps": 4}
 
 
 def forward(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_logits: Tensor, out: Tensor) -> None:
     batch, channels, height, width = shallow.shape
     pixels = height * width
-    block_c, block_p = block_sizes(channels, layout.memory_format(out) == torch.channels_last)
+    tile = heuristics(channels, layout.memory_format(out) == torch.channels_last, shallow.itemsize)
     with on_device_of(out):
-        _forward_kernel[(triton.cdiv(pixels, block_p), batch)](
+        _forward_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
             shallow, deep, spatial_logits, channel_logits, out, channels, pixels,
             *layout.strides(shallow), *layout.strides(deep), *_pixel_strides(spatial_logits),
             *channel_logits.stride()[:2], *layout.strides(out),
-            BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=_arithmetic(shallow),
+            **tile, arithmetic=_arithmetic(shallow),
         )  # fmt: skip
 
 
@@ -131,8 +136,8 @@ def backward(
 ) -> None:
     batch, channels, height, width = shallow.shape
     pixels = height * width
-    block_c, block_p = block_sizes(channels, layout.memory_format(grad) == torch.channels_last)
-    blocks = triton.cdiv(pixels, block_p)
+    tile = heuristics(channels, layout.memory_format(grad) == torch.channels_last, shallow.itemsize)
+    blocks = triton.cdiv(pixels, tile["BLOCK_P"])
     channel_sums = None
     if grad_channel is not None:
         dtype = torch.float64 if shallow.dtype == torch.float64 else torch.float32
@@ -143,7 +148,7 @@ def backward(
             channels, pixels, blocks,
             *layout.strides(grad), *layout.strides(shallow), *layout.strides(deep), *_pixel_strides(spatial_logits),
             *channel_logits.stride()[:2], *_strides_or_zeros(grad_shallow), *_strides_or_zeros(grad_deep),
-            BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=_arithmetic(shallow),
+            **tile, arithmetic=_arithmetic(shallow),
         )  # fmt: skip
         if grad_channel is not None:
             _channel_kernel[(triton.cdiv(channels, 64), batch)](

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels.attentive_fusion import block_sizes
+from afa_kernels.triton_kernels.attentive_fusion import heuristics
 from afa_kernels.triton_kernels.launch import on_device_of
 
 STEPS = 8  # blocks of pixels that one program reduces
@@ -107,15 +107,15 @@ def _backward_kernel(
 def forward(x: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
     batch, channels, height, width = x.shape
     pixels = height * width
-    block_c, block_p = block_sizes(channels, layout.memory_format(x) == torch.channels_last)
-    parts = triton.cdiv(pixels, STEPS * block_p)
+    tile = heuristics(channels, layout.memory_format(x) == torch.channels_last, x.itemsize)
+    parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     sums, maxima = (torch.empty((batch, parts, channels), dtype=dtype, device=x.device) for _ in range(2))
     indices = torch.empty((batch, parts, channels), dtype=torch.int64, device=x.device)
     with on_device_of(x):
-        _forward_kernel[(parts, triton.cdiv(channels, block_c), batch)](
+        _forward_kernel[(parts, triton.cdiv(channels, tile["BLOCK_C"]), batch)](
             x, sums, maxima, indices, layout.strides(x), channels, pixels,
-            STEPS=STEPS, BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=_arithmetic(x),
+            STEPS=STEPS, **tile, arithmetic=_arithmetic(x),
         )  # fmt: skip
         _combine_kernel[(triton.cdiv(channels, 32), batch)](
             sums, maxima, indices, avg, max, index, channels, pixels, parts,
@@ -126,11 +126,11 @@ def forward(x: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
 def backward(grad_avg: Tensor | None, grad_max: Tensor | None, index: Tensor, grad_x: Tensor) -> None:
     batch, channels, height, width = grad_x.shape
     pixels = height * width
-    block_c, block_p = block_sizes(channels, layout.memory_format(grad_x) == torch.channels_last)
+    tile = heuristics(channels, layout.memory_format(grad_x) == torch.channels_last, grad_x.itemsize)
     with on_device_of(grad_x):
-        _backward_kernel[(triton.cdiv(pixels, block_p), triton.cdiv(channels, block_c), batch)](
+        _backward_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch)](
             grad_avg, grad_max, index, grad_x, layout.strides(grad_x), channels, pixels,
-            BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=_arithmetic(grad_x),
+            **tile, arithmetic=_arithmetic(grad_x),
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels.attentive_fusion import block_sizes, gate
+from afa_kernels.triton_kernels.attentive_fusion import gate, heuristics
 from afa_kernels.triton_kernels.launch import on_device_of
 
 
@@ -138,12 +138,12 @@ def _channel_kernel(
 def forward(features: list[Tensor], spatial_logits: Tensor, channel_logits: Tensor, out: Tensor) -> None:
     batch, channels, height, width = out.shape
     pixels = height * width
-    block_c, block_p = block_sizes(channels, layout.memory_format(out) == torch.channels_last)
+    tile = heuristics(channels, layout.memory_format(out) == torch.channels_last, out.itemsize)
     with on_device_of(out):
-        _forward_kernel[(triton.cdiv(pixels, block_p), batch)](
+        _forward_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
             tuple(features), spatial_logits, channel_logits, out,
             tuple(layout.strides(x) for x in features), layout.strides(out), channels, pixels,
-            K=len(features), BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=_arithmetic(out),
+            K=len(features), **tile, arithmetic=_arithmetic(out),
         )  # fmt: skip
 
 
@@ -159,8 +159,8 @@ def backward(
 ) -> None:
     batch, channels, height, width = grad.shape
     pixels = height * width
-    block_c, block_p = block_sizes(channels, layout.memory_format(grad) == torch.channels_last)
-    blocks = triton.cdiv(pixels, block_p)
+    tile = heuristics(channels, layout.memory_format(grad) == torch.channels_last, grad.itemsize)
+    blocks = triton.cdiv(pixels, tile["BLOCK_P"])
     channel_sums = None
     if grad_channel is not None:
         dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
@@ -172,7 +172,7 @@ def backward(
             grad, tuple(features), spatial_logits, channel_logits, grads, grad_spatial, channel_sums,
             layout.strides(grad), tuple(layout.strides(x) for x in features),
             tuple((0, 0, 0) if x is None else layout.strides(x) for x in grads), channels, pixels, blocks,
-            K=len(features), BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=_arithmetic(grad),
+            K=len(features), **tile, arithmetic=_arithmetic(grad),
         )  # fmt: skip
         if grad_channel is not None:
             _channel_kernel[(triton.cdiv(channels, 64), batch)](

@@ -103,7 +103,7 @@ def _forward_kernel(
     )  # fmt: skip
     if resize_opacities:
         weights, _ = _composite(weights, K)
-    for first in range(0, channels, BLOCK_C):
+    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
         c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
         inside = (c < channels) & inside_x
         rendered = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
@@ -147,7 +147,7 @@ def _maps_backward_kernel(
         sums = ()  # over the channels, of grad up(pred_k): the gradient that reaches w_k
         for _ in tl.static_range(K):
             sums = sums + (tl.zeros([1, BLOCK_P], arithmetic),)
-        for first in range(0, channels, BLOCK_C):
+        for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
             c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
             inside = (c < channels) & inside_x
             g = tl.load(grad + n * grad_n + c * grad_c + p * grad_p, mask=inside, other=0.0).to(arithmetic)
@@ -176,10 +176,15 @@ def _share(i, dst, size, size_out, arithmetic: tl.constexpr):
 
 
 @triton.jit
-def _first_reader(i, size, size_out, same_size: tl.constexpr):
-    """The first output pixel that may read the source pixel i, one more than needed to allow for rounding."""
+def _first_reader(i, size, size_out, same_size: tl.constexpr, narrow: tl.constexpr):
+    """The first output pixel that may read the source pixel i, one more than needed to allow for rounding.
+
+    `narrow`: the product fits in 32 bits, where a GPU divides several times as fast.
+    """
     if same_size:
         first = i
+    elif narrow:
+        first = (tl.maximum((2 * i.to(tl.int32) - 1) * size_out - size, 0) // (2 * size)).to(tl.int64)
     else:
         first = tl.maximum((2 * i - 1) * size_out - size, 0) // (2 * size)
     return first
@@ -187,11 +192,11 @@ def _first_reader(i, size, size_out, same_size: tl.constexpr):
 
 # One program makes BLOCK_C channels of BLOCK_P source pixels of one row of one image: it collects `grad` (times the
 # weight k of its pixel, if there are weights) from the output pixels that read them.
-@triton.jit
+@triton.jit(do_not_specialize=["k", "readers_y", "readers_x"])  # one compilation for all scales
 def _gather_kernel(
     grad, weights, out,
-    grad_strides, out_strides, size, size_out, channels, readers_y, readers_x,
-    k: tl.constexpr, K: tl.constexpr, same_size: tl.constexpr,
+    grad_strides, out_strides, size, size_out, channels, k, readers_y, readers_x,
+    K: tl.constexpr, same_size: tl.constexpr, narrow: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     grad_n, grad_c, grad_p = grad_strides
@@ -204,8 +209,8 @@ def _gather_kernel(
     row = (tl.program_id(0) // blocks).to(tl.int64)
     column = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
     inside = (c < channels) & (column < width)
-    first_y = _first_reader(row, height, height_out, same_size)
-    first_x = _first_reader(column, width, width_out, same_size)
+    first_y = _first_reader(row, height, height_out, same_size, narrow)
+    first_x = _first_reader(column, width, width_out, same_size, narrow)
     total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
     for down in range(0, readers_y):
         y = first_y + down
@@ -221,21 +226,22 @@ def _gather_kernel(
                     weights_at = weights + (n * K + k) * height_out * width_out + p
                     g *= tl.load(weights_at, mask=reads_x & (column < width), other=0.0)
                 total += share_y * share_x * g
-    at = out + n * out_n + c * out_c + (row * width + column) * out_p
-    tl.store(at, total.to(out.dtype.element_ty), mask=inside)
+    out_at = out + n * out_n + c * out_c + (row * width + column) * out_p
+    tl.store(out_at, total.to(out.dtype.element_ty), mask=inside)
 
 
-def block_sizes(channels: int, width: int, channels_last: bool) -> tuple[int, int]:
-    """BLOCK_C and BLOCK_P: at most 256 elements, so that the indices of all scales stay in registers.
+def heuristics(channels: int, width: int, scales: int, channels_last: bool) -> dict[str, int]:
+    """BLOCK_C and BLOCK_P: at most 256 elements, or 128 of many scales, whose indices must stay in registers.
 
     The longer side lies along the axis that is contiguous in memory.
     """
+    most = 256 if scales <= 4 else 128
     whole_c, whole_p = triton.next_power_of_2(channels), triton.next_power_of_2(width)
     if channels_last:
         block_c = min(whole_c, 64)
-        return block_c, min(whole_p, 256 // block_c)
-    block_p = min(whole_p, 256)
-    return min(whole_c, 256 // block_p), block_p
+        return {"BLOCK_C": block_c, "BLOCK_P": min(whole_p, most // block_c)}
+    block_p = min(whole_p, most)
+    return {"BLOCK_C": min(whole_c, most // block_p), "BLOCK_P": block_p}
 
 
 def forward(
@@ -243,15 +249,15 @@ def forward(
 ) -> None:
     batch, channels, height, width = out.shape
     maps = _make_maps(predictions, logits, phi, opaque_last, resize_opacities)
-    block_c, block_p = block_sizes(channels, width, layout.memory_format(out) == torch.channels_last)
+    tile = heuristics(channels, width, len(predictions), layout.memory_format(out) == torch.channels_last)
     with on_device_of(out):
-        _forward_kernel[(height * triton.cdiv(width, block_p), batch)](
+        _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
             tuple(predictions), maps, out,
             _strides(predictions), _sizes(predictions), layout.strides(maps), _size(maps),
             layout.strides(out), _size(out), channels,
             K=len(predictions), same_sizes=tuple(_size(x) == _size(out) for x in predictions),
             maps_same_size=_size(maps) == _size(out), resize_opacities=resize_opacities, opaque_last=opaque_last,
-            BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=scale_space_weights.arithmetic_of(maps),
+            **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
         )  # fmt: skip
 
 
@@ -271,15 +277,15 @@ def backward(
     resized = (batch, len(predictions), height, width)
     weights_out = maps.new_empty(resized) if any(needed) else None
     grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
-    block_c, block_p = block_sizes(channels, width, layout.memory_format(grad) == torch.channels_last)
+    tile = heuristics(channels, width, len(predictions), layout.memory_format(grad) == torch.channels_last)
     with on_device_of(grad):
-        _maps_backward_kernel[(height * triton.cdiv(width, block_p), batch)](
+        _maps_backward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
             grad, tuple(predictions), maps, weights_out, grad_maps_out,
             layout.strides(grad), _strides(predictions), _sizes(predictions), layout.strides(maps), _size(maps),
             _size(grad), channels,
             K=len(predictions), same_sizes=tuple(_size(x) == _size(grad) for x in predictions),
             maps_same_size=_size(maps) == _size(grad), resize_opacities=resize_opacities, opaque_last=opaque_last,
-            BLOCK_C=block_c, BLOCK_P=block_p, arithmetic=scale_space_weights.arithmetic_of(maps),
+            **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
         )  # fmt: skip
     outputs = iter(grad_predictions)
     for k, wanted in enumerate(needed):
@@ -307,13 +313,13 @@ def _gather(grad: Tensor, weights: Tensor | None, k: int, out: Tensor) -> None:
     batch, channels, height, width = out.shape
     size, size_out = _size(out), _size(grad)
     readers_y, readers_x = (1 if size == size_out else triton.cdiv(2 * o, i) + 2 for i, o in zip(size, size_out))
-    block_c, block_p = block_sizes(channels, width, layout.memory_format(out) == torch.channels_last)
+    tile = heuristics(channels, width, 1, layout.memory_format(out) == torch.channels_last)
     with on_device_of(grad):
-        _gather_kernel[(height * triton.cdiv(width, block_p), triton.cdiv(channels, block_c), batch)](
+        _gather_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch)](
             grad, weights, out, layout.strides(grad), layout.strides(out), size, size_out, channels,
-            readers_y, readers_x,
-            k=k, K=1 if weights is None else weights.shape[1], same_size=size == size_out,
-            BLOCK_C=block_c, BLOCK_P=block_p,
+            k, readers_y, readers_x,
+            K=1 if weights is None else weights.shape[1], same_size=size == size_out,
+            narrow=2 * max(size) * max(size_out) < 2**31, **tile,
             arithmetic=tl.float64 if grad.dtype == torch.float64 else tl.float32,
         )  # fmt: skip
 

@@ -10,8 +10,6 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels.launch import on_device_of
 
-_BLOCK_P = 256
-
 
 @triton.jit
 def _opacity(d, arithmetic: tl.constexpr):
@@ -132,15 +130,21 @@ def _backward_kernel(
         tl.store(grad_y + (n * K + k) * pixels + p, grad_logit.to(grad_y.dtype.element_ty), mask=inside)
 
 
+def heuristics(itemsize: int) -> dict[str, int]:
+    """BLOCK_P and the number of warps: 16 bytes or more of each scale a thread, in types of `itemsize` bytes."""
+    return {"BLOCK_P": 256 if itemsize >= 4 else 512, "num_warps": 2}
+
+
 def forward(
     logits: Tensor, phi: str, opaque_last: bool, weights: Tensor, transmittance: Tensor | None, composite: bool = True
 ) -> None:
     batch, scales, height, width = logits.shape
+    tile = heuristics(min(logits.itemsize, weights.itemsize))
     with on_device_of(logits):
-        _forward_kernel[(triton.cdiv(height * width, _BLOCK_P), batch)](
+        _forward_kernel[(triton.cdiv(height * width, tile["BLOCK_P"]), batch)](
             logits, weights, transmittance, height * width, layout.strides(logits),
             K=scales, phi=phi, opaque_last=opaque_last, composite=composite,
-            BLOCK_P=_BLOCK_P, arithmetic=arithmetic_of(weights),
+            **tile, arithmetic=arithmetic_of(weights),
         )  # fmt: skip
 
 
@@ -156,11 +160,12 @@ def backward(
     batch, scales, height, width = logits.shape
     grads = (grad_weights, grad_transmittance)
     strides = ((0, 0, 0) if x is None else layout.strides(x) for x in grads)
+    tile = heuristics(min(logits.itemsize, grad_logits.itemsize))
     with on_device_of(logits):
-        _backward_kernel[(triton.cdiv(height * width, _BLOCK_P), batch)](
+        _backward_kernel[(triton.cdiv(height * width, tile["BLOCK_P"]), batch)](
             logits, *grads, grad_logits, height * width, layout.strides(logits), *strides,
             K=scales, phi=phi, opaque_last=opaque_last, composite=composite,
-            BLOCK_P=_BLOCK_P, arithmetic=arithmetic_of(*(x for x in grads if x is not None)),
+            **tile, arithmetic=arithmetic_of(*(x for x in grads if x is not None)),
         )  # fmt: skip
 
 

@@ -1,0 +1,93 @@
+"""Compile Triton kernels before they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+
+def warmup(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> int:
+    """Compile the Triton kernels that `function(*arguments, **keywords)` and its backward pass will launch.
+
+    So that nothing compiles in the first step of a training or inside a captured graph. `function` is an operation of
+    afa_kernels, a module, or any function of tensors; it runs once on fake tensors, which changes neither its
+    parameters nor its buffers. Then each of its operations is prepared on memory of its own, one at a time. Gradients
+    are prepared for the arguments and parameters that require one, if gradients are enabled. Call it for every
+    combination of shapes (sizes that 16 divides and others), element types and memory formats that will come.
+
+    Returns the number of launches prepared: 0 where no Triton kernel would run, as for CPU tensors.
+
+    >>> import torch, afa_kernels
+    >>> x = torch.empty(1, 8, 4, 4)
+    >>> afa_kernels.warmup(afa_kernels.attentive_fusion, x, x, x[:, :1], x[..., :1, :1])
+    0
+    """
+    prepared = 0
+    for op, args in _calls(function, arguments, keywords):
+        prepared += _prepare(op, args)
+    return prepared
+
+
+class _Calls(TorchDispatchMode):
+    """The operations of afa_kernels called inside, with fake tensors as arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace == "afa":
+            self.found.append((function, args))
+        return function(*args, **(kwargs or {}))
+
+
+def _calls(
+    function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> list[tuple[Any, tuple[Any, ...]]]:
+    from torch._subclasses.fake_tensor import FakeTensorMode  # not at import: it brings much of the compiler along
+
+    fake, calls = FakeTensorMode(allow_non_fake_inputs=True), _Calls()
+    arguments, keywords = tree_map_only(Tensor, fake.from_tensor, (arguments, keywords))
+    state: dict[str, Tensor] = {}
+    if isinstance(function, torch.nn.Module):
+        module, state = function, {**dict(function.named_parameters()), **dict(function.named_buffers())}
+        state = tree_map_only(Tensor, fake.from_tensor, state)
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            return torch.func.functional_call(module, state, args, kwargs)
+
+    leaves = [t for t in tree_leaves((arguments, keywords, state)) if isinstance(t, Tensor) and t.requires_grad]
+    with fake, calls:
+        results = function(*arguments, **keywords)
+        outputs = [t for t in tree_leaves(results) if isinstance(t, Tensor) and t.requires_grad]
+        if outputs and leaves:
+            torch.autograd.grad(outputs, leaves, [torch.empty_like(o) for o in outputs], allow_unused=True)
+    return calls.found
+
+
+def _prepare(op: Any, args: tuple[Any, ...]) -> int:
+    from afa_kernels import backends
+
+    devices = {t.device.type for t in tree_leaves(args) if isinstance(t, Tensor)}
+    if not all(backends.choose(device) == "triton" for device in devices):
+        return 0
+    from afa_kernels.triton_kernels.launch import Launch, instead_of_launching
+
+    made = 0
+
+    def prepare(launch: Launch) -> None:
+        nonlocal made
+        launch.compile()
+        made += 1
+
+    def unfilled(x: Tensor) -> Tensor:
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+
+    with torch.no_grad(), instead_of_launching(prepare):
+        op(*tree_map_only(Tensor, unfilled, args))
+    return made

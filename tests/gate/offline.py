@@ -1,0 +1,225 @@
+"""Compile every launch of the large cases for GPUs that are not here, and read what the compiler made of it.
+
+    python tests/gate/offline.py --write      rewrites resources.json, for every target
+
+What is compiled is what would be launched: the launchers run on CPU tensors, and each launch they make is taken in
+place of being made. Nothing runs, so nothing here is a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import create_function_from_signature
+
+import afa_kernels
+from afa_kernels import backends, triton_kernels
+from afa_kernels.testing import LARGE_CASES, Case, Dtypes, gradients
+from afa_kernels.triton_kernels.launch import Launch, instead_of_launching
+
+RECORD = Path(__file__).with_name("resources.json")
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+NVIDIA = {f"sm_{cc}": GPUTarget("cuda", cc, 32) for cc in (80, 86, 89, 90, 100, 120)}
+AMD = {arch: GPUTarget("hip", arch, 64) for arch in ("gfx90a", "gfx942")}
+TARGETS = NVIDIA | AMD
+# Of a multiprocessor or a compute unit: bytes of shared memory one block may take and all may, threads.
+SHARED_PER_BLOCK = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}
+SHARED = {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228, "sm_100": 228, "sm_120": 100}
+THREADS = {"sm_80": 2048, "sm_86": 1536, "sm_89": 1536, "sm_90": 2048, "sm_100": 2048, "sm_120": 1536}
+
+
+def launches(case: Case, dtypes: Dtypes) -> list[Launch]:
+    """The launches of the case's forward and backward pass, in order."""
+    made: list[Launch] = []
+    with (
+        mock.patch.object(backends, "_triton_interpreted", lambda: True),  # CPU tensors go to the Triton launchers
+        afa_kernels.use_backend("triton"),
+        instead_of_launching(made.append),
+    ):
+        gradients(
+            lambda a: case(a, "triton"), case.unfilled(dtypes), lambda outputs: [torch.empty_like(o) for o in outputs]
+        )
+    return made
+
+
+def source(launch: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, Any]]:
+    """What Triton's JIT would compile for the launch, by its own steps, and the compiler's options."""
+    kernel, backend = launch.kernel, make_backend(target)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    keywords = {"debug": False, **launch.keywords}
+    bound, specialization, options = bind(*launch.arguments, **keywords)
+    options, signature, constants, attributes = kernel._pack_args(backend, keywords, bound, specialization, options)
+    return ASTSource(kernel, signature, constants, attributes), options.__dict__
+
+
+def compiled(launch: Launch, name: str) -> dict[str, Any]:
+    """The resources of the compiled launch on the target `name`."""
+    ast, options = source(launch, TARGETS[name])
+    kernel = triton.compile(ast, target=TARGETS[name], options=options)
+    threads = kernel.metadata.num_warps * TARGETS[name].warp_size
+    return nvidia(kernel, name, threads) if name in NVIDIA else amd(kernel)
+
+
+def nvidia(kernel: Any, name: str, threads: int) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = run(TOOLS / "cuobjdump", "-res-usage", file.name)
+        machine_code = run(TOOLS / "nvdisasm", "-c", file.name)
+    found = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
+    accesses = collections.Counter(re.findall(r"\b(LDG|STG|LDL|STL)\b([.\w]*)", machine_code))
+
+    def widest(access: str) -> int:
+        """Of the accesses to global memory, in bits; 0 where there is none."""
+        kinds = [kind for name, kind in accesses if name == access]
+        return max((int((re.search(r"\.(64|128|256)\b", kind) or [0, 32])[1]) for kind in kinds), default=0)
+
+    registers, shared = found["REG"], kernel.metadata.shared
+    return {
+        "registers": registers,
+        "shared": shared,
+        "spilled": found["STACK"] + found["LOCAL"],
+        "local accesses": sum(n for (access, _), n in accesses.items() if access in ("LDL", "STL")),
+        "widest load": widest("LDG"),
+        "widest store": widest("STG"),
+        "occupancy": occupancy(name, registers, shared, threads),
+    }
+
+
+def occupancy(name: str, registers: int, shared: int, threads: int) -> float:
+    """The share of a multiprocessor's threads that can be resident, by registers, shared memory and threads."""
+    warps = threads // 32
+    registers_per_warp = -(-registers * 32 // 256) * 256
+    by_registers = 65536 // registers_per_warp // warps
+    by_shared = SHARED[name] * 1024 // (shared + 1024)
+    blocks = min(by_registers, by_shared, THREADS[name] // threads, 24 if THREADS[name] == 1536 else 32)
+    return round(blocks * threads / THREADS[name], 3)
+
+
+def amd(kernel: Any) -> dict[str, Any]:
+    """From the metadata of the assembly, where LLVM says itself what it spilled."""
+    text = kernel.asm["amdgcn"]
+
+    def number(key: str) -> int:
+        return int(re.search(rf"\.{key}:\s*(\d+)", text)[1])  # type: ignore[index]
+
+    loads = [int(n or 1) * 32 for n in re.findall(r"\b(?:global|buffer)_load_dword(?:x(\d))?\b", text)]
+    stores = [int(n or 1) * 32 for n in re.findall(r"\b(?:global|buffer)_store_dword(?:x(\d))?\b", text)]
+    return {
+        "registers": number("vgpr_count"),
+        "shared": kernel.metadata.shared,
+        "spilled": number("vgpr_spill_count") + number("private_segment_fixed_size"),
+        "local accesses": len(re.findall(r"\bscratch_(?:load|store)", text)),
+        "widest load": max(loads, default=0),
+        "widest store": max(stores, default=0),
+    }
+
+
+def run(*command: Any) -> str:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
+
+
+def title(launch: Launch) -> str:
+    return f"{launch.kernel.__module__.rsplit('.', 1)[1]}.{launch.kernel.__name__}"
+
+
+def kernels() -> set[str]:
+    """The titles of all kernels there are: what a launcher of afa_kernels.triton_kernels may launch."""
+    found = set()
+    for module in pkgutil.iter_modules(triton_kernels.__path__):
+        source = Path(module.module_finder.path, f"{module.name}.py").read_text()  # type: ignore[union-attr]
+        launched = re.findall(r"^\s+(\w+)\[\(", source, re.MULTILINE)
+        found |= {f"{module.name}.{kernel}" for kernel in launched}
+    return found
+
+
+def plan(targets: Sequence[str], dtypes: Sequence[str] | None = None) -> dict[str, list[tuple[Launch, str]]]:
+    """Every launch of the large cases for the targets by a name, launches that compile to the same once per target."""
+    seen: set[Any] = set()
+    found: dict[str, list[tuple[Launch, str]]] = collections.defaultdict(list)
+    for case in LARGE_CASES:
+        for given in case.dtypes:
+            dtype = str(given).removeprefix("torch.")
+            if dtypes is not None and dtype not in dtypes:
+                continue
+            counts: collections.Counter[str] = collections.Counter()
+            for launch in launches(case, given):
+                counts[title(launch)] += 1
+                name = f"{case} | {dtype} | {title(launch)} {counts[title(launch)]}"
+                for target in targets:
+                    ast, options = source(launch, TARGETS[target])
+                    key = target, ast.hash(), str(sorted(options.items(), key=str))
+                    if key not in seen:
+                        seen.add(key)
+                        found[name].append((launch, target))
+    return found
+
+
+_PLAN: dict[str, list[tuple[Launch, str]]] = {}
+
+
+def _compile(name: str, index: int) -> tuple[str, str, dict[str, Any]]:
+    launch, target = _PLAN[name][index]
+    return name, target, compiled(launch, target)
+
+
+def resources(
+    targets: Iterable[str], processes: int = os.cpu_count() or 1, dtypes: Sequence[str] | None = None
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """By launch, by target: what `compiled` reads. In processes that are forked, so that the plan is theirs."""
+    _PLAN.update(plan(list(targets), dtypes))
+    jobs = [(name, i) for name, todo in _PLAN.items() for i in range(len(todo))]
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in _PLAN}
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        mock.patch.dict(os.environ, TRITON_CACHE_DIR=cache),
+        concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool,
+    ):
+        for name, target, result in pool.map(_compile, *zip(*jobs), chunksize=1):
+            found[name][target] = result
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"rewrite {RECORD.name}")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    options = parser.parse_args()
+    found = {"triton": triton.__version__, "launches": resources(options.targets)}
+    text = dump(found)
+    if options.write:
+        RECORD.write_text(text)
+    else:
+        sys.stdout.write(text)
+
+
+def dump(record: dict[str, Any]) -> str:
+    """One line a launch and target, so that a change is read in the diff."""
+    lines = []
+    for name, by_target in record["launches"].items():
+        rows = ",\n".join(f"   {json.dumps(target)}: {json.dumps(found)}" for target, found in by_target.items())
+        lines.append(f"  {json.dumps(name)}: {{\n{rows}\n  }}")
+    return f'{{\n "triton": {json.dumps(record["triton"])},\n "launches": {{\n' + ",\n".join(lines) + "\n }\n}\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Every kernel compiles for every target, keeps its values in registers, and reads and writes 16 bytes at a time."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+from typing import Any
+
+import offline
+import pytest
+import torch
+import triton
+
+from afa_kernels.testing import CASES, LARGE_CASES
+
+# The session of continuous integration: float16 moves the bytes of bfloat16. AFA_KERNELS_GATE=all takes everything.
+EVERYTHING = os.environ.get("AFA_KERNELS_GATE") == "all"
+TARGETS = tuple(offline.TARGETS) if EVERYTHING else ("sm_80", "sm_90", "sm_120", "gfx942")
+DTYPES = ("float32", "bfloat16", "float16", "float64") if EVERYTHING else ("float32", "bfloat16")
+
+# Kernels that read and write less than 16 bytes at a time where sizes allow it, and why that is meant.
+NARROW = {
+    "scale_space_render": "neighbouring outputs read sources that are not neighbours; a tile of 256 keeps the indices "
+    "of all scales in registers",
+    "_channel_kernel": "the output of the fusions' last sum has one value a channel",
+    "global_avg_max_pool": "its outputs, and the gradients that reach it, have one value a channel",
+}
+# Launches that may spill, by a part of their name: bytes of stack, and why. Everything else spills none.
+SPILLS = {
+    "sixteen scales by opacities": (112, "_maps_backward_kernel holds 16 opacities, weights, rests and sums a pixel"),
+    "sixteen scales | float64": (16, "_backward_kernel holds 17 transmittances of two pixels in float64"),
+    "progressive_fusion: odd sizes": (
+        112,
+        "three inputs have addresses of their own, which in odd sizes take registers",
+    ),
+    "progressive_fusion: sizes divide by 16": (24, "ptxas takes 64 to 80 registers, so that more programs fit"),
+    "attentive_fusion: odd sizes": (16, "ptxas takes 56 to 80 registers, so that more programs fit, and spills two"),
+    "softplus, the last opaque | float64": (8, "ptxas takes 64 registers and spills one pair"),
+    "_gather_kernel": (8, "ptxas takes 32 or 40 registers and spills one pair"),
+}
+
+
+@functools.cache
+def found() -> dict[str, dict[str, dict[str, Any]]]:
+    return {
+        name: by_target
+        for name, by_target in offline.resources(TARGETS, dtypes=DTYPES).items()
+        if by_target  # a launch that compiles to the same as an earlier one has none
+    }
+
+
+def complain(problem: dict[tuple[str, str], Any]) -> None:
+    assert not problem, "\n".join(f"{name} on {target}: {what}" for (name, target), what in problem.items())
+
+
+def test_every_operation_is_here() -> None:
+    assert {case.op for case in LARGE_CASES} == {case.op for case in CASES}
+    compiled = {name.split(" | ")[2].split(" ")[0] for name in found()}
+    assert compiled == offline.kernels(), "a kernel that no large case launches"
+
+
+def test_nothing_is_spilled() -> None:
+    def allowed(name: str) -> int:
+        return max((most for part, (most, _) in SPILLS.items() if part in name), default=0)
+
+    complain(
+        {
+            (name, target): result
+            for name, by_target in found().items()
+            for target, result in by_target.items()
+            if result["spilled"] > allowed(name) or (result["local accesses"] and not allowed(name))
+        }
+    )
+
+
+def test_shared_memory_fits() -> None:
+    complain(
+        {
+            (name, target): result
+            for name, by_target in found().items()
+            for target, result in by_target.items()
+            if result["shared"] > 1024 * offline.SHARED_PER_BLOCK.get(target, 64)
+        }
+    )
+
+
+def test_wide_accesses() -> None:
+    """16 bytes at a time where 16 divides the sizes."""
+    complain(
+        {
+            (name, target): result
+            for name, by_target in found().items()
+            if "divide by 16" in name and not any(kernel in name.split(" | ")[2] for kernel in NARROW)
+            for target, result in by_target.items()
+            # AMD's 64 lanes to a warp have half as many elements each
+            if min(result["widest load"], result["widest store"]) < (128 if target in offline.NVIDIA else 64)
+        }
+    )
+
+
+def test_resources_are_the_recorded_ones() -> None:
+    """Registers, shared memory and occupancy as committed; after a change meant so, `make gate-record`."""
+    record = json.loads(offline.RECORD.read_text())
+    if record["triton"] != triton.__version__:
+        pytest.skip(f"{offline.RECORD.name} is of Triton {record['triton']}, here is {triton.__version__}")
+    complain(
+        {
+            (name, target): f"{result}, recorded {record['launches'].get(name, {}).get(target)}"
+            for name, by_target in found().items()
+            for target, result in by_target.items()
+            if record["launches"].get(name, {}).get(target) != result
+        }
+    )
+
+
+def test_a_spill_is_seen() -> None:
+    """The gate can fail: a tile far too large for the registers."""
+    case = next(case for case in LARGE_CASES if case.op == "attentive_fusion")
+    launch = offline.launches(case, torch.float32)[1]
+    launch.keywords.update(BLOCK_C=64, BLOCK_P=512, num_warps=1)
+    result = offline.compiled(launch, "sm_90")
+    assert result["spilled"] > 0 and result["local accesses"] > 0
+
+
+def test_a_narrow_access_is_seen() -> None:
+    case = next(case for case in LARGE_CASES if case.op == "attentive_fusion")
+    launch = offline.launches(case, torch.float16)[0]
+    launch.keywords.update(BLOCK_P=16)
+    assert offline.compiled(launch, "sm_90")["widest store"] < 128
+
+
+def test_the_tools_are_here() -> None:
+    for tool in ("cuobjdump", "nvdisasm"):
+        subprocess.run([offline.TOOLS / tool, "--version"], check=True, capture_output=True)

@@ -1,0 +1,246 @@
+"""How the launchers launch: grids, tiles, the device, 64-bit offsets, and what a kernel may load; and `warmup`."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import math
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import offline
+import pytest
+import torch
+import triton
+from torch import Tensor
+
+import afa_kernels
+from afa_kernels import backends, triton_kernels
+from afa_kernels.testing import CASES, LARGE_CASES, Case
+from afa_kernels.triton_kernels import attentive_fusion, launch, scale_space_render, scale_space_weights
+
+MULTIPROCESSORS = 132
+MODULES = [
+    importlib.import_module(f"afa_kernels.triton_kernels.{module.name}")
+    for module in pkgutil.iter_modules(triton_kernels.__path__)
+]
+FLOAT32_ONLY = [case for case in CASES if case.layouts in (("contiguous",), ("channels_last",)) and not case.planted]
+
+
+@pytest.mark.parametrize("case", LARGE_CASES, ids=str)
+def test_large_maps_fill_the_gpu(case: Case) -> None:
+    """The launches over whole maps; a sum over blocks or a map at the attention's resolution is small."""
+    assert max(math.prod(made.grid) for made in offline.launches(case, case.dtypes[0])) >= MULTIPROCESSORS
+
+
+@pytest.mark.parametrize("case", [*FLOAT32_ONLY, *LARGE_CASES], ids=str)
+def test_grids_and_tiles(case: Case) -> None:
+    for dtypes in case.dtypes:
+        for made in offline.launches(case, dtypes):
+            blocks = {name: size for name, size in made.keywords.items() if name.startswith("BLOCK")}
+            assert all(size == triton.next_power_of_2(size) for size in blocks.values()), blocks
+            assert 1 <= math.prod(blocks.values()) <= 2048, blocks
+            assert made.keywords.get("num_warps", 4) in (1, 2, 4, 8)
+            assert all(0 < size < 2**16 for size in made.grid[1:]), made.grid  # CUDA's limit
+            assert 0 < made.grid[0] < 2**31
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 8, 8), (2, 512, 4, 4), (1, 3, 16, 16)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_small_maps_take_few_launches(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    batch, channels, height, width = shape
+    fusion = Case("attentive_fusion", "", (shape, shape, (batch, 1, height, width), (batch, channels, 1, 1)))
+    assert len(offline.launches(fusion, dtype)) == 1 + 2
+    assert len(offline.launches(Case("scale_space_weights", "", ((*shape[:1], 3, *shape[2:]),)), dtype)) == 1 + 1
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_tiles_of_attentive_fusion_cover_every_pixel_once(channels_last: bool, itemsize: int) -> None:
+    for channels in (1, 2, 3, 16, 19, 64, 131, 1000):
+        tile = attentive_fusion.heuristics(channels, channels_last, itemsize)
+        assert tile["BLOCK_C"] * tile["BLOCK_P"] == (1024 if itemsize == 8 else 2048)
+        elements = tile["BLOCK_C"] * tile["BLOCK_P"] // (32 * tile["num_warps"])
+        assert elements * itemsize >= 16
+        for pixels in (1, 2, 255, 256, 257, 89 * 97, 512 * 1024):
+            blocks = triton.cdiv(pixels, tile["BLOCK_P"])
+            assert (blocks - 1) * tile["BLOCK_P"] < pixels <= blocks * tile["BLOCK_P"]
+
+
+@pytest.mark.parametrize("scales", [1, 4, 5, 16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_tiles_of_scale_space_render(scales: int, channels_last: bool) -> None:
+    for channels in (1, 2, 19, 64, 1000):
+        for width in (1, 3, 64, 255, 2048):
+            tile = scale_space_render.heuristics(channels, width, scales, channels_last)
+            assert tile["BLOCK_C"] * tile["BLOCK_P"] <= (256 if scales <= 4 else 128)
+            assert tile["BLOCK_P"] < 2 * width and tile["BLOCK_C"] < 2 * channels
+
+
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_tiles_of_scale_space_weights(itemsize: int) -> None:
+    tile = scale_space_weights.heuristics(itemsize)
+    assert tile["BLOCK_P"] // (32 * tile["num_warps"]) * itemsize >= 16
+
+
+@pytest.mark.parametrize("case", LARGE_CASES, ids=str)
+def test_every_launch_is_on_the_device_of_its_tensors(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[Any] = []
+
+    @contextlib.contextmanager
+    def guarded(x: Tensor) -> Iterator[None]:
+        current.append(x.device)
+        yield
+        current.pop()
+
+    def unguarded(made: launch.Launch) -> None:
+        assert current, f"{offline.title(made)} is launched on whatever device is the current one"
+        seen.append(made)
+
+    seen: list[launch.Launch] = []
+    for module in MODULES:
+        if hasattr(module, "on_device_of"):
+            monkeypatch.setattr(module, "on_device_of", guarded)
+    with mock.patch.object(offline, "instead_of_launching", lambda _: launch.instead_of_launching(unguarded)):
+        offline.launches(case, case.dtypes[0])
+    assert seen
+
+
+def test_the_guard_makes_the_second_device_current() -> None:
+    entered = mock.MagicMock()
+    on_second = mock.Mock(is_cuda=True, device=torch.device("cuda", 1))
+    with mock.patch.object(torch.cuda, "device", entered), launch.on_device_of(on_second):
+        entered.assert_called_once_with(torch.device("cuda", 1))
+        entered.return_value.__enter__.assert_called_once()
+    entered.return_value.__exit__.assert_called_once()
+
+
+def narrow_offsets(ttir: str) -> list[str]:
+    """Lines of Triton's IR that add 32 bits to a pointer, or widen a 32-bit product of two values."""
+    products = set(re.findall(r"(%\S+) = arith\.muli %(?!c)\S+, %(?!c)\S+ : (?:tensor<\S*x)?i32\b", ttir))
+    found = []
+    for line in ttir.splitlines():
+        if "tt.addptr" in line and re.search(r", (?:tensor<\S*x)?i32\b", line):
+            found.append(line.strip())
+        widened = re.search(r"arith\.extsi (%\S+) ", line)
+        if widened and widened[1] in products:
+            found.append(line.strip())
+    return found
+
+
+def ttir(made: launch.Launch) -> str:
+    source, options = offline.source(made, offline.TARGETS["sm_90"])
+    return triton.compile(source, target=offline.TARGETS["sm_90"], options=options).asm["ttir"]
+
+
+@pytest.mark.parametrize("case", [c for c in LARGE_CASES if c.covers.startswith(("odd sizes", "opacities"))], ids=str)
+def test_offsets_have_64_bits(case: Case) -> None:
+    for made in offline.launches(case, torch.float32):
+        assert narrow_offsets(ttir(made)) == [], offline.title(made)
+
+
+@triton.jit
+def _narrow(x, stride, size):
+    at = triton.language.program_id(0) * stride
+    triton.language.store(x + at + size, 1.0)
+
+
+@triton.jit
+def _widened_too_late(x, stride, size):
+    at = (triton.language.program_id(0) * stride).to(triton.language.int64)
+    triton.language.store(x + at, 1.0)
+
+
+@pytest.mark.parametrize("narrow", [_narrow, _widened_too_late])
+def test_a_narrow_offset_is_seen(narrow: Any) -> None:
+    assert narrow_offsets(ttir(launch.Launch(narrow, (1,), (torch.empty(99), 17, 3), {})))
+
+
+def loaded_after_stored(source: str) -> list[str]:
+    """Functions that both store to and load from one pointer, by the leftmost name of the address."""
+    found = []
+    for function in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)):
+        aliases = {
+            target.id: node.value
+            for node in ast.walk(function)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+
+        def pointer(address: ast.expr, depth: int = 0, aliases: dict[str, ast.expr] = aliases) -> str:
+            while isinstance(address, (ast.BinOp, ast.Subscript)):
+                address = address.left if isinstance(address, ast.BinOp) else address.value
+            name = address.id if isinstance(address, ast.Name) else ""
+            return pointer(aliases[name], depth + 1) if name in aliases and depth < 9 else name
+
+        accesses: dict[str, set[str]] = {"load": set(), "store": set()}
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in accesses:
+                accesses[node.func.attr].add(pointer(node.args[0]))
+        if accesses["load"] & accesses["store"]:
+            found.append(function.name)
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_no_address_is_stored_and_loaded_by_one_kernel(module: Any) -> None:
+    assert loaded_after_stored(Path(module.__file__).read_text()) == []
+
+
+def test_a_load_of_what_was_stored_is_seen() -> None:
+    bad = "def kernel(x, out):\n    at = out + 3\n    tl.store(at, 1.0)\n    tl.store(x, tl.load(out + 3))\n"
+    assert loaded_after_stored(bad) == ["kernel"]
+    assert loaded_after_stored(bad.replace("load(out", "load(y")) == []
+
+
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.logits = torch.nn.Conv2d(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return afa_kernels.attentive_fusion(x, x.relu(), self.logits(x), x.mean((2, 3), keepdim=True))
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    found: list[tuple[str, bool]] = []
+    monkeypatch.setattr(backends, "_triton_interpreted", lambda: True)
+    monkeypatch.setattr(
+        launch, "_run", lambda kernel, *args, grid, warmup, **options: found.append((kernel.__name__, warmup))
+    )
+    return found
+
+
+def test_warmup_compiles_what_a_model_needs(compilations: list[tuple[str, bool]]) -> None:
+    model = Model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with afa_kernels.use_backend("triton"):
+        assert afa_kernels.warmup(model, torch.randn(2, 8, 6, 5)) == 3
+    assert compilations == [(name, True) for name in ("_forward_kernel", "_backward_kernel", "_channel_kernel")]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("case", LARGE_CASES[:1] + LARGE_CASES[4:5] + LARGE_CASES[9:10], ids=str)
+def test_warmup_prepares_the_launches_of_an_operation(case: Case, compilations: list[tuple[str, bool]]) -> None:
+    arguments = case.unfilled(torch.float32)
+    for tensor in torch.utils._pytree.tree_leaves(arguments):
+        tensor.requires_grad_()
+    with afa_kernels.use_backend("triton"):
+        prepared = afa_kernels.warmup(getattr(afa_kernels, case.op), *arguments, **case.options)
+    assert prepared == len(compilations) == len(offline.launches(case, torch.float32))
+
+
+def test_warmup_of_other_backends_compiles_nothing() -> None:
+    x = torch.empty(1, 2, 3, 4)
+    with afa_kernels.use_backend("reference"):
+        assert afa_kernels.warmup(afa_kernels.scale_space_weights, x) == 0
