@@ -129,9 +129,9 @@ class Workload:
 
         scale_space_weights and the pooling make one pass over everything. The fusions do too, and first write two
         values for every logit, which they read back for each channel, here counted once. scale_space_render writes the
-        weights at attention resolution and reads them back. Its backward does so again and reads the logits twice, reads the
-        upstream gradient once for the weights and once for every scale, and writes and reads back the weights'
-        gradients at output resolution.
+        weights at attention resolution and reads them back. Its backward does so again and reads the logits twice,
+        reads the upstream gradient once for the weights and once for every scale, and writes and reads back the
+        weights' gradients at output resolution.
         """
         moved = self.least_bytes(arguments, outputs)
         first_logits = {"attentive_fusion": 2, "progressive_fusion": 1}.get(self.case.op)

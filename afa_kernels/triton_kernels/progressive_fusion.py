@@ -16,13 +16,13 @@ from afa_kernels.triton_kernels.launch import on_device_of
 
 
 @triton.jit
-def _factor(logits, step, mask, K: tl.constexpr, arithmetic: tl.constexpr):
-    """A_k or B_k for every k, `step` elements apart, where `logits` points to input 0's."""
+def _factor(logits, n, size, i, mask, K: tl.constexpr, arithmetic: tl.constexpr):
+    """A_k or B_k of the elements i of image n for every k, from logits (N, K, size)."""
     weights = ()
     left = None
-    for i in tl.static_range(K):
-        open, shut = gate(logits + (K - 1 - i) * step, mask, arithmetic)
-        if i == 0:
+    for behind in tl.static_range(K):
+        open, shut = gate(logits + (n * K + K - 1 - behind) * size + i, mask, arithmetic)
+        if behind == 0:
             weights = (open,) + weights
             left = shut
         else:
@@ -42,19 +42,19 @@ def _forward_kernel(
     n = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_p = p < pixels
-    a = _factor(s + n * K * pixels + p, pixels, inside_p, K, arithmetic)  # K of [BLOCK_P]
+    a = _factor(s, n, pixels, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
     for first in range(0, channels, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C).to(tl.int64)
         inside_c = c < channels
-        b = _factor(q + n * K * channels + c, channels, inside_c, K, arithmetic)  # K of [BLOCK_C]
+        b = _factor(q, n, channels, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
         inside = inside_c[:, None] & inside_p[None, :]
         total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
         for k in tl.static_range(K):
             x_n, x_c, x_p = strides[k]
             at = features[k] + n * x_n + c[:, None] * x_c + p[None, :] * x_p
             total += a[k][None, :] * b[k][:, None] * tl.load(at, mask=inside, other=0.0).to(arithmetic)
-        at = out + n * out_n + c[:, None] * out_c + p[None, :] * out_p
-        tl.store(at, total.to(out.dtype.element_ty), mask=inside)
+        out_at = out + n * out_n + c[:, None] * out_c + p[None, :] * out_p
+        tl.store(out_at, total.to(out.dtype.element_ty), mask=inside)
 
 
 # One program handles BLOCK_P pixels of one image, over all channels: the sums over C are its own, and it writes its
@@ -70,14 +70,14 @@ def _backward_kernel(
     n = tl.program_id(1).to(tl.int64)
     p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_p = p < pixels
-    a = _factor(s + n * K * pixels + p, pixels, inside_p, K, arithmetic)  # K of [BLOCK_P]
+    a = _factor(s, n, pixels, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
     sums = ()  # over the channels, of g B_k F_k
     for _ in tl.static_range(K):
         sums = sums + (tl.zeros([BLOCK_P], arithmetic),)
     for first in range(0, channels, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C).to(tl.int64)
         inside_c = c < channels
-        b = _factor(q + n * K * channels + c, channels, inside_c, K, arithmetic)  # K of [BLOCK_C]
+        b = _factor(q, n, channels, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
         inside = inside_c[:, None] & inside_p[None, :]
         g_tile = tl.load(g + n * g_n + c[:, None] * g_c + p[None, :] * g_p, mask=inside, other=0.0).to(arithmetic)
         added = ()
@@ -98,17 +98,18 @@ def _backward_kernel(
                 added = added + (sums[k],)
         sums = added
     if ds is not None:
-        _write_gradient(s + n * K * pixels + p, ds + n * K * pixels + p, pixels, sums, a, inside_p, K, arithmetic)
+        _write_gradient(s, ds, n, pixels, p, sums, a, inside_p, K, arithmetic)
 
 
 @triton.jit
-def _write_gradient(logits, out, step, sums, weights, mask, K: tl.constexpr, arithmetic: tl.constexpr):
+def _write_gradient(logits, out, n, size, i, sums, weights, mask, K: tl.constexpr, arithmetic: tl.constexpr):
     """From the gradients `sums` of A_k those of its logits: with S_k = A_k dA_k, (1-a_k) S_k - a_k sum_{j<k} S_j."""
     before = tl.zeros_like(sums[0])
     for k in tl.static_range(K):
-        open, shut = gate(logits + k * step, mask, arithmetic)
+        at = (n * K + k) * size + i
+        open, shut = gate(logits + at, mask, arithmetic)
         product = weights[k] * sums[k]
-        tl.store(out + k * step, (shut * product - open * before).to(out.dtype.element_ty), mask=mask)
+        tl.store(out + at, (shut * product - open * before).to(out.dtype.element_ty), mask=mask)
         before = before + product
 
 
@@ -130,9 +131,8 @@ def _channel_kernel(
             inside = (block < blocks)[:, None] & inside_c[None, :]
             total += tl.sum(tl.load(rows, mask=inside, other=0.0), axis=0)
         sums = sums + (total,)
-    at = n * K * channels + c
-    b = _factor(q + at, channels, inside_c, K, arithmetic)
-    _write_gradient(q + at, dq + at, channels, sums, b, inside_c, K, arithmetic)
+    b = _factor(q, n, channels, c, inside_c, K, arithmetic)
+    _write_gradient(q, dq, n, channels, c, sums, b, inside_c, K, arithmetic)
 
 
 def forward(features: list[Tensor], spatial_logits: Tensor, channel_logits: Tensor, out: Tensor) -> None:
