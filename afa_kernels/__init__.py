@@ -6,6 +6,8 @@ Yang et al., "Dense Prediction with Attentive Feature Aggregation", WACV 2023, a
 from afa_kernels._version import __version__
 from afa_kernels.backends import backend_info, use_backend
 from afa_kernels.ops.attentive_fusion import attentive_fusion
+from afa_kernels.ops.bn_relu_conv2d import bn_relu_conv2d
+from afa_kernels.ops.bn_relu_project import bn_relu_project
 from afa_kernels.ops.scale_space_render import scale_space_render
 from afa_kernels.ops.scale_space_weights import scale_space_weights
 
@@ -13,6 +15,8 @@ __all__ = [
     "__version__",
     "attentive_fusion",
     "backend_info",
+    "bn_relu_conv2d",
+    "bn_relu_project",
     "scale_space_render",
     "scale_space_weights",
     "use_backend",
