@@ -6,6 +6,8 @@ Yang et al., "Dense Prediction with Attentive Feature Aggregation", WACV 2023, a
 from afa_kernels._version import __version__
 from afa_kernels.backends import backend_info, use_backend
 from afa_kernels.ops.attentive_fusion import attentive_fusion
+from afa_kernels.ops.bn_relu_conv2d import bn_relu_conv2d
+from afa_kernels.ops.bn_relu_project import bn_relu_project
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.ops.progressive_fusion import progressive_fusion
 from afa_kernels.ops.scale_space_render import scale_space_render
@@ -16,6 +18,8 @@ __all__ = [
     "__version__",
     "attentive_fusion",
     "backend_info",
+    "bn_relu_conv2d",
+    "bn_relu_project",
     "global_avg_max_pool",
     "progressive_fusion",
     "scale_space_render",

@@ -63,3 +63,20 @@ def size(name: str, value: object) -> None:
 def sequence(name: str, value: object) -> None:
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name} must be a list or tuple of tensors, got {type(value).__name__}")
+
+
+def number(name: str, value: object, least: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not value >= least:
+        raise ValueError(f"{name} must be at least {least:g}, got {value!r}")
+
+
+def pair(name: str, value: object, least: int) -> tuple[int, int]:
+    """An integer, or a pair of them for height and width, as a pair."""
+    both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(both) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in both):
+        raise TypeError(f"{name} must be an integer or a pair of them (height, width), got {value!r}")
+    if min(both) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return both

@@ -35,6 +35,7 @@ Dtypes = torch.dtype | tuple[torch.dtype, ...]
 class Case:
     """One call of the operation `op`. `shapes` has an entry per argument: a shape, or a list of them for a list.
 
+    The arguments are the operation's first ones, or those of `names`, as keywords; `options` are the others.
     `layouts` names an entry of LAYOUTS per tensor and is repeated over the tensors; so is an entry of `dtypes` that is
     a tuple. `planted` gives, by the position of the tensor, values that replace its first elements. A `thorough` case
     also goes through what takes seconds a case: opcheck and torch.compile.
@@ -48,6 +49,7 @@ class Case:
     dtypes: tuple[Dtypes, ...] = DTYPES
     planted: Mapping[int, Sequence[float]] = field(default_factory=dict)
     thorough: bool = False
+    names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.op}: {self.covers}"
@@ -83,7 +85,13 @@ class Case:
     def __call__(self, arguments: Sequence[Any], backend: str) -> list[Tensor]:
         """The outputs of the operation on `backend`."""
         with afa_kernels.use_backend(backend):
-            return listed(getattr(afa_kernels, self.op)(*arguments, **self.options))
+            return listed(self.call(getattr(afa_kernels, self.op), *arguments))
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function` of the arguments, in the places or by the names they have in the operation, and the options."""
+        if self.names:
+            return function(**dict(zip(self.names, arguments, strict=True)), **self.options)
+        return function(*arguments, **self.options)
 
 
 def listed(outputs: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -315,6 +323,30 @@ def _render(
     return Case("scale_space_render", covers, (predictions, logits), options, layouts, dtypes, planted or {}, thorough)
 
 
+def _project(
+    covers: str,
+    shape: Shape,
+    layout: str = "contiguous",
+    running: bool = False,
+    slope: float = 0.0,
+    abs_weight: bool = False,
+    **details: Any,
+) -> Case:
+    """In training, without running statistics to move; or in evaluation mode by `running` ones."""
+    channels = shape[1]
+    options = {
+        "running_mean": torch.linspace(-1, 1, channels) if running else None,
+        "running_var": torch.linspace(0.5, 2, channels) if running else None,
+        "training": not running,
+        "activation_slope": slope,
+        "abs_weight": abs_weight,
+    }
+    layouts = (layout, *3 * ("contiguous",))
+    names = ("hidden", "weight", "bias", "project_weight")
+    shapes = (shape, (channels,), (channels,), (1, channels, 1, 1))
+    return Case("bn_relu_project", covers, shapes, options, layouts, names=names, **details)
+
+
 ODD = (2, 13, 17, 19)
 SIXTEEN = tuple((1 + k % 3, 3 + k % 7) for k in range(16))
 SCALES = ((2, 5), (3, 9), (4, 13))
@@ -406,6 +438,40 @@ CASES: tuple[Case, ...] = (
     _pool("NaN and infinity", (1, 3, 5, 7), planted={0: NON_FINITE}),
     _pool("NaN and infinity in channels_last", (1, 3, 5, 7), layouts=("channels_last",), planted={0: NON_FINITE}),
     _pool("nothing but minus infinity", (1, 1, 5, 7), planted={0: 35 * (-float("inf"),)}),
+    _project("NCHW in training", (2, 5, 3, 5), thorough=True),
+    _project("channels_last in training, InPlaceABN", (2, 5, 3, 5), "channels_last", False, 0.01, True, thorough=True),
+    _project("running statistics", (2, 5, 3, 5), running=True, thorough=True),
+    _project("few values in NCHW", (2, 3, 2, 3)),
+    _project("few values in channels_last", (2, 3, 2, 3), "channels_last", slope=0.01),
+    _project("few values, running statistics", (2, 3, 2, 3), running=True, abs_weight=True),
+    _project("few values in channels_last, running statistics", (2, 3, 2, 3), "channels_last", True, 0.01, True),
+    _project("prime sizes, several blocks along every axis", ODD),
+    _project("prime sizes in channels_last", ODD, "channels_last"),
+    _project("prime sizes, running statistics", ODD, running=True, slope=0.01),
+    _project("prime sizes in channels_last, running statistics", ODD, "channels_last", running=True),
+    _project("many pixel blocks, summed in several steps", (1, 2, 67, 71), dtypes=FLOAT32),
+    _project("many pixel blocks in channels_last", (1, 2, 67, 71), "channels_last", dtypes=FLOAT32),
+    _project("sizes a multiple of every block", (1, 16, 16, 64), dtypes=FLOAT32),
+    _project("many channels", (1, 131, 3, 5), dtypes=FLOAT32),
+    _project("many channels in channels_last", (1, 131, 3, 5), "channels_last", dtypes=FLOAT32),
+    _project("three values a channel", (1, 4, 1, 3), dtypes=FLOAT32),
+    _project("one pixel, several images", (7, 4, 1, 1), dtypes=FLOAT32),
+    _project("one pixel, running statistics", (1, 4, 1, 1), running=True),
+    _project("one channel", (2, 1, 5, 7)),
+    _project("one row", (2, 3, 1, 7), dtypes=FLOAT32),
+    _project("one column in channels_last", (2, 3, 7, 1), "channels_last", dtypes=FLOAT32),
+    _project("empty batch, running statistics", (0, 3, 4, 5), running=True),
+    _project("no pixels, running statistics", (2, 3, 0, 5), running=True, dtypes=FLOAT32),
+    _project("mixed element types", (2, 5, 3, 5), dtypes=(MIXED, (torch.bfloat16, *3 * FLOAT32))),
+    *(
+        _project(f"{layout} of its own", (2, 5, 3, 5), layout, slope=0.01, dtypes=(torch.float32, torch.bfloat16))
+        for layout in ("permuted", "batch_inside", "sliced", "sliced_channels", "sliced_channels_last", "every_second")
+    ),
+    _project("one image expanded over the batch", (2, 5, 3, 5), "expanded", dtypes=FLOAT32),
+    _project("NaN and infinity", (2, 3, 2, 3), running=True, planted={0: NON_FINITE}, dtypes=FLOAT32),
+    _project("NaN and infinity, leaky", (2, 3, 2, 3), "channels_last", True, 0.01, planted={0: NON_FINITE}),
+    _project("NaN in training", (2, 3, 2, 3), planted={0: NAN}, dtypes=FLOAT32),
+    _project("zero and negative weights", (2, 5, 3, 5), abs_weight=True, planted={1: (0.0, -1.0, 1.0, -0.5, 0.5)}),
     _weights("three scales, prime sizes", (2, 3, 11, 13), thorough=True),
     _weights("three scales in channels_last", (2, 3, 11, 13), layouts=("channels_last",), thorough=True),
     _weights("dense, height and width exchanged", (2, 3, 11, 13), layouts=("permuted",), thorough=True),

@@ -18,6 +18,14 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
   m.def("global_avg_max_pool_forward(Tensor x, Tensor(a!) avg, Tensor(b!) max, Tensor(c!) index) -> ()");
   m.def("global_avg_max_pool_backward(Tensor? grad_avg, Tensor? grad_max, Tensor index, Tensor(a!) grad_x) -> ()");
   m.def(
+      "bn_relu_project_forward(Tensor hidden, Tensor weight, Tensor bias, Tensor project_weight, "
+      "bool batch_statistics, float eps, float activation_slope, bool abs_weight, Tensor(a!) mean, "
+      "Tensor(b!) variance, Tensor(c!) logits) -> ()");
+  m.def(
+      "bn_relu_project_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor project_weight, "
+      "Tensor mean, Tensor variance, bool batch_statistics, float eps, float activation_slope, bool abs_weight, "
+      "Tensor(a!)? grad_hidden, Tensor(b!)? grad_weight, Tensor(c!)? grad_bias, Tensor(d!)? grad_project) -> ()");
+  m.def(
       "scale_space_weights_forward(Tensor logits, str phi, bool opaque_last, Tensor(a!) weights, "
       "Tensor(b!) transmittance) -> ()");
   m.def(

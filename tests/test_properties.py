@@ -80,6 +80,25 @@ def renders(draw: st.DrawFn) -> Case:
     return Case("scale_space_render", "any", shapes, options, draw(layouts(scales + 1)), kinds)
 
 
+@st.composite
+def projections(draw: st.DrawFn) -> Case:
+    n, c, (h, w) = draw(batches), draw(channels), draw(sizes)
+    running = (
+        draw(st.booleans()) if n * h * w >= 8 else True
+    )  # two values tell little of the gradient of their variance
+    options = {
+        "running_mean": torch.linspace(-1, 1, c) if running else None,
+        "running_var": torch.linspace(0.5, 2, c) if running else None,
+        "training": not running,
+        "activation_slope": draw(st.sampled_from([0.0, 0.01])),
+        "abs_weight": draw(st.booleans()),
+    }
+    shapes = ((n, c, h, w), (c,), (c,), (1, c, 1, 1))
+    arrangement = (draw(st.sampled_from(sorted(LAYOUTS))), *3 * ("contiguous",))
+    names = ("hidden", "weight", "bias", "project_weight")
+    return Case("bn_relu_project", "any", shapes, options, arrangement, (draw(dtypes(4)),), names=names)
+
+
 @anything
 @given(fusions(), st.integers(0, 1000))
 def test_attentive_fusion(backend: str, case: Case, seed: int) -> None:
@@ -95,6 +114,12 @@ def test_progressive_fusion(backend: str, case: Case, seed: int) -> None:
 @anything
 @given(pools(), st.integers(0, 1000))
 def test_global_avg_max_pool(backend: str, case: Case, seed: int) -> None:
+    check(case, case.inputs(case.dtypes[0], seed=seed), backend)
+
+
+@anything
+@given(projections(), st.integers(0, 1000))
+def test_bn_relu_project(backend: str, case: Case, seed: int) -> None:
     check(case, case.inputs(case.dtypes[0], seed=seed), backend)
 
 

@@ -1,0 +1,72 @@
+"""What the operations that begin with a batch norm share: its checks, and the update of the running statistics."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from afa_kernels import checks
+
+
+def check(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    activation_slope: float,
+) -> bool:
+    """Raise where an argument is wrong; whether the statistics are those of the batch."""
+    checks.floating("hidden", hidden)
+    channels = hidden.shape[1]
+    per_channel = {"weight": weight, "bias": bias}
+    if running_mean is not None:
+        per_channel["running_mean"] = running_mean
+    if running_var is not None:
+        per_channel["running_var"] = running_var
+    for name, value in per_channel.items():
+        checks.floating(name, value, dim=1)
+        checks.shape(name, value, (channels,), "hidden", hidden)
+        checks.same_device(name, value, "hidden", hidden)
+    if (running_mean is None) != (running_var is None):
+        given, missing = ("running_mean", "running_var") if running_var is None else ("running_var", "running_mean")
+        raise ValueError(f"{missing} must be a Tensor like {given}, or both None, got None")
+    for name, number, least in (
+        ("momentum", momentum, 0.0),
+        ("eps", eps, 0.0),
+        ("activation_slope", activation_slope, 0.0),
+    ):
+        checks.number(name, number, least)
+    batch_statistics = training or running_mean is None
+    if batch_statistics and hidden.shape[0] * hidden.shape[2] * hidden.shape[3] == 1:
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {hidden.shape}; use SyncBatchNorm, "
+            "another norm_layer, or eval mode"
+        )
+    return batch_statistics
+
+
+def update(
+    running_mean: Tensor, running_var: Tensor, mean: Tensor, variance: Tensor, count: int, momentum: float
+) -> None:
+    """Move the running statistics as F.batch_norm does: towards the mean and the unbiased variance of the batch."""
+    if count == 0:
+        return
+    with torch.no_grad():
+        unbiased = variance * (count / (count - 1))
+        for running, value in ((running_mean, mean), (running_var, unbiased)):
+            running.mul_(1 - momentum).add_(value.to(running.dtype), alpha=momentum)
+
+
+def count(hidden: Tensor) -> int:
+    """The number of values of a channel."""
+    return math.prod((hidden.shape[0], *hidden.shape[2:]))
+
+
+def arithmetic(hidden: Tensor) -> torch.dtype:
+    return torch.promote_types(hidden.dtype, torch.float32)

@@ -1,0 +1,53 @@
+"""logits = sum over C of w r, with r = leaky ReLU of gamma (z - mean) / sqrt(variance + eps) + beta."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bn_relu_project(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    project_weight: Tensor,
+    eps: float = 1e-5,
+    activation_slope: float = 0.0,
+    abs_weight: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits and the statistics: those given, or without any the mean and biased variance of the batch."""
+    r, mean, variance = bn_relu(hidden, weight, bias, running_mean, running_var, eps, activation_slope, abs_weight)
+    logits = (project_weight.to(r.dtype) * r).sum(1, keepdim=True)
+    return logits.to(hidden.dtype), mean, variance
+
+
+def bn_relu(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    eps: float,
+    activation_slope: float,
+    abs_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The normalised and rectified map and the statistics, all in the type of the arithmetic."""
+    z, gamma, beta = (t.to(torch.promote_types(hidden.dtype, torch.float32)) for t in (hidden, weight, bias))
+    if abs_weight:
+        gamma = gamma.abs() + eps
+    if running_mean is None or running_var is None:
+        count = max(1, z[:, :1].numel())  # an empty batch has zeros for statistics, as in F.batch_norm
+        mean = z.sum((0, 2, 3)) / count
+        variance = (z - _per_channel(mean)).square().sum((0, 2, 3)) / count
+    else:
+        mean, variance = running_mean.to(z.dtype), running_var.to(z.dtype)
+    scale = gamma * torch.rsqrt(variance + eps)
+    y = (z - _per_channel(mean)) * _per_channel(scale) + _per_channel(beta)
+    return F.leaky_relu(y, activation_slope) if activation_slope else y.relu(), mean, variance
+
+
+def _per_channel(x: Tensor) -> Tensor:
+    return x.view(1, -1, 1, 1)

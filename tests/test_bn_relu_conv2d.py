@@ -1,0 +1,219 @@
+"""bn_relu_conv2d: against F.batch_norm, F.relu and F.conv2d, whose kernels it uses, and what it keeps for backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import afa_kernels
+from afa_kernels import layout
+from afa_kernels.testing import LAYOUTS, disagreement, saved_storages
+
+pytestmark = pytest.mark.once  # it has no kernel of its own
+
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {"padding": 1},
+    {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)},
+    {"stride": 2, "groups": 2},
+]
+
+
+def inputs(dtype: torch.dtype, layout: str = "contiguous", groups: int = 1, channels: int = 6) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        "hidden": (2, channels, 7, 9),
+        "weight": (channels,),
+        "bias": (channels,),
+        "conv_weight": (4, channels // groups, 3, 3),
+        "conv_bias": (4,),
+    }
+    made = {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for name, shape in shapes.items()
+    }
+    made["hidden"] = LAYOUTS[layout](made["hidden"])
+    return {name: t.requires_grad_() for name, t in made.items()}
+
+
+def eager(
+    hidden: Tensor, weight: Tensor, bias: Tensor, running_mean: Any, running_var: Any, conv_weight: Tensor,
+    conv_bias: Any = None, training: bool = True, activation_slope: float = 0.0, abs_weight: bool = False,
+    **convolution: Any,
+) -> Tensor:  # fmt: skip
+    gamma = weight.abs() + 1e-5 if abs_weight else weight
+    y = F.batch_norm(hidden, running_mean, running_var, gamma, bias, training)
+    return F.conv2d(F.leaky_relu(y, activation_slope), conv_weight, conv_bias, **convolution)
+
+
+def run(function: Callable[..., Tensor], given: dict[str, Tensor], **options: Any) -> list[Tensor]:
+    """The output, each gradient, and the running statistics afterwards."""
+    channels = given["hidden"].shape[1]
+    running = {
+        "running_mean": torch.linspace(-1, 1, channels, dtype=given["weight"].dtype),
+        "running_var": torch.linspace(0.5, 2, channels, dtype=given["weight"].dtype),
+    }
+    out = function(**given, **running, **options)
+    grads = torch.autograd.grad((out.double() * torch.arange(out.numel()).view(out.shape).sin()).sum(), given.values())
+    return [out, *grads, *running.values()]
+
+
+@pytest.mark.parametrize("convolution", CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last", "permuted", "sliced"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("abs_weight, slope", [(False, 0.0), (True, 0.01)])
+def test_as_pytorch(
+    abs_weight: bool, slope: float, training: bool, memory_format: str, convolution: dict[str, Any], backend: str
+) -> None:
+    given = inputs(torch.float64, memory_format, convolution.get("groups", 1))
+    options = {**convolution, "training": training, "activation_slope": slope, "abs_weight": abs_weight}
+    got = run(afa_kernels.bn_relu_conv2d, given, **options)
+    torch.testing.assert_close(got, run(eager, given, **options))
+    if backend != "reference":
+        assert layout.memory_format(got[1]) == layout.memory_format(given["hidden"])
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_values(dtype: torch.dtype, training: bool, memory_format: str, backend: str) -> None:
+    """As near to float64 as PyTorch in the same type."""
+    given = inputs(dtype, memory_format)
+    oracle = run(eager, {name: t.detach().double().requires_grad_() for name, t in given.items()}, training=training)
+    theirs = run(eager, given, training=training)
+    for i, results in enumerate(zip(run(afa_kernels.bn_relu_conv2d, given, training=training), oracle, theirs)):
+        reason = disagreement(*results, arithmetic=dtype)
+        assert reason is None, f"result {i}: {reason}"
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("abs_weight, slope", [(False, 0.0), (True, 0.01)])
+def test_gradcheck(abs_weight: bool, slope: float, training: bool, backend: str) -> None:
+    given = inputs(torch.float64, channels=2)
+    running = torch.tensor([0.1, -0.2]).double(), torch.tensor([0.5, 2.0]).double()
+
+    def function(hidden: Tensor, weight: Tensor, bias: Tensor, conv_weight: Tensor, conv_bias: Tensor) -> Tensor:
+        return afa_kernels.bn_relu_conv2d(
+            hidden, weight, bias, *running, conv_weight, conv_bias, padding=1, training=training,
+            activation_slope=slope, abs_weight=abs_weight,
+        )  # fmt: skip
+
+    assert torch.autograd.gradcheck(function, tuple(given.values()))
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last", "permuted"])
+@pytest.mark.parametrize("training", [True, False])
+def test_opcheck(training: bool, memory_format: str, kernel: str) -> None:
+    given = inputs(torch.float32, memory_format)
+    hidden, weight, bias, conv_weight, conv_bias = given.values()
+    running = (None, None) if training else (torch.zeros(6), torch.ones(6))
+    options = [2, 1], [1, 1], [1, 1], 1, 1e-5, 0.01, True
+    torch.library.opcheck(
+        torch.ops.afa.bn_relu_conv2d.default, (hidden, weight, bias, *running, conv_weight, conv_bias, *options)
+    )
+    with torch.no_grad():
+        out, mean, variance = torch.ops.afa.bn_relu_conv2d(
+            hidden, weight, bias, *running, conv_weight, conv_bias, *options
+        )
+    saved = [t.detach() for t in (out.cos(), hidden, weight, bias, conv_weight, mean, variance)]
+    for needed in ([True] * 5, [True, False, True, False, True]):
+        torch.library.opcheck(torch.ops.afa.bn_relu_conv2d_backward.default, (*saved, training, *options, needed))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_partial_requires_grad(training: bool, kernel: str) -> None:
+    given = inputs(torch.float32)
+    every = dict(zip(given, run(afa_kernels.bn_relu_conv2d, given, training=training)[1:]))
+    for name in given:
+        for wanted in ([name], [other for other in given if other != name]):
+            leaves = {n: t.detach().requires_grad_(n in wanted) for n, t in given.items()}
+            running = torch.linspace(-1, 1, 6), torch.linspace(0.5, 2, 6)
+            out = afa_kernels.bn_relu_conv2d(
+                **leaves, running_mean=running[0], running_var=running[1], training=training
+            )
+            upstream = torch.arange(out.numel()).view(out.shape).sin()
+            grads = torch.autograd.grad(out, [leaves[n] for n in wanted], upstream)
+            for n, grad in zip(wanted, grads, strict=True):
+                torch.testing.assert_close(grad, every[n])
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("training", [True, False])
+def test_saves_the_map_and_statistics_alone(training: bool, memory_format: torch.memory_format, kernel: str) -> None:
+    given = inputs(torch.float32)
+    hidden = given["hidden"] = given["hidden"].detach().contiguous(memory_format=memory_format).requires_grad_()
+    running = {"running_mean": torch.zeros(6), "running_var": torch.ones(6)}
+    saved = saved_storages(lambda: afa_kernels.bn_relu_conv2d(**given, **running, training=training))
+    for t in (hidden, given["weight"], given["bias"], given["conv_weight"]):
+        assert saved.pop(t.untyped_storage().data_ptr()) == t.untyped_storage().nbytes()
+    assert sorted(saved.values()) == [6 * 4, 6 * 4]  # mean and variance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_autocast(dtype: torch.dtype, backend: str) -> None:
+    """The convolution computes in autocast's type, as F.conv2d does, which leaves float64 alone."""
+    given = inputs(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, expected = run(afa_kernels.bn_relu_conv2d, given), run(eager, given)
+    assert got[0].dtype == (torch.float64 if dtype == torch.float64 else torch.bfloat16)
+    torch.testing.assert_close(got, expected, rtol=0.02, atol=0.1)
+
+
+def test_mixed_types(backend: str) -> None:
+    """The result has the type of `hidden`, each gradient its argument's."""
+    given = inputs(torch.float32)
+    given["hidden"] = given["hidden"].detach().bfloat16().requires_grad_()
+    given["bias"] = given["bias"].detach().double().requires_grad_()
+    out, *results = run(afa_kernels.bn_relu_conv2d, given)
+    assert out.dtype == torch.bfloat16
+    assert [g.dtype for g in results[:5]] == [t.dtype for t in given.values()]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_compiled(compiler: str, training: bool, kernel: str) -> None:
+    torch.compiler.reset()
+    given = inputs(torch.float32)
+    compiled = torch.compile(afa_kernels.bn_relu_conv2d, fullgraph=True, backend=compiler)
+    got = run(compiled, given, training=training, padding=1)
+    torch.testing.assert_close(got, run(afa_kernels.bn_relu_conv2d, given, training=training, padding=1))
+
+
+def test_checkpointed(kernel: str) -> None:
+    given = inputs(torch.float32)
+    hidden = given.pop("hidden")
+
+    def function(x: Tensor) -> Tensor:
+        return afa_kernels.bn_relu_conv2d(x, **given, running_mean=None, running_var=None)
+
+    (expected,) = torch.autograd.grad(function(hidden).square().sum(), hidden)
+    (got,) = torch.autograd.grad(checkpoint(function, hidden, use_reentrant=False).square().sum(), hidden)
+    torch.testing.assert_close(got, expected)
+
+
+def test_double_backward(kernel: str) -> None:
+    given = inputs(torch.float64)
+    out = afa_kernels.bn_relu_conv2d(**given, running_mean=None, running_var=None)
+    (grad,) = torch.autograd.grad(out.square().sum(), given["hidden"], create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"bn_relu_conv2d is differentiable once.*use_backend.'reference'."):
+        torch.autograd.grad(grad.square().sum(), given["hidden"])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_empty_batch(training: bool, backend: str) -> None:
+    given = inputs(torch.float32)
+    given["hidden"] = given["hidden"].detach()[:0].requires_grad_()
+    out, *results = run(afa_kernels.bn_relu_conv2d, given, training=training, padding=1)
+    assert out.shape == (0, 4, 7, 9)
+    assert not any(g.any() for g in results[:5])
+    assert torch.equal(results[5], torch.linspace(-1, 1, 6)) and torch.equal(results[6], torch.linspace(0.5, 2, 6))
+
+
+def test_meta_tensors() -> None:
+    given = {name: t.detach().to("meta") for name, t in inputs(torch.float32).items()}
+    out = afa_kernels.bn_relu_conv2d(**given, running_mean=None, running_var=None, stride=2)
+    assert out.is_meta and out.shape == (2, 4, 3, 4)
