@@ -1,0 +1,339 @@
+"""bn_relu_project in Triton: logits = sum over C of w r, with y = (z - mean) scale + beta and r = leaky ReLU of y.
+
+In training `hidden` is read once for its statistics and once for the projection, and in backward once for the sums over
+pixels and once for its gradient. Every sum is taken in parts, in an order that does not depend on the launch.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from afa_kernels import layout
+from afa_kernels.triton_kernels.attentive_fusion import heuristics
+from afa_kernels.triton_kernels.launch import on_device_of
+
+STEPS = 8  # blocks of pixels that one program sums over
+
+
+@triton.jit
+def _rectified(y, value, SLOPE: tl.constexpr):
+    """`value` where y > 0, else SLOPE * value. ReLU lets NaN through and gives 0 for infinity, as PyTorch's."""
+    if SLOPE == 0.0:
+        return tl.where(y <= 0.0, 0.0, value)
+    return tl.where(y > 0.0, value, SLOPE * value)
+
+
+@triton.jit
+def _norm(weight, bias, mean, variance, c, inside_c, EPS: tl.constexpr, ABS_WEIGHT: tl.constexpr):
+    """Of the channels c: mean, 1 / sqrt(variance + EPS), gamma times that, and beta."""
+    gamma = tl.load(weight + c, mask=inside_c, other=0.0)
+    if ABS_WEIGHT:
+        gamma = tl.abs(gamma) + EPS
+    deviation = 1.0 / tl.sqrt(tl.load(variance + c, mask=inside_c, other=1.0) + EPS)
+    center = tl.load(mean + c, mask=inside_c, other=0.0)
+    return center, deviation, gamma * deviation, tl.load(bias + c, mask=inside_c, other=0.0)
+
+
+@triton.jit
+def _part_and_channels(channels, BLOCK_C: tl.constexpr):
+    """The part of the pixels and the channels of this program; neighbouring programs share a part."""
+    channel_blocks = tl.cdiv(channels, BLOCK_C)
+    block = tl.program_id(0).to(tl.int64)
+    return block // channel_blocks, block % channel_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+
+
+@triton.jit
+def _first_of(hidden, c, inside_c, z_c, arithmetic: tl.constexpr):
+    """The first pixel of the channels c. Statistics are taken of the differences from it, which keep the digits that
+    values far from zero would lose."""
+    return tl.load(hidden + c * z_c, mask=inside_c, other=0.0).to(arithmetic)
+
+
+# One program takes the mean and the sum of squared deviations of STEPS blocks of BLOCK_P pixels of BLOCK_C channels of
+# one image, merging block by block by Chan's formula, and writes them to its own row of (N, parts, C).
+@triton.jit
+def _statistics_kernel(
+    hidden, means, squares,
+    strides, channels, pixels, parts,
+    STEPS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    z_n, z_c, z_p = strides
+    part, c = _part_and_channels(channels, BLOCK_C)
+    n = tl.program_id(1).to(tl.int64)
+    inside_c = c < channels
+    origin = _first_of(hidden, c, inside_c, z_c, arithmetic)[:, None]
+    count = tl.zeros([], arithmetic)
+    mean = tl.zeros([BLOCK_C], arithmetic)
+    square = tl.zeros([BLOCK_C], arithmetic)
+    for step in range(STEPS):
+        p = (part * STEPS + step) * BLOCK_P + tl.arange(0, BLOCK_P)
+        inside = inside_c[:, None] & (p < pixels)[None, :]
+        z = tl.load(hidden + n * z_n + c[:, None] * z_c + p[None, :] * z_p, mask=inside, other=0.0).to(arithmetic)
+        z = tl.where(inside, z - origin, 0.0)
+        new_count = tl.sum((p < pixels).to(arithmetic))
+        new_mean = tl.sum(z, axis=1) / tl.maximum(new_count, 1.0)
+        deviations = tl.where(inside, z - new_mean[:, None], 0.0)
+        share = new_count / tl.maximum(count + new_count, 1.0)
+        delta = new_mean - mean
+        mean += delta * share
+        square += tl.sum(deviations * deviations, axis=1) + delta * delta * count * share
+        count += new_count
+    row = (n * parts + part) * channels + c
+    tl.store(means + row, mean, mask=inside_c)
+    tl.store(squares + row, square, mask=inside_c)
+
+
+# One program merges the rows of BLOCK_C channels: first the mean, then the deviations from it.
+@triton.jit
+def _merge_kernel(
+    hidden, means, squares, mean, variance,
+    strides, batch, channels, pixels, parts, pixels_of_part,
+    BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    _, z_c, _ = strides
+    c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+    rows = batch.to(tl.int64) * parts
+    count = (batch.to(tl.int64) * pixels).to(arithmetic)
+    total = tl.zeros([BLOCK_B, BLOCK_C], arithmetic)
+    for first in range(0, rows, BLOCK_B):
+        row = first + tl.arange(0, BLOCK_B).to(tl.int64)[:, None]
+        inside = (row < rows) & (c < channels)
+        share = tl.minimum(pixels - row % parts * pixels_of_part, pixels_of_part).to(arithmetic) / count
+        total += tl.load(means + row * channels + c, mask=inside, other=0.0) * share
+    center = tl.sum(total, axis=0)[None, :]
+    total = tl.zeros([BLOCK_B, BLOCK_C], arithmetic)
+    for first in range(0, rows, BLOCK_B):
+        row = first + tl.arange(0, BLOCK_B).to(tl.int64)[:, None]
+        inside = (row < rows) & (c < channels)
+        share = tl.minimum(pixels - row % parts * pixels_of_part, pixels_of_part).to(arithmetic) / count
+        delta = tl.load(means + row * channels + c, mask=inside, other=0.0) - center
+        spread = tl.load(squares + row * channels + c, mask=inside, other=0.0) / count + delta * delta * share
+        total += tl.where(inside, spread, 0.0)
+    tl.store(mean + c, _first_of(hidden, c, c < channels, z_c, arithmetic) + center, mask=c < channels)
+    tl.store(variance + c, tl.sum(total, axis=0)[None, :], mask=c < channels)
+
+
+# One program projects BLOCK_P pixels of one image, over all channels.
+@triton.jit
+def _project_kernel(
+    hidden, weight, bias, project_weight, mean, variance, logits,
+    strides, channels, pixels,
+    EPS: tl.constexpr, SLOPE: tl.constexpr, ABS_WEIGHT: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    z_n, z_c, z_p = strides
+    n = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
+    inside_p = p < pixels
+    total = tl.zeros([BLOCK_P], arithmetic)
+    for first in range(0, channels, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C).to(tl.int64)
+        inside_c = c < channels
+        center, _, scale, beta = _norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
+        w = tl.load(project_weight + c, mask=inside_c, other=0.0)
+        inside = inside_c[:, None] & inside_p[None, :]
+        z = tl.load(hidden + n * z_n + c[:, None] * z_c + p[None, :] * z_p, mask=inside, other=0.0).to(arithmetic)
+        y = (z - center[:, None]) * scale[:, None] + beta[:, None]
+        total += tl.sum(tl.where(inside, w[:, None] * _rectified(y, y, SLOPE), 0.0), axis=0)
+    tl.store(logits + n * pixels + p, total.to(logits.dtype.element_ty), mask=inside_p)
+
+
+# With g the gradient of the logits and g' = (y > 0 ? g : SLOPE g): one program sums g r, g' and g' (z - mean) over STEPS
+# blocks of BLOCK_P pixels of BLOCK_C channels of one image, and writes them to its own rows of (3, N, parts, C).
+@triton.jit
+def _sums_kernel(
+    grad, hidden, weight, bias, mean, variance, sums,
+    grad_strides, strides, batch, channels, pixels, parts,
+    EPS: tl.constexpr, SLOPE: tl.constexpr, ABS_WEIGHT: tl.constexpr,
+    STEPS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    g_n, _, g_p = grad_strides
+    z_n, z_c, z_p = strides
+    part, c = _part_and_channels(channels, BLOCK_C)
+    n = tl.program_id(1).to(tl.int64)
+    inside_c = c < channels
+    center, _, scale, beta = _norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
+    projected = tl.zeros([BLOCK_C], arithmetic)
+    rectified = tl.zeros([BLOCK_C], arithmetic)
+    deviations = tl.zeros([BLOCK_C], arithmetic)
+    for step in range(STEPS):
+        p = (part * STEPS + step) * BLOCK_P + tl.arange(0, BLOCK_P)
+        inside = inside_c[:, None] & (p < pixels)[None, :]
+        g = tl.load(grad + n * g_n + p * g_p, mask=p < pixels, other=0.0).to(arithmetic)[None, :]
+        z = tl.load(hidden + n * z_n + c[:, None] * z_c + p[None, :] * z_p, mask=inside, other=0.0).to(arithmetic)
+        deviation = z - center[:, None]
+        y = deviation * scale[:, None] + beta[:, None]
+        passed = _rectified(y, g, SLOPE)
+        projected += tl.sum(tl.where(inside, g * _rectified(y, y, SLOPE), 0.0), axis=1)
+        rectified += tl.sum(tl.where(inside, passed, 0.0), axis=1)
+        deviations += tl.sum(tl.where(inside, passed * deviation, 0.0), axis=1)
+    rows = batch.to(tl.int64) * parts
+    row = n * parts + part
+    tl.store(sums + row * channels + c, projected, mask=inside_c)
+    tl.store(sums + (rows + row) * channels + c, rectified, mask=inside_c)
+    tl.store(sums + (2 * rows + row) * channels + c, deviations, mask=inside_c)
+
+
+@triton.jit
+def _over_rows(sums, c, inside_c, rows, channels, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr):
+    total = tl.zeros([BLOCK_B, BLOCK_C], sums.dtype.element_ty)
+    for first in range(0, rows, BLOCK_B):
+        row = first + tl.arange(0, BLOCK_B).to(tl.int64)[:, None]
+        inside = (row < rows) & inside_c[None, :]
+        total += tl.load(sums + row * channels + c[None, :], mask=inside, other=0.0)
+    return tl.sum(total, axis=0)
+
+
+# One program adds up the rows of BLOCK_C channels, and makes of them the gradients of the parameters, and what the
+# statistics add to the gradient of `hidden`: constant + slope (z - mean).
+@triton.jit
+def _parameters_kernel(
+    sums, weight, bias, project_weight, mean, variance,
+    grad_weight, grad_bias, grad_project, constants, slopes,
+    batch, channels, pixels, parts,
+    EPS: tl.constexpr, ABS_WEIGHT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside_c = c < channels
+    rows = batch.to(tl.int64) * parts
+    projected = _over_rows(sums, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
+    rectified = _over_rows(sums + rows * channels, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
+    deviations = _over_rows(sums + 2 * rows * channels, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
+    _, deviation, scale, _ = _norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
+    w = tl.load(project_weight + c, mask=inside_c, other=0.0)
+    of_beta = w * rectified
+    of_gamma = w * deviations * deviation
+    if constants is not None:
+        count = (batch.to(tl.int64) * pixels).to(arithmetic)
+        tl.store(constants + c, -scale * of_beta / count, mask=inside_c)
+        tl.store(slopes + c, -scale * deviation * of_gamma / count, mask=inside_c)
+    if grad_weight is not None:
+        if ABS_WEIGHT:
+            gamma = tl.load(weight + c, mask=inside_c, other=0.0)
+            of_gamma = tl.where(gamma > 0.0, of_gamma, tl.where(gamma < 0.0, -of_gamma, 0.0))
+        tl.store(grad_weight + c, of_gamma, mask=inside_c)
+    if grad_bias is not None:
+        tl.store(grad_bias + c, of_beta, mask=inside_c)
+    if grad_project is not None:
+        tl.store(grad_project + c, projected, mask=inside_c)
+
+
+# One program writes the gradient of BLOCK_P pixels of BLOCK_C channels of one image.
+@triton.jit
+def _gradient_kernel(
+    grad, hidden, weight, bias, project_weight, mean, variance, constants, slopes, grad_hidden,
+    grad_strides, strides, out_strides, channels, pixels,
+    EPS: tl.constexpr, SLOPE: tl.constexpr, ABS_WEIGHT: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    g_n, _, g_p = grad_strides
+    z_n, z_c, z_p = strides
+    dz_n, dz_c, dz_p = out_strides
+    block, c = _part_and_channels(channels, BLOCK_C)
+    n = tl.program_id(1).to(tl.int64)
+    p = block * BLOCK_P + tl.arange(0, BLOCK_P)
+    inside_c = c < channels
+    inside = inside_c[:, None] & (p < pixels)[None, :]
+    center, _, scale, beta = _norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
+    of_grad = scale * tl.load(project_weight + c, mask=inside_c, other=0.0)
+    g = tl.load(grad + n * g_n + p * g_p, mask=p < pixels, other=0.0).to(arithmetic)[None, :]
+    z = tl.load(hidden + n * z_n + c[:, None] * z_c + p[None, :] * z_p, mask=inside, other=0.0).to(arithmetic)
+    deviation = z - center[:, None]
+    dz = of_grad[:, None] * _rectified(deviation * scale[:, None] + beta[:, None], g, SLOPE)
+    if constants is not None:
+        slope = tl.load(slopes + c, mask=inside_c, other=0.0)
+        dz += tl.load(constants + c, mask=inside_c, other=0.0)[:, None] + slope[:, None] * deviation
+    out = grad_hidden + n * dz_n + c[:, None] * dz_c + p[None, :] * dz_p
+    tl.store(out, dz.to(grad_hidden.dtype.element_ty), mask=inside)
+
+
+def forward(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    project_weight: Tensor,
+    batch_statistics: bool,
+    eps: float,
+    activation_slope: float,
+    abs_weight: bool,
+    mean: Tensor,
+    variance: Tensor,
+    logits: Tensor,
+) -> None:
+    batch, channels, height, width = hidden.shape
+    pixels = height * width
+    tile, arithmetic = _tile(hidden), _arithmetic(hidden)
+    strides = layout.strides(hidden)
+    with on_device_of(hidden):
+        if batch_statistics:
+            parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
+            means, squares = (mean.new_empty((batch, parts, channels)) for _ in range(2))
+            _statistics_kernel[(parts * triton.cdiv(channels, tile["BLOCK_C"]), batch)](
+                hidden, means, squares, strides, channels, pixels, parts, STEPS=STEPS, **tile, arithmetic=arithmetic
+            )
+            _merge_kernel[(triton.cdiv(channels, 32),)](
+                hidden, means, squares, mean, variance,
+                strides, batch, channels, pixels, parts, STEPS * tile["BLOCK_P"],
+                BLOCK_C=32, BLOCK_B=32, arithmetic=arithmetic,
+            )  # fmt: skip
+        _project_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
+            hidden, weight, bias, project_weight, mean, variance, logits, strides, channels, pixels,
+            EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **tile, arithmetic=arithmetic,
+        )  # fmt: skip
+
+
+def backward(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    project_weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    batch_statistics: bool,
+    eps: float,
+    activation_slope: float,
+    abs_weight: bool,
+    grad_hidden: Tensor | None,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
+    grad_project: Tensor | None,
+) -> None:
+    batch, channels, height, width = hidden.shape
+    pixels = height * width
+    tile, arithmetic = _tile(hidden), _arithmetic(hidden)
+    channel_blocks = triton.cdiv(channels, tile["BLOCK_C"])
+    grad_strides, strides = layout.strides(grad), layout.strides(hidden)
+    constants, slopes = (torch.empty_like(mean) if batch_statistics else None for _ in range(2))
+    with on_device_of(hidden):
+        if batch_statistics or any(t is not None for t in (grad_weight, grad_bias, grad_project)):
+            parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
+            sums = mean.new_empty((3, batch, parts, channels))
+            _sums_kernel[(parts * channel_blocks, batch)](
+                grad, hidden, weight, bias, mean, variance, sums,
+                grad_strides, strides, batch, channels, pixels, parts,
+                EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, STEPS=STEPS, **tile, arithmetic=arithmetic,
+            )  # fmt: skip
+            _parameters_kernel[(triton.cdiv(channels, 32),)](
+                sums, weight, bias, project_weight, mean, variance,
+                grad_weight, grad_bias, grad_project, constants, slopes, batch, channels, pixels, parts,
+                EPS=eps, ABS_WEIGHT=abs_weight, BLOCK_C=32, BLOCK_B=32, arithmetic=arithmetic,
+            )  # fmt: skip
+        if grad_hidden is not None:
+            _gradient_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]) * channel_blocks, batch)](
+                grad, hidden, weight, bias, project_weight, mean, variance, constants, slopes, grad_hidden,
+                grad_strides, strides, layout.strides(grad_hidden), channels, pixels,
+                EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **tile, arithmetic=arithmetic,
+            )  # fmt: skip
+
+
+def _tile(hidden: Tensor) -> dict[str, int]:
+    channels_last = layout.memory_format(hidden) == torch.channels_last
+    return heuristics(hidden.shape[1], channels_last, hidden.itemsize)
+
+
+def _arithmetic(x: Tensor) -> tl.dtype:
+    return tl.float64 if x.dtype == torch.float64 else tl.float32
