@@ -590,6 +590,11 @@ LARGE_CASES: tuple[Case, ...] = (
         for name, shape in (("sizes divide by 16", (2, 64, 256, 512)), ("odd sizes", (2, 67, 129, 253)))
         for layout in ("contiguous", "channels_last")
     ),
+    *(
+        _project(f"{name}, {layout}", shape, layout, thorough=name == "sizes divide by 16")
+        for name, shape in (("sizes divide by 16", (2, 64, 256, 512)), ("odd sizes", (2, 67, 129, 253)))
+        for layout in ("contiguous", "channels_last")
+    ),
     _weights("sizes divide by 16", (1, 5, 512, 1024), thorough=True),
     _weights("odd sizes", (3, 3, 129, 253), thorough=False),
     _weights("softplus, the last opaque", (1, 3, 512, 1024), "softplus", "last", thorough=True),

@@ -40,6 +40,12 @@ def global_avg_max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
     return F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)
 
 
+def bn_relu_project(hidden: Tensor, weight: Tensor, bias: Tensor, project_weight: Tensor, **norm: Any) -> Tensor:
+    """What a user writes without afa_kernels."""
+    normalised = F.batch_norm(hidden, weight=weight, bias=bias, **norm)
+    return F.conv2d(F.relu(normalised), project_weight)
+
+
 def scale_space_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
     """What a user writes without afa_kernels."""
     depth = logits.abs()
@@ -64,6 +70,7 @@ EAGER: dict[str, Callable[..., Any]] = {
     "attentive_fusion": attentive_fusion,
     "progressive_fusion": progressive_fusion,
     "global_avg_max_pool": global_avg_max_pool,
+    "bn_relu_project": bn_relu_project,
     "scale_space_weights": scale_space_weights,
     "scale_space_render": scale_space_render,
 }
@@ -95,11 +102,11 @@ class Workload:
     def contestants(self) -> dict[str, Callable[..., Any]]:
         """The operation in eager PyTorch, the same compiled for this shape alone, and from afa_kernels."""
         torch.compiler.reset()
-        op, options = self.case.op, self.case.options
+        eager, ours = EAGER[self.case.op], getattr(afa_kernels, self.case.op)
         return {
-            "eager": functools.partial(EAGER[op], **options),
-            "compiled": functools.partial(torch.compile(EAGER[op], dynamic=False), **options),
-            "afa_kernels": functools.partial(getattr(afa_kernels, op), **options),
+            "eager": functools.partial(self.case.call, eager),
+            "compiled": functools.partial(self.case.call, torch.compile(eager, dynamic=False)),
+            "afa_kernels": functools.partial(self.case.call, ours),
         }
 
     def step(self, function: Callable[..., Any], arguments: Sequence[Any], upstream: Sequence[Tensor]) -> list[Tensor]:
@@ -118,9 +125,11 @@ class Workload:
         """Inputs read once and outputs written once; in a training step by the backward pass too.
 
         The inputs of the backward pass are those of the forward pass and the gradients of its outputs; pooling's needs
-        only the latter.
+        only the latter. The statistics of bn_relu_project, and the sums of its backward, need a reading of their own.
         """
         read, written = _bytes(tensors(arguments)), _bytes(outputs)
+        if self.case.op == "bn_relu_project":
+            return 2 * read + written + (2 * (written + read) + read)
         read_again = 0 if self.case.op == "global_avg_max_pool" else read
         return read + written + (written + read_again + read if self.training else 0)
 
@@ -175,6 +184,8 @@ def workloads(quick: bool = False) -> list[Workload]:
             found += [Workload(_fusion(_shrunk(shape, shrink), layout), layout, training) for shape in fusions]
             progressive = _progressive(3, _shrunk((1, 32, 512, 1024), shrink), layout)
             found.append(Workload(progressive, layout, training))
+            if training:
+                found += [Workload(_project(_shrunk(shape, shrink), layout), layout, True) for shape in fusions[:4]]
             found += [Workload(_pool(_shrunk(shape, shrink), layout), layout, training) for shape in fusions[:4]]
     for training, shape in ((False, (1, 5, 512, 1024)), (True, (1, 2, 256, 512))):
         found.append(Workload(_weights(_shrunk(shape, shrink)), "NCHW", training))
@@ -197,6 +208,15 @@ def _progressive(inputs: int, shape: Shape, layout: str) -> Case:
 
 def _pool(shape: Shape, layout: str) -> Case:
     return Case("global_avg_max_pool", _name(shape), (shape,), layouts=(LAYOUTS[layout],))
+
+
+def _project(shape: Shape, layout: str) -> Case:
+    channels = shape[1]
+    shapes = (shape, (channels,), (channels,), (1, channels, 1, 1))
+    options = {"running_mean": None, "running_var": None, "training": True}
+    names = ("hidden", "weight", "bias", "project_weight")
+    layouts = (LAYOUTS[layout], *3 * ("contiguous",))
+    return Case("bn_relu_project", _name(shape), shapes, options, layouts, names=names)
 
 
 def _weights(shape: Shape) -> Case:

@@ -41,6 +41,13 @@ TRAFFIC_CASES: tuple[Case, ...] = (
     Case("attentive_fusion", "channels_last", _FUSION, layouts=("channels_last",)),
     Case("progressive_fusion", "three inputs, NCHW", tuple([shape] * 3 for shape in (_FUSION[0], *_FUSION[2:]))),
     Case("global_avg_max_pool", "NCHW", _FUSION[:1]),
+    Case(
+        "bn_relu_project",
+        "training, NCHW",
+        (_FUSION[0], (32,), (32,), (1, 32, 1, 1)),
+        options={"running_mean": None, "running_var": None, "training": True},
+        names=("hidden", "weight", "bias", "project_weight"),
+    ),
     Case("scale_space_weights", "five scales", ((1, 5, 32, 64),)),
     Case(
         "scale_space_render",
@@ -132,7 +139,7 @@ def passes(case: Case, function: Callable[..., Any], meter: Callable[[], Any]) -
     arguments = case.inputs(torch.float32)
     leaves = [t.requires_grad_() for t in tensors(arguments)]
     with meter() as entered:
-        outputs = listed(function(*arguments, **case.options))
+        outputs = listed(case.call(function, *arguments))
     found = {"forward": _traffic(entered)}
     upstream = [torch.empty_like(o).copy_(g) for o, g in zip(outputs, cotangents(outputs), strict=True)]
     with meter() as entered:
@@ -148,11 +155,13 @@ def _traffic(meter: Any) -> Traffic:
 def least(case: Case) -> dict[str, int]:
     """Bytes: every input read and every output written once; backward reads the inputs and upstream gradients.
 
-    Pooling's backward reads no input.
+    Pooling's backward reads no input. The statistics of bn_relu_project need a reading of their own, both ways.
     """
     arguments = case.inputs(torch.float32)
     outputs = case(arguments, "reference")
     read, written = (sum(t.numel() * t.itemsize for t in given) for given in (tensors(arguments), outputs))
+    if case.op == "bn_relu_project":
+        return {"forward": 2 * read + written, "backward": 2 * (written + read) + read}
     read_again = 0 if case.op == "global_avg_max_pool" else read
     return {"forward": read + written, "backward": written + read_again + read}
 

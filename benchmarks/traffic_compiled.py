@@ -145,7 +145,7 @@ def half(graph: torch.fx.GraphModule, mode: FakeTensorMode) -> Traffic:
 
 def compiled(case: Case) -> dict[str, Traffic]:
     arguments = case.inputs(torch.float32)
-    function = functools.partial(EAGER[case.op], **case.options)
+    function = functools.partial(case.call, EAGER[case.op])
     mode = FakeTensorMode()
     with mode:
         leaves = tuple(

@@ -16,6 +16,8 @@ MOST = {
     ("progressive_fusion", "backward"): 1.02 + 2 / 256,
     ("global_avg_max_pool", "forward"): 1.02,
     ("global_avg_max_pool", "backward"): 1.02,
+    ("bn_relu_project", "forward"): 1.02,
+    ("bn_relu_project", "backward"): 1.02,
     ("scale_space_weights", "forward"): 1.02,
     ("scale_space_weights", "backward"): 1.02,
     ("scale_space_render", "forward"): 1.25,

@@ -90,13 +90,11 @@ def _statistics_kernel(
 @triton.jit
 def _merge_kernel(
     hidden, means, squares, mean, variance,
-    strides, batch, channels, pixels, parts, pixels_of_part,
+    strides, rows, count, channels, pixels, parts, pixels_of_part,
     BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     _, z_c, _ = strides
     c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
-    rows = batch.to(tl.int64) * parts
-    count = (batch.to(tl.int64) * pixels).to(arithmetic)
     total = tl.zeros([BLOCK_B, BLOCK_C], arithmetic)
     for first in range(0, rows, BLOCK_B):
         row = first + tl.arange(0, BLOCK_B).to(tl.int64)[:, None]
@@ -141,12 +139,12 @@ def _project_kernel(
     tl.store(logits + n * pixels + p, total.to(logits.dtype.element_ty), mask=inside_p)
 
 
-# With g the gradient of the logits and g' = (y > 0 ? g : SLOPE g): one program sums g r, g' and g' (z - mean) over STEPS
-# blocks of BLOCK_P pixels of BLOCK_C channels of one image, and writes them to its own rows of (3, N, parts, C).
+# With g the gradient of the logits and g' = (y > 0 ? g : SLOPE g): one program sums g r, g' and g' (z - mean) over
+# STEPS blocks of BLOCK_P pixels of BLOCK_C channels of one image, and writes each to its own row of (N, parts, C).
 @triton.jit
 def _sums_kernel(
-    grad, hidden, weight, bias, mean, variance, sums,
-    grad_strides, strides, batch, channels, pixels, parts,
+    grad, hidden, weight, bias, mean, variance, projected_rows, rectified_rows, deviation_rows,
+    grad_strides, strides, channels, pixels, parts,
     EPS: tl.constexpr, SLOPE: tl.constexpr, ABS_WEIGHT: tl.constexpr,
     STEPS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
@@ -170,11 +168,10 @@ def _sums_kernel(
         projected += tl.sum(tl.where(inside, g * _rectified(y, y, SLOPE), 0.0), axis=1)
         rectified += tl.sum(tl.where(inside, passed, 0.0), axis=1)
         deviations += tl.sum(tl.where(inside, passed * deviation, 0.0), axis=1)
-    rows = batch.to(tl.int64) * parts
-    row = n * parts + part
-    tl.store(sums + row * channels + c, projected, mask=inside_c)
-    tl.store(sums + (rows + row) * channels + c, rectified, mask=inside_c)
-    tl.store(sums + (2 * rows + row) * channels + c, deviations, mask=inside_c)
+    row = (n * parts + part) * channels + c
+    tl.store(projected_rows + row, projected, mask=inside_c)
+    tl.store(rectified_rows + row, rectified, mask=inside_c)
+    tl.store(deviation_rows + row, deviations, mask=inside_c)
 
 
 @triton.jit
@@ -191,23 +188,21 @@ def _over_rows(sums, c, inside_c, rows, channels, BLOCK_C: tl.constexpr, BLOCK_B
 # statistics add to the gradient of `hidden`: constant + slope (z - mean).
 @triton.jit
 def _parameters_kernel(
-    sums, weight, bias, project_weight, mean, variance,
+    projected_rows, rectified_rows, deviation_rows, weight, bias, project_weight, mean, variance,
     grad_weight, grad_bias, grad_project, constants, slopes,
-    batch, channels, pixels, parts,
-    EPS: tl.constexpr, ABS_WEIGHT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr, arithmetic: tl.constexpr,
+    rows, count, channels,
+    EPS: tl.constexpr, ABS_WEIGHT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr,
 ):  # fmt: skip
     c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside_c = c < channels
-    rows = batch.to(tl.int64) * parts
-    projected = _over_rows(sums, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
-    rectified = _over_rows(sums + rows * channels, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
-    deviations = _over_rows(sums + 2 * rows * channels, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
+    projected = _over_rows(projected_rows, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
+    rectified = _over_rows(rectified_rows, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
+    deviations = _over_rows(deviation_rows, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
     _, deviation, scale, _ = _norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
     w = tl.load(project_weight + c, mask=inside_c, other=0.0)
     of_beta = w * rectified
     of_gamma = w * deviations * deviation
     if constants is not None:
-        count = (batch.to(tl.int64) * pixels).to(arithmetic)
         tl.store(constants + c, -scale * of_beta / count, mask=inside_c)
         tl.store(slopes + c, -scale * deviation * of_gamma / count, mask=inside_c)
     if grad_weight is not None:
@@ -276,7 +271,7 @@ def forward(
             )
             _merge_kernel[(triton.cdiv(channels, 32),)](
                 hidden, means, squares, mean, variance,
-                strides, batch, channels, pixels, parts, STEPS * tile["BLOCK_P"],
+                strides, batch * parts, batch * pixels, channels, pixels, parts, STEPS * tile["BLOCK_P"],
                 BLOCK_C=32, BLOCK_B=32, arithmetic=arithmetic,
             )  # fmt: skip
         _project_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
@@ -311,16 +306,16 @@ def backward(
     with on_device_of(hidden):
         if batch_statistics or any(t is not None for t in (grad_weight, grad_bias, grad_project)):
             parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
-            sums = mean.new_empty((3, batch, parts, channels))
+            sums = [mean.new_empty((batch, parts, channels)) for _ in range(3)]
             _sums_kernel[(parts * channel_blocks, batch)](
-                grad, hidden, weight, bias, mean, variance, sums,
-                grad_strides, strides, batch, channels, pixels, parts,
+                grad, hidden, weight, bias, mean, variance, *sums,
+                grad_strides, strides, channels, pixels, parts,
                 EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, STEPS=STEPS, **tile, arithmetic=arithmetic,
             )  # fmt: skip
             _parameters_kernel[(triton.cdiv(channels, 32),)](
-                sums, weight, bias, project_weight, mean, variance,
-                grad_weight, grad_bias, grad_project, constants, slopes, batch, channels, pixels, parts,
-                EPS=eps, ABS_WEIGHT=abs_weight, BLOCK_C=32, BLOCK_B=32, arithmetic=arithmetic,
+                *sums, weight, bias, project_weight, mean, variance,
+                grad_weight, grad_bias, grad_project, constants, slopes, batch * parts, batch * pixels, channels,
+                EPS=eps, ABS_WEIGHT=abs_weight, BLOCK_C=32, BLOCK_B=32,
             )  # fmt: skip
         if grad_hidden is not None:
             _gradient_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]) * channel_blocks, batch)](

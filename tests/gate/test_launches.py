@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import math
 import pkgutil
@@ -236,7 +237,7 @@ def test_warmup_prepares_the_launches_of_an_operation(case: Case, compilations: 
     for tensor in torch.utils._pytree.tree_leaves(arguments):
         tensor.requires_grad_()
     with afa_kernels.use_backend("triton"):
-        prepared = afa_kernels.warmup(getattr(afa_kernels, case.op), *arguments, **case.options)
+        prepared = case.call(functools.partial(afa_kernels.warmup, getattr(afa_kernels, case.op)), *arguments)
     assert prepared == len(compilations) == len(offline.launches(case, torch.float32))
 
 
