@@ -8,6 +8,7 @@ from afa_kernels.backends import backend_info, use_backend
 from afa_kernels.ops.attentive_fusion import attentive_fusion
 from afa_kernels.ops.bn_relu_conv2d import bn_relu_conv2d
 from afa_kernels.ops.bn_relu_project import bn_relu_project
+from afa_kernels.ops.channel_attention import channel_attention
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.ops.progressive_fusion import progressive_fusion
 from afa_kernels.ops.scale_space_render import scale_space_render
@@ -20,6 +21,7 @@ __all__ = [
     "backend_info",
     "bn_relu_conv2d",
     "bn_relu_project",
+    "channel_attention",
     "global_avg_max_pool",
     "progressive_fusion",
     "scale_space_render",

@@ -302,6 +302,31 @@ def _pool(covers: str, shape: Shape, **details: Any) -> Case:
     return Case("global_avg_max_pool", covers, (shape,), **details)
 
 
+def _channel(
+    covers: str,
+    shape: Shape,
+    outputs: int = 16,
+    hidden: int = 3,
+    layout: str = "contiguous",
+    running: bool = True,
+    slope: float = 0.0,
+    abs_weight: bool = False,
+    **details: Any,
+) -> Case:
+    """In evaluation mode; or in training without running statistics to move."""
+    options = {
+        "running_mean": torch.linspace(-1, 1, hidden) if running else None,
+        "running_var": torch.linspace(0.5, 2, hidden) if running else None,
+        "training": not running,
+        "activation_slope": slope,
+        "abs_weight": abs_weight,
+    }
+    shapes = (shape, (hidden, shape[1], 1, 1), (hidden,), (hidden,), (outputs, hidden, 1, 1))
+    names = ("x", "conv1_weight", "weight", "bias", "conv2_weight")
+    layouts = (layout, *4 * ("contiguous",))
+    return Case("channel_attention", covers, shapes, options, layouts, names=names, **details)
+
+
 def _weights(covers: str, logits: Shape | list[Shape], phi: str = "abs", background: str = "none", **rest: Any) -> Case:
     return Case("scale_space_weights", covers, (logits,), {"phi": phi, "background": background}, **rest)
 
@@ -472,6 +497,19 @@ CASES: tuple[Case, ...] = (
     _project("NaN and infinity, leaky", (2, 3, 2, 3), "channels_last", True, 0.01, planted={0: NON_FINITE}),
     _project("NaN in training", (2, 3, 2, 3), planted={0: NAN}, dtypes=FLOAT32),
     _project("zero and negative weights", (2, 5, 3, 5), abs_weight=True, planted={1: (0.0, -1.0, 1.0, -0.5, 0.5)}),
+    _channel("NCHW", (2, 5, 3, 4), thorough=True),
+    _channel("channels_last, InPlaceABN", (2, 5, 3, 4), 7, 2, "channels_last", True, 0.01, True, thorough=True),
+    _channel("few values", (1, 2, 2, 2), 2, 2),
+    _channel("few values in channels_last", (2, 3, 2, 2), 3, 1, "channels_last", True, 0.01),
+    _channel("statistics of the batch", (5, 3, 2, 3), 4, 2, running=False),
+    _channel("statistics of the batch, InPlaceABN", (5, 3, 2, 3), 4, 2, "channels_last", False, 0.01, True),
+    _channel("several blocks along every axis", (2, 67, 2, 3), 71, 19, dtypes=FLOAT32),
+    _channel("sizes a multiple of every block", (2, 64, 4, 4), 64, 16, dtypes=FLOAT32),
+    _channel("one channel, one unit, one pixel", (3, 1, 1, 1), 1, 1),
+    _channel("empty batch", (0, 3, 4, 5)),
+    _channel("mixed element types", (2, 5, 3, 4), dtypes=((torch.float32, *HALVES, torch.float64, torch.float32),)),
+    _channel("slices along every axis", (2, 5, 3, 4), layout="sliced", dtypes=FLOAT32),
+    _channel("NaN and infinity", (2, 3, 2, 3), 4, 2, planted={0: NON_FINITE}),
     _weights("three scales, prime sizes", (2, 3, 11, 13), thorough=True),
     _weights("three scales in channels_last", (2, 3, 11, 13), layouts=("channels_last",), thorough=True),
     _weights("dense, height and width exchanged", (2, 3, 11, 13), layouts=("permuted",), thorough=True),
@@ -593,6 +631,14 @@ LARGE_CASES: tuple[Case, ...] = (
     *(
         _project(f"{name}, {layout}", shape, layout, thorough=name == "sizes divide by 16")
         for name, shape in (("sizes divide by 16", (2, 64, 256, 512)), ("odd sizes", (2, 67, 129, 253)))
+        for layout in ("contiguous", "channels_last")
+    ),
+    *(
+        _channel(f"{name}, {layout}", shape, outputs, hidden, layout, thorough=name == "sizes divide by 16")
+        for name, shape, outputs, hidden in (
+            ("sizes divide by 16", (2, 512, 64, 128), 512, 32),
+            ("odd sizes", (2, 67, 129, 253), 131, 9),
+        )
         for layout in ("contiguous", "channels_last")
     ),
     _weights("sizes divide by 16", (1, 5, 512, 1024), thorough=True),

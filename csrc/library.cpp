@@ -26,6 +26,10 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
       "Tensor mean, Tensor variance, bool batch_statistics, float eps, float activation_slope, bool abs_weight, "
       "Tensor(a!)? grad_hidden, Tensor(b!)? grad_weight, Tensor(c!)? grad_bias, Tensor(d!)? grad_project) -> ()");
   m.def(
+      "channel_attention_forward(Tensor avg, Tensor max, Tensor conv1_weight, Tensor weight, Tensor bias, "
+      "Tensor running_mean, Tensor running_var, Tensor conv2_weight, float eps, float activation_slope, "
+      "bool abs_weight, Tensor(a!) logits) -> ()");
+  m.def(
       "scale_space_weights_forward(Tensor logits, str phi, bool opaque_last, Tensor(a!) weights, "
       "Tensor(b!) transmittance) -> ()");
   m.def(

@@ -11,7 +11,9 @@ from afa_kernels import checks
 
 
 def check(
-    hidden: Tensor,
+    like: tuple[str, Tensor],
+    channels: int,
+    size: tuple[int, ...],
     weight: Tensor,
     bias: Tensor,
     running_mean: Tensor | None,
@@ -21,9 +23,10 @@ def check(
     eps: float,
     activation_slope: float,
 ) -> bool:
-    """Raise where an argument is wrong; whether the statistics are those of the batch."""
-    checks.floating("hidden", hidden)
-    channels = hidden.shape[1]
+    """Raise where an argument is wrong; whether the statistics are those of the batch.
+
+    `like` is the argument that determines `channels`, and `size` the shape of what is normalised.
+    """
     per_channel = {"weight": weight, "bias": bias}
     if running_mean is not None:
         per_channel["running_mean"] = running_mean
@@ -31,8 +34,8 @@ def check(
         per_channel["running_var"] = running_var
     for name, value in per_channel.items():
         checks.floating(name, value, dim=1)
-        checks.shape(name, value, (channels,), "hidden", hidden)
-        checks.same_device(name, value, "hidden", hidden)
+        checks.shape(name, value, (channels,), *like)
+        checks.same_device(name, value, *like)
     if (running_mean is None) != (running_var is None):
         given, missing = ("running_mean", "running_var") if running_var is None else ("running_var", "running_mean")
         raise ValueError(f"{missing} must be a Tensor like {given}, or both None, got None")
@@ -43,10 +46,10 @@ def check(
     ):
         checks.number(name, number, least)
     batch_statistics = training or running_mean is None
-    if batch_statistics and hidden.shape[0] * hidden.shape[2] * hidden.shape[3] == 1:
+    if batch_statistics and math.prod((size[0], *size[2:])) == 1:
         raise ValueError(
-            f"Expected more than 1 value per channel when training, got input size {hidden.shape}; use SyncBatchNorm, "
-            "another norm_layer, or eval mode"
+            f"Expected more than 1 value per channel when training, got input size {torch.Size(size)}; use "
+            "SyncBatchNorm, another norm_layer, or eval mode"
         )
     return batch_statistics
 

@@ -69,9 +69,11 @@ def bn_relu_conv2d(
     >>> afa_kernels.bn_relu_conv2d(hidden, weight, bias, mean, var, conv_weight, padding=1).shape
     torch.Size([2, 8, 32, 64])
     """
+    checks.floating("hidden", hidden)
     batch_statistics = batch_norm.check(
-        hidden, weight, bias, running_mean, running_var, training, momentum, eps, activation_slope
-    )
+        ("hidden", hidden), hidden.shape[1], hidden.shape,
+        weight, bias, running_mean, running_var, training, momentum, eps, activation_slope,
+    )  # fmt: skip
     stride, padding, dilation = (
         checks.pair(name, value, least)
         for name, value, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1))

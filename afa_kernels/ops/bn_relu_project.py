@@ -66,9 +66,11 @@ def bn_relu_project(
     >>> afa_kernels.bn_relu_project(hidden, weight, bias, mean, var, project_weight, training=True).shape
     torch.Size([2, 1, 32, 64])
     """
+    checks.floating("hidden", hidden)
     batch_statistics = batch_norm.check(
-        hidden, weight, bias, running_mean, running_var, training, momentum, eps, activation_slope
-    )
+        ("hidden", hidden), hidden.shape[1], hidden.shape,
+        weight, bias, running_mean, running_var, training, momentum, eps, activation_slope,
+    )  # fmt: skip
     checks.floating("project_weight", project_weight)
     checks.shape("project_weight", project_weight, (1, hidden.shape[1], 1, 1), "hidden", hidden)
     checks.same_device("project_weight", project_weight, "hidden", hidden)

@@ -19,7 +19,7 @@ STEPS = 8  # blocks of pixels that one program sums over
 
 
 @triton.jit
-def _rectified(y, value, SLOPE: tl.constexpr):
+def rectify(y, value, SLOPE: tl.constexpr):
     """`value` where y > 0, else SLOPE * value. ReLU lets NaN through and gives 0 for infinity, as PyTorch's."""
     if SLOPE == 0.0:
         return tl.where(y <= 0.0, 0.0, value)
@@ -27,7 +27,7 @@ def _rectified(y, value, SLOPE: tl.constexpr):
 
 
 @triton.jit
-def _norm(weight, bias, mean, variance, c, inside_c, EPS: tl.constexpr, ABS_WEIGHT: tl.constexpr):
+def norm(weight, bias, mean, variance, c, inside_c, EPS: tl.constexpr, ABS_WEIGHT: tl.constexpr):
     """Of the channels c: mean, 1 / sqrt(variance + EPS), gamma times that, and beta."""
     gamma = tl.load(weight + c, mask=inside_c, other=0.0)
     if ABS_WEIGHT:
@@ -130,12 +130,12 @@ def _project_kernel(
     for first in range(0, channels, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C).to(tl.int64)
         inside_c = c < channels
-        center, _, scale, beta = _norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
+        center, _, scale, beta = norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
         w = tl.load(project_weight + c, mask=inside_c, other=0.0)
         inside = inside_c[:, None] & inside_p[None, :]
         z = tl.load(hidden + n * z_n + c[:, None] * z_c + p[None, :] * z_p, mask=inside, other=0.0).to(arithmetic)
         y = (z - center[:, None]) * scale[:, None] + beta[:, None]
-        total += tl.sum(tl.where(inside, w[:, None] * _rectified(y, y, SLOPE), 0.0), axis=0)
+        total += tl.sum(tl.where(inside, w[:, None] * rectify(y, y, SLOPE), 0.0), axis=0)
     tl.store(logits + n * pixels + p, total.to(logits.dtype.element_ty), mask=inside_p)
 
 
@@ -153,7 +153,7 @@ def _sums_kernel(
     part, c = _part_and_channels(channels, BLOCK_C)
     n = tl.program_id(1).to(tl.int64)
     inside_c = c < channels
-    center, _, scale, beta = _norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
+    center, _, scale, beta = norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
     projected = tl.zeros([BLOCK_C], arithmetic)
     rectified = tl.zeros([BLOCK_C], arithmetic)
     deviations = tl.zeros([BLOCK_C], arithmetic)
@@ -164,8 +164,8 @@ def _sums_kernel(
         z = tl.load(hidden + n * z_n + c[:, None] * z_c + p[None, :] * z_p, mask=inside, other=0.0).to(arithmetic)
         deviation = z - center[:, None]
         y = deviation * scale[:, None] + beta[:, None]
-        passed = _rectified(y, g, SLOPE)
-        projected += tl.sum(tl.where(inside, g * _rectified(y, y, SLOPE), 0.0), axis=1)
+        passed = rectify(y, g, SLOPE)
+        projected += tl.sum(tl.where(inside, g * rectify(y, y, SLOPE), 0.0), axis=1)
         rectified += tl.sum(tl.where(inside, passed, 0.0), axis=1)
         deviations += tl.sum(tl.where(inside, passed * deviation, 0.0), axis=1)
     row = (n * parts + part) * channels + c
@@ -198,7 +198,7 @@ def _parameters_kernel(
     projected = _over_rows(projected_rows, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
     rectified = _over_rows(rectified_rows, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
     deviations = _over_rows(deviation_rows, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
-    _, deviation, scale, _ = _norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
+    _, deviation, scale, _ = norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
     w = tl.load(project_weight + c, mask=inside_c, other=0.0)
     of_beta = w * rectified
     of_gamma = w * deviations * deviation
@@ -232,12 +232,12 @@ def _gradient_kernel(
     p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_c = c < channels
     inside = inside_c[:, None] & (p < pixels)[None, :]
-    center, _, scale, beta = _norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
+    center, _, scale, beta = norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
     of_grad = scale * tl.load(project_weight + c, mask=inside_c, other=0.0)
     g = tl.load(grad + n * g_n + p * g_p, mask=p < pixels, other=0.0).to(arithmetic)[None, :]
     z = tl.load(hidden + n * z_n + c[:, None] * z_c + p[None, :] * z_p, mask=inside, other=0.0).to(arithmetic)
     deviation = z - center[:, None]
-    dz = of_grad[:, None] * _rectified(deviation * scale[:, None] + beta[:, None], g, SLOPE)
+    dz = of_grad[:, None] * rectify(deviation * scale[:, None] + beta[:, None], g, SLOPE)
     if constants is not None:
         slope = tl.load(slopes + c, mask=inside_c, other=0.0)
         dz += tl.load(constants + c, mask=inside_c, other=0.0)[:, None] + slope[:, None] * deviation

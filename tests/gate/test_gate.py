@@ -24,6 +24,12 @@ DTYPES = ("float32", "bfloat16", "float16", "float64") if EVERYTHING else ("floa
 NARROW = {
     "scale_space_render": "neighbouring outputs read sources that are not neighbours; a tile of 256 keeps the indices "
     "of all scales in registers",
+    "bn_relu_project._statistics_kernel": "its outputs have one value a channel",
+    "bn_relu_project._sums_kernel": "its outputs have one value a channel",
+    "bn_relu_project._merge_kernel": "its outputs have one value a channel",
+    "bn_relu_project._parameters_kernel": "its outputs have one value a channel",
+    "bn_relu_project._project_kernel": "its output has one channel: 256 pixels are 2 a thread",
+    "channel_attention": "its output has one value a channel",
     "_channel_kernel": "the output of the fusions' last sum has one value a channel",
     "global_avg_max_pool": "its outputs, and the gradients that reach it, have one value a channel",
 }
