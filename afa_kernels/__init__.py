@@ -13,6 +13,7 @@ from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.ops.progressive_fusion import progressive_fusion
 from afa_kernels.ops.scale_space_render import scale_space_render
 from afa_kernels.ops.scale_space_weights import scale_space_weights
+from afa_kernels.patching import patch
 from afa_kernels.warmup import warmup
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "bn_relu_project",
     "channel_attention",
     "global_avg_max_pool",
+    "patch",
     "progressive_fusion",
     "scale_space_render",
     "scale_space_weights",

@@ -155,7 +155,8 @@ class ChannelAttention(torch.autograd.Function):
         deviation = torch.rsqrt(variance + ctx.eps)
         gamma = weight.abs() + ctx.eps if ctx.abs_weight else weight
         grad_hidden = reference.linear(grad, conv2.t())
-        grads_pooled, grad_conv1, grad_gamma, grad_bias, rectified = [], 0, 0, 0, 0
+        grads_pooled = []
+        grad_conv1, grad_gamma, grad_bias, rectified = (torch.zeros(()) for _ in range(4))
         for pooled in (avg.flatten(1), max.flatten(1)):
             normalised = (reference.linear(pooled, conv1) - mean) * deviation
             y = normalised * gamma + bias

@@ -1,0 +1,160 @@
+"""The aggregation networks of the official code on this package's modules: DLA's iterative and hierarchical up-paths
+with attentive feature aggregation, and the fusion of their levels. State dicts as there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from afa_kernels.nn import ChannelAttention, Norm, SpatialAttention, initialise, norm_and_activation, progressive
+from afa_kernels.ops.attentive_fusion import attentive_fusion
+
+__all__ = ["AFADLAUp", "AFAIDAUp", "AFALevelFusion"]
+
+
+class AFAIDAUp(nn.Module):
+    """Iterative aggregation: layers are projected, upsampled and fused one after the other into the finest.
+
+    Args:
+        out_dim: channels of the result.
+        channels: channels of each layer, the finest (shallowest) first.
+        up_factors: how much each is upsampled, by a transposed convolution that begins as bilinear interpolation.
+        norm: as in `afa_kernels.nn.SpatialAttention`.
+
+    Takes a list of layers, (N, channels[i], H / up_factors[i], W / up_factors[i]); returns the last fusion and the list
+    of all, (N, out_dim, H, W) each.
+
+    >>> import torch, afa_kernels.models
+    >>> up = afa_kernels.models.AFAIDAUp(16, [16, 32], [1, 2])
+    >>> x, every = up([torch.randn(2, 16, 8, 8), torch.randn(2, 32, 4, 4)])
+    >>> x.shape, len(every)
+    (torch.Size([2, 16, 8, 8]), 1)
+    """
+
+    def __init__(self, out_dim: int, channels: Sequence[int], up_factors: Sequence[int], norm: Norm = "bn") -> None:
+        super().__init__()
+        if len(up_factors) != len(channels):
+            raise ValueError(f"up_factors must have one entry per layer, {len(channels)}, got {len(up_factors)}")
+        self.layers = len(channels)
+        for i, (inputs, factor) in enumerate(zip(channels, map(int, up_factors))):
+            setattr(self, f"proj_{i}", nn.Identity() if inputs == out_dim else projection(inputs, out_dim, norm))
+            setattr(self, f"up_{i}", nn.Identity() if factor == 1 else upsampling(out_dim, factor))
+        for i in range(1, self.layers):
+            setattr(self, f"sa_{i}", SpatialAttention(out_dim, norm=norm))
+            setattr(self, f"ca_{i}", ChannelAttention(out_dim, out_dim, norm=norm))
+
+    def forward(self, layers: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        if len(layers) != self.layers:
+            raise ValueError(f"layers must be {self.layers} feature maps, got {len(layers)}")
+        up = [getattr(self, f"up_{i}")(getattr(self, f"proj_{i}")(layer)) for i, layer in enumerate(layers)]
+        x, fused = up[0], []
+        for i in range(1, self.layers):
+            if up[i].shape != x.shape:
+                raise ValueError(
+                    f"layers[{i}] of shape {tuple(layers[i].shape)}, projected and upsampled to {tuple(up[i].shape)}, "
+                    f"must have the shape of layers[0], {tuple(x.shape)}"
+                )
+            spatial, channel = getattr(self, f"sa_{i}").logits(x), getattr(self, f"ca_{i}").logits(up[i])
+            x = attentive_fusion(x, up[i], spatial, channel)
+            fused.append(x)
+        return x, fused
+
+
+class AFADLAUp(nn.Module):
+    """Hierarchical aggregation: `AFAIDAUp` over the two coarsest levels, over the three coarsest, and so on.
+
+    Args:
+        channels: channels of each level, the finest first.
+        scales: how much coarser than the finest each level is: 1, 2, 4, ...
+        in_channels: channels of the levels given, if other than `channels`.
+        norm: as in `afa_kernels.nn.SpatialAttention`.
+
+    Takes the list of levels and returns the last fusion of every stage, coarse to fine.
+
+    >>> import torch, afa_kernels.models
+    >>> up = afa_kernels.models.AFADLAUp([16, 32, 64], [1, 2, 4])
+    >>> [tuple(x.shape) for x in up([torch.randn(2, 16 << i, 8 >> i, 8 >> i) for i in range(3)])]
+    [(2, 32, 4, 4), (2, 16, 8, 8)]
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        scales: Sequence[int],
+        in_channels: Sequence[int] | None = None,
+        norm: Norm = "bn",
+    ) -> None:
+        super().__init__()
+        if not len(channels) == len(scales) == len(in_channels or channels) > 1:
+            raise ValueError(
+                "channels, scales and in_channels must have one entry per level, of at least two, "
+                f"got {list(channels)}, {list(scales)} and {None if in_channels is None else list(in_channels)}"
+            )
+        inputs, scales = list(in_channels or channels), list(scales)
+        self.levels = len(channels)
+        for i in range(self.levels - 1):
+            j = self.levels - i - 2
+            factors = [scale // scales[j] for scale in scales[j:]]
+            setattr(self, f"afa_ida_{i}", AFAIDAUp(channels[j], inputs[j:], factors, norm))
+            coarser = self.levels - j - 1  # levels that now have the size and the channels of level j
+            scales[j + 1 :], inputs[j + 1 :] = coarser * [scales[j]], coarser * [channels[j]]
+
+    def forward(self, layers: Sequence[Tensor]) -> list[Tensor]:
+        if len(layers) != self.levels:
+            raise ValueError(f"layers must be {self.levels} feature maps, got {len(layers)}")
+        layers, results = list(layers), []
+        for i in range(self.levels - 1):
+            x, layers[-i - 1 :] = getattr(self, f"afa_ida_{i}")(layers[-i - 2 :])
+            results.append(x)
+        return results
+
+
+class AFALevelFusion(nn.Module):
+    """The fusion of the levels of an up-path: projected, resized to the finest, and `progressive_fusion` by shared
+    attention.
+
+    Args:
+        channels: channels of each level, coarse to fine; the result has the last.
+        norm: as in `afa_kernels.nn.SpatialAttention`.
+
+    >>> import torch, afa_kernels.models
+    >>> fuse = afa_kernels.models.AFALevelFusion([32, 16])
+    >>> fuse([torch.randn(2, 32, 4, 4), torch.randn(2, 16, 8, 8)]).shape
+    torch.Size([2, 16, 8, 8])
+    """
+
+    def __init__(self, channels: Sequence[int], norm: Norm = "bn") -> None:
+        super().__init__()
+        self.levels, width = len(channels), channels[-1]
+        self.level_sa = SpatialAttention(width, norm=norm)
+        self.level_ca = ChannelAttention(width, width, norm=norm)
+        for i, inputs in enumerate(channels[:-1]):
+            setattr(self, f"proj_{i + 1}", projection(inputs, width, norm))
+
+    def forward(self, layers: Sequence[Tensor]) -> Tensor:
+        if len(layers) != self.levels:
+            raise ValueError(f"layers must be {self.levels} feature maps, got {len(layers)}")
+        size = layers[-1].shape[2:]
+        projected = (getattr(self, f"proj_{i + 1}")(layer) for i, layer in enumerate(layers[:-1]))
+        features = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in projected]
+        return progressive([*features, layers[-1]], self.level_sa, self.level_ca)
+
+
+def projection(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
+    layer = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), norm_and_activation(norm, outputs))
+    initialise(layer)
+    return layer
+
+
+def upsampling(channels: int, factor: int) -> nn.ConvTranspose2d:
+    """Each channel for itself, beginning as bilinear interpolation."""
+    up = nn.ConvTranspose2d(
+        channels, channels, 2 * factor, stride=factor, padding=factor // 2, groups=channels, bias=False
+    )
+    ramp = 1 - (torch.arange(2 * factor) / factor - (2 * factor - 1) / (2 * factor)).abs()
+    with torch.no_grad():
+        up.weight.copy_(ramp[:, None] * ramp)
+    return up
