@@ -46,6 +46,16 @@ def bn_relu_project(hidden: Tensor, weight: Tensor, bias: Tensor, project_weight
     return F.conv2d(F.relu(normalised), project_weight)
 
 
+def channel_attention(
+    x: Tensor, conv1_weight: Tensor, weight: Tensor, bias: Tensor, conv2_weight: Tensor, **norm: Any
+) -> Tensor:
+    """What a user writes without afa_kernels."""
+    pooled = F.adaptive_max_pool2d(x, 1), F.adaptive_avg_pool2d(x, 1)
+    normalised = (F.batch_norm(F.conv2d(v, conv1_weight), weight=weight, bias=bias, **norm) for v in pooled)
+    first, second = (F.conv2d(F.relu(y), conv2_weight) for y in normalised)
+    return first + second
+
+
 def scale_space_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
     """What a user writes without afa_kernels."""
     depth = logits.abs()
@@ -71,6 +81,7 @@ EAGER: dict[str, Callable[..., Any]] = {
     "progressive_fusion": progressive_fusion,
     "global_avg_max_pool": global_avg_max_pool,
     "bn_relu_project": bn_relu_project,
+    "channel_attention": channel_attention,
     "scale_space_weights": scale_space_weights,
     "scale_space_render": scale_space_render,
 }
@@ -124,13 +135,14 @@ class Workload:
     def least_bytes(self, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> int:
         """Inputs read once and outputs written once; in a training step by the backward pass too.
 
-        The inputs of the backward pass are those of the forward pass and the gradients of its outputs; pooling's needs
-        only the latter. The statistics of bn_relu_project, and the sums of its backward, need a reading of their own.
+        The inputs of the backward pass are those of the forward pass and the gradients of its outputs; pooling's, and
+        channel attention's, only the latter. The statistics of bn_relu_project, and the sums of its backward, need a
+        reading of their own.
         """
         read, written = _bytes(tensors(arguments)), _bytes(outputs)
         if self.case.op == "bn_relu_project":
             return 2 * read + written + (2 * (written + read) + read)
-        read_again = 0 if self.case.op == "global_avg_max_pool" else read
+        read_again = 0 if self.case.op in ("global_avg_max_pool", "channel_attention") else read
         return read + written + (written + read_again + read if self.training else 0)
 
     def moved_bytes(self, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> int:
@@ -184,6 +196,7 @@ def workloads(quick: bool = False) -> list[Workload]:
             found += [Workload(_fusion(_shrunk(shape, shrink), layout), layout, training) for shape in fusions]
             progressive = _progressive(3, _shrunk((1, 32, 512, 1024), shrink), layout)
             found.append(Workload(progressive, layout, training))
+            found += [Workload(_channel(_shrunk(shape, shrink), layout), layout, training) for shape in fusions[:4]]
             if training:
                 found += [Workload(_project(_shrunk(shape, shrink), layout), layout, True) for shape in fusions[:4]]
             found += [Workload(_pool(_shrunk(shape, shrink), layout), layout, training) for shape in fusions[:4]]
@@ -217,6 +230,16 @@ def _project(shape: Shape, layout: str) -> Case:
     names = ("hidden", "weight", "bias", "project_weight")
     layouts = (LAYOUTS[layout], *3 * ("contiguous",))
     return Case("bn_relu_project", _name(shape), shapes, options, layouts, names=names)
+
+
+def _channel(shape: Shape, layout: str) -> Case:
+    channels = shape[1]
+    hidden = max(1, channels // 16)
+    shapes = (shape, (hidden, channels, 1, 1), (hidden,), (hidden,), (channels, hidden, 1, 1))
+    options = {"running_mean": torch.zeros(hidden), "running_var": torch.ones(hidden), "training": False}
+    names = ("x", "conv1_weight", "weight", "bias", "conv2_weight")
+    layouts = (LAYOUTS[layout], *4 * ("contiguous",))
+    return Case("channel_attention", _name(shape), shapes, options, layouts, names=names)
 
 
 def _weights(shape: Shape) -> Case:

@@ -313,7 +313,110 @@ BAD_POOL: list[tuple[dict[str, Any], type[Exception], str]] = [
     *(({"x": t(*shape)}, ValueError, f"{POOLED} {shape}") for shape in ((2, 3, 0, 5), (2, 3, 4, 0), (0, 0, 0, 0))),
 ]
 
+NORM = {"weight": t(3), "bias": t(3), "running_mean": t(3), "running_var": t(3), "training": False}
+HIDDEN = {"hidden": t(2, 3, 4, 5), **NORM}
+PROJECT = {**HIDDEN, "project_weight": t(1, 3, 1, 1)}
+CONV = {**HIDDEN, "conv_weight": t(4, 3, 3, 3), "padding": 1}
+CHANNEL = {"x": t(2, 5, 4, 5), "conv1_weight": t(3, 5, 1, 1), **NORM, "conv2_weight": t(4, 3, 1, 1)}
+
+
+def bad_norm(like: str, shape: str) -> list[tuple[dict[str, Any], type[Exception], str]]:
+    """What is wrong with a batch norm over three channels, whose number follows from the argument `like`."""
+    vectors = "weight", "bias", "running_mean", "running_var"
+    return [
+        ({"weight": None}, TypeError, "weight must be a Tensor, got NoneType"),
+        ({"bias": 0.0}, TypeError, "bias must be a Tensor, got float"),
+        *(({n: t(3, dtype=INT)}, TypeError, f"{n} {FLOATING} torch.int64") for n in vectors),
+        *(({n: t(1, 3)}, ValueError, f"{n} must have 1 dimensions, got shape (1, 3)") for n in vectors),
+        *(({n: t(4)}, ValueError, f"{n} must have shape (3,) to match {like} {shape}, got (4,)") for n in vectors),
+        *(({n: t(3, device=META)}, ValueError, f"{n} must be on cpu like {like}, got meta") for n in vectors),
+        ({"running_mean": None}, ValueError, "running_mean must be a Tensor like running_var, or both None, got None"),
+        ({"running_var": None}, ValueError, "running_var must be a Tensor like running_mean, or both None, got None"),
+        ({"momentum": None}, TypeError, "momentum must be a number, got None"),
+        ({"momentum": -0.1}, ValueError, "momentum must be at least 0, got -0.1"),
+        ({"eps": "1e-5"}, TypeError, "eps must be a number, got '1e-5'"),
+        ({"eps": -1e-5}, ValueError, "eps must be at least 0, got -1e-05"),
+        ({"eps": float("nan")}, ValueError, "eps must be at least 0, got nan"),
+        ({"activation_slope": True}, TypeError, "activation_slope must be a number, got True"),
+        ({"activation_slope": -0.01}, ValueError, "activation_slope must be at least 0, got -0.01"),
+    ]
+
+
+ONE_VALUE = "Expected more than 1 value per channel when training, got input size torch.Size([1, 3, 1, 1]); use Sync"
+BAD_HIDDEN: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"hidden": None}, TypeError, "hidden must be a Tensor, got NoneType"),
+    ({"hidden": t(2, 3, 4, 5, dtype=INT)}, TypeError, f"hidden {FLOATING} torch.int64"),
+    ({"hidden": t(3, 4, 5)}, ValueError, "hidden must have 4 dimensions, got shape (3, 4, 5)"),
+    ({"hidden": NESTED}, TypeError, "hidden must be a dense (strided) tensor, got layout torch.jagged"),
+    ({"hidden": t(1, 3, 1, 1), "training": True}, ValueError, ONE_VALUE),
+    ({"hidden": t(1, 3, 1, 1), "running_mean": None, "running_var": None}, ValueError, ONE_VALUE),
+    *bad_norm("hidden", "(2, 3, 4, 5)"),
+]
+BAD_PROJECT = [
+    *BAD_HIDDEN,
+    ({"project_weight": None}, TypeError, "project_weight must be a Tensor, got NoneType"),
+    ({"project_weight": t(3)}, ValueError, "project_weight must have 4 dimensions, got shape (3,)"),
+    (
+        {"project_weight": t(2, 3, 1, 1)},
+        ValueError,
+        "project_weight must have shape (1, 3, 1, 1) to match hidden (2, 3, 4, 5), got (2, 3, 1, 1)",
+    ),
+    ({"project_weight": t(1, 3, 1, 1, device=META)}, ValueError, "project_weight must be on cpu like hidden, got meta"),
+]
+BAD_CONV = [
+    *BAD_HIDDEN,
+    ({"conv_weight": None}, TypeError, "conv_weight must be a Tensor, got NoneType"),
+    ({"conv_weight": t(4, 3, 3)}, ValueError, "conv_weight must have 4 dimensions, got shape (4, 3, 3)"),
+    (
+        {"conv_weight": t(4, 2, 3, 3)},
+        ValueError,
+        "conv_weight must have shape (4, 3, 3, 3) to match hidden (2, 3, 4, 5), got (4, 2, 3, 3)",
+    ),
+    ({"conv_weight": t(4, 3, 3, 3, device=META)}, ValueError, "conv_weight must be on cpu like hidden, got meta"),
+    ({"conv_bias": t(3)}, ValueError, "conv_bias must have shape (4,) to match conv_weight (4, 3, 3, 3), got (3,)"),
+    ({"conv_bias": t(4, dtype=INT)}, TypeError, f"conv_bias {FLOATING} torch.int64"),
+    ({"stride": 0}, ValueError, "stride must be at least 1, got 0"),
+    ({"stride": (1, 1, 1)}, TypeError, "stride must be an integer or a pair of them (height, width), got (1, 1, 1)"),
+    ({"padding": -1}, ValueError, "padding must be at least 0, got -1"),
+    ({"padding": "same"}, TypeError, "padding must be an integer or a pair of them (height, width), got 'same'"),
+    ({"dilation": 1.0}, TypeError, "dilation must be an integer or a pair of them (height, width), got 1.0"),
+    (
+        {"groups": 2},
+        ValueError,
+        "groups must divide the 3 channels of hidden and the 4 outputs of conv_weight, got 2",
+    ),
+    ({"groups": 1.0}, TypeError, "groups must be an integer, got 1.0"),
+    (
+        {"dilation": (9, 1)},
+        ValueError,
+        "conv_weight must not reach beyond the padded height of hidden, 6, got a kernel of 19",
+    ),
+]
+BAD_CHANNEL: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"x": None}, TypeError, "x must be a Tensor, got NoneType"),
+    ({"x": t(2, 5, 4, 5, dtype=INT)}, TypeError, f"x {FLOATING} torch.int64"),
+    ({"x": t(2, 5, 0, 5)}, ValueError, "x must have at least one pixel to be pooled, got shape (2, 5, 0, 5)"),
+    ({"x": t(1, 5, 4, 5), "training": True}, ValueError, ONE_VALUE),
+    ({"conv1_weight": t(3, 5)}, ValueError, "conv1_weight must have 4 dimensions, got shape (3, 5)"),
+    (
+        {"conv1_weight": t(3, 4, 1, 1)},
+        ValueError,
+        "conv1_weight must have shape (3, 5, 1, 1) to match x (2, 5, 4, 5), got (3, 4, 1, 1)",
+    ),
+    ({"conv1_weight": t(3, 5, 1, 1, device=META)}, ValueError, "conv1_weight must be on cpu like x, got meta"),
+    *bad_norm("conv1_weight", "(3, 5, 1, 1)"),
+    ({"conv2_weight": None}, TypeError, "conv2_weight must be a Tensor, got NoneType"),
+    (
+        {"conv2_weight": t(4, 2, 1, 1)},
+        ValueError,
+        "conv2_weight must have shape (4, 3, 1, 1) to match conv1_weight (3, 5, 1, 1), got (4, 2, 1, 1)",
+    ),
+    ({"conv2_weight": t(4, 3, 1, 1, device=META)}, ValueError, "conv2_weight must be on cpu like x, got meta"),
+]
 BAD = {
+    "bn_relu_conv2d": (CONV, BAD_CONV),
+    "bn_relu_project": (PROJECT, BAD_PROJECT),
+    "channel_attention": (CHANNEL, BAD_CHANNEL),
     "attentive_fusion": (FUSION, BAD_FUSION),
     "global_avg_max_pool": ({"x": t(2, 3, 4, 5)}, BAD_POOL),
     "progressive_fusion": (PROGRESSIVE, BAD_PROGRESSIVE),

@@ -81,6 +81,23 @@ def renders(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def channel_attentions(draw: st.DrawFn) -> Case:
+    n, c, (h, w), hidden, outputs = draw(batches), draw(channels), draw(sizes), draw(channels), draw(channels)
+    options = {
+        "running_mean": torch.linspace(-1, 1, hidden),
+        "running_var": torch.linspace(0.5, 2, hidden),
+        "training": False,
+        "activation_slope": draw(st.sampled_from([0.0, 0.01])),
+        "abs_weight": draw(st.booleans()),
+    }
+    shapes = ((n, c, max(h, 1), max(w, 1)), (hidden, c, 1, 1), (hidden,), (hidden,), (outputs, hidden, 1, 1))
+    arrangement = (draw(st.sampled_from(sorted(LAYOUTS))), *4 * ("contiguous",))
+    names = ("x", "conv1_weight", "weight", "bias", "conv2_weight")
+    kinds = torch.float64 if draw(st.booleans()) else torch.float32
+    return Case("channel_attention", "any", shapes, options, arrangement, (kinds,), names=names)
+
+
+@st.composite
 def projections(draw: st.DrawFn) -> Case:
     n, c, (h, w) = draw(batches), draw(channels), draw(sizes)
     running = (
@@ -114,6 +131,12 @@ def test_progressive_fusion(backend: str, case: Case, seed: int) -> None:
 @anything
 @given(pools(), st.integers(0, 1000))
 def test_global_avg_max_pool(backend: str, case: Case, seed: int) -> None:
+    check(case, case.inputs(case.dtypes[0], seed=seed), backend)
+
+
+@anything
+@given(channel_attentions(), st.integers(0, 1000))
+def test_channel_attention(backend: str, case: Case, seed: int) -> None:
     check(case, case.inputs(case.dtypes[0], seed=seed), backend)
 
 
