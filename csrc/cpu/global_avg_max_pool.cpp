@@ -12,6 +12,7 @@ namespace afa {
 namespace {
 
 constexpr int64_t PLANAR_TILE = 4096, CHANNELS_LAST_TILE = 256;  // pixels
+constexpr int64_t UNROLL = 4;  // pixels of channels_last whose sum is added to a channel's at once
 
 // What is known of one channel of a tile: the sum, the maximum or the last NaN, and its first pixel.
 template <class Acc>
@@ -52,14 +53,36 @@ void reduce_pixels(const Map<const T>& x, int64_t n, int64_t first, int64_t coun
   std::fill_n(sums, channels, Acc(0));
   std::fill_n(largest, channels, -std::numeric_limits<Acc>::infinity());
   std::fill_n(index, channels, 0);
-  for (int32_t i = 0; i < count; ++i) {
-    const Acc* row = widened(x.at(n, 0, first + i), channels, buffer);
+  const auto row_at = [&](int32_t i, int64_t k) {
+    return widened(x.at(n, 0, first + i + k), channels, buffer + k * channels);
+  };
+  const auto take = [](Acc value, int32_t at, Acc& best, int32_t& found) {
+    const bool better = (value > best) | (value != value);
+    best = better ? value : best;
+    found = better ? at : found;
+  };
+  int32_t i = 0;
+  for (; i + UNROLL <= count; i += UNROLL) {
+    const Acc *r0 = row_at(i, 0), *r1 = row_at(i, 1), *r2 = row_at(i, 2), *r3 = row_at(i, 3);
 #pragma omp simd
     for (int64_t c = 0; c < channels; ++c) {
-      const bool better = (row[c] > largest[c]) | (row[c] != row[c]);
+      Acc best = largest[c];
+      int32_t found = index[c];
+      take(r0[c], i, best, found);
+      take(r1[c], i + 1, best, found);
+      take(r2[c], i + 2, best, found);
+      take(r3[c], i + 3, best, found);
+      sums[c] += (r0[c] + r1[c]) + (r2[c] + r3[c]);
+      largest[c] = best;
+      index[c] = found;
+    }
+  }
+  for (; i < count; ++i) {
+    const Acc* row = row_at(i, 0);
+#pragma omp simd
+    for (int64_t c = 0; c < channels; ++c) {
       sums[c] += row[c];
-      largest[c] = better ? row[c] : largest[c];
-      index[c] = better ? i : index[c];
+      take(row[c], i, largest[c], index[c]);
     }
   }
 }
@@ -75,7 +98,7 @@ void forward(const Tensor& x, Tensor& avg, Tensor& max, Tensor& index) {
 
   const int64_t units = batch * tiles * (planar ? channels : 1), grain = std::max<int64_t>(1, 8192 / pixels);
   torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
-    std::vector<Acc> buffers(std::max(tile, channels));
+    std::vector<Acc> buffers(std::max(tile, UNROLL * channels));
     vectorized([&] {
       Acc* buffer = buffers.data();
       for (int64_t unit = begin; unit < end; ++unit) {
