@@ -41,4 +41,7 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
   m.def(
       "scale_space_render_backward(Tensor grad, Tensor[] predictions, Tensor logits, str phi, bool opaque_last, "
       "bool resize_opacities, Tensor(a!)[] grad_predictions, bool[] needed, Tensor(b!)? grad_logits) -> ()");
+  m.def(
+      "scale_space_labels_forward(Tensor[] predictions, Tensor logits, str phi, bool opaque_last, "
+      "bool resize_opacities, bool probability, Tensor(a!) labels, Tensor(b!)? values) -> ()");
 }

@@ -60,6 +60,25 @@ def scale_space_render(
     >>> afa_kernels.scale_space_render(predictions, torch.randn(2, 2, 32, 64), size=(128, 256)).shape
     torch.Size([2, 19, 128, 256])
     """
+    logits, (height, width) = check(predictions, logits, size, phi, background, resize)
+    first = predictions[0]
+    promoted = promoted_type(predictions)
+    dtype = result_type(promoted, first.device.type)
+    if backends.choose(first.device.type) == "reference":
+        return reference.scale_space_render(predictions, logits, (height, width), phi, background, resize, dtype)
+    predictions = [prediction.to(promoted) for prediction in predictions]
+    return _op(predictions, logits, height, width, phi, background == "last", resize == "opacities", dtype)
+
+
+def check(
+    predictions: Sequence[Tensor],
+    logits: Tensor | Sequence[Tensor],
+    size: tuple[int, int] | None,
+    phi: str,
+    background: str,
+    resize: str,
+) -> tuple[Tensor, tuple[int, int]]:
+    """Raise where an argument is wrong; the logits as one tensor, and the size of the output."""
     checks.one_of("phi", phi, PHI)
     checks.one_of("background", background, BACKGROUND)
     checks.one_of("resize", resize, RESIZE)
@@ -79,16 +98,9 @@ def scale_space_render(
     checks.same_device("logits", logits, "predictions[0]", first)
     checks.pixels("logits", logits)
     if size is None:
-        height, width = largest.shape[2:]
-    else:
-        checks.size("size", size)
-        height, width = size
-    promoted = promoted_type(predictions)
-    dtype = result_type(promoted, first.device.type)
-    if backends.choose(first.device.type) == "reference":
-        return reference.scale_space_render(predictions, logits, (height, width), phi, background, resize, dtype)
-    predictions = [prediction.to(promoted) for prediction in predictions]
-    return _op(predictions, logits, height, width, phi, background == "last", resize == "opacities", dtype)
+        return logits, (largest.shape[2], largest.shape[3])
+    checks.size("size", size)
+    return logits, (size[0], size[1])
 
 
 def _forward(
@@ -104,7 +116,7 @@ def _forward(
     out = _fake_forward(predictions, logits, height, width, phi, opaque_last, resize_opacities, dtype)
     if out.numel() > 0:
         launch = backends.launcher("scale_space_render_forward", logits.device.type)
-        launch(*_walkable(predictions, logits), phi, opaque_last, resize_opacities, out)
+        launch(*walkable(predictions, logits), phi, opaque_last, resize_opacities, out)
     return out
 
 
@@ -139,7 +151,7 @@ def _backward(
     launch = backends.launcher("scale_space_render_backward", logits.device.type)
     launch(
         layout.walkable(grad, layout.memory_format(predictions[0])),
-        *_walkable(predictions, logits),
+        *walkable(predictions, logits),
         phi,
         opaque_last,
         resize_opacities,
@@ -164,7 +176,7 @@ def _fake_backward(
     return [t for t, wanted in zip(grads, needed) if wanted]
 
 
-def _walkable(predictions: list[Tensor], logits: Tensor) -> tuple[list[Tensor], Tensor]:
+def walkable(predictions: list[Tensor], logits: Tensor) -> tuple[list[Tensor], Tensor]:
     format = layout.memory_format(predictions[0])
     return [layout.walkable(p, format) for p in predictions], layout.walkable(logits, torch.contiguous_format)
 

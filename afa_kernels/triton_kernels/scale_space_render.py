@@ -31,7 +31,7 @@ def _source(dst, size, size_out, arithmetic: tl.constexpr):
 
 
 @triton.jit
-def _sample(
+def sample(
     data, strides, size, n, c, y, x, size_out, inside, same_size: tl.constexpr, arithmetic: tl.constexpr
 ):  # fmt: skip
     """Channels c, [BLOCK_C, 1] or a scalar, of an image at the output pixels y, a scalar, and x, [1, BLOCK_P]."""
@@ -53,7 +53,7 @@ def _sample(
 
 
 @triton.jit
-def _sample_maps(
+def sample_maps(
     maps, strides, size, n, y, x, size_out, inside,
     K: tl.constexpr, same_size: tl.constexpr, ones_last: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
@@ -64,13 +64,13 @@ def _sample_maps(
             value = tl.full(x.shape, 1.0, arithmetic)
         else:
             c = tl.full([], k, tl.int64)
-            value = _sample(maps, strides, size, n, c, y, x, size_out, inside, same_size, arithmetic)
+            value = sample(maps, strides, size, n, c, y, x, size_out, inside, same_size, arithmetic)
         values = values + (value,)
     return values
 
 
 @triton.jit
-def _composite(opacities, K: tl.constexpr):
+def composite(opacities, K: tl.constexpr):
     """The weights w_k = T_k alpha_k, and the T_k."""
     weights = ()
     lefts = ()
@@ -97,18 +97,18 @@ def _forward_kernel(
     y = (tl.program_id(0) // blocks).to(tl.int64)
     x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
     inside_x = x < out_size[1]
-    weights = _sample_maps(
+    weights = sample_maps(
         maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
         K, maps_same_size, resize_opacities and opaque_last, arithmetic,
     )  # fmt: skip
     if resize_opacities:
-        weights, _ = _composite(weights, K)
+        weights, _ = composite(weights, K)
     for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
         c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
         inside = (c < channels) & inside_x
         rendered = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
         for k in tl.static_range(K):
-            rendered += weights[k] * _sample(
+            rendered += weights[k] * sample(
                 predictions[k], strides[k], sizes[k], n, c, y, x, out_size, inside, same_sizes[k], arithmetic
             )
         at = out + n * out_n + c * out_c + (y * out_size[1] + x) * out_p
@@ -133,13 +133,13 @@ def _maps_backward_kernel(
     x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
     p = y * width + x
     inside_x = x < width
-    opacities = _sample_maps(
+    opacities = sample_maps(
         maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
         K, maps_same_size, resize_opacities and opaque_last, arithmetic,
     )  # fmt: skip
     weights = opacities
     if resize_opacities:
-        weights, lefts = _composite(opacities, K)
+        weights, lefts = composite(opacities, K)
     if weights_out is not None:
         for k in tl.static_range(K):
             tl.store(weights_out + (n * K + k) * height * width + p, weights[k], mask=inside_x)
@@ -153,7 +153,7 @@ def _maps_backward_kernel(
             g = tl.load(grad + n * grad_n + c * grad_c + p * grad_p, mask=inside, other=0.0).to(arithmetic)
             added = ()
             for k in tl.static_range(K):
-                prediction = _sample(
+                prediction = sample(
                     predictions[k], strides[k], sizes[k], n, c, y, x, out_size, inside, same_sizes[k], arithmetic
                 )
                 added = added + (sums[k] + tl.sum(g * prediction, axis=0)[None, :],)
@@ -248,15 +248,15 @@ def forward(
     predictions: list[Tensor], logits: Tensor, phi: str, opaque_last: bool, resize_opacities: bool, out: Tensor
 ) -> None:
     batch, channels, height, width = out.shape
-    maps = _make_maps(predictions, logits, phi, opaque_last, resize_opacities)
+    maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     tile = heuristics(channels, width, len(predictions), layout.memory_format(out) == torch.channels_last)
     with on_device_of(out):
         _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
             tuple(predictions), maps, out,
-            _strides(predictions), _sizes(predictions), layout.strides(maps), _size(maps),
-            layout.strides(out), _size(out), channels,
-            K=len(predictions), same_sizes=tuple(_size(x) == _size(out) for x in predictions),
-            maps_same_size=_size(maps) == _size(out), resize_opacities=resize_opacities, opaque_last=opaque_last,
+            strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
+            layout.strides(out), size_of(out), channels,
+            K=len(predictions), same_sizes=tuple(size_of(x) == size_of(out) for x in predictions),
+            maps_same_size=size_of(maps) == size_of(out), resize_opacities=resize_opacities, opaque_last=opaque_last,
             **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
         )  # fmt: skip
 
@@ -273,7 +273,7 @@ def backward(
     grad_logits: Tensor | None,
 ) -> None:
     batch, channels, height, width = grad.shape
-    maps = _make_maps(predictions, logits, phi, opaque_last, resize_opacities)
+    maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     resized = (batch, len(predictions), height, width)
     weights_out = maps.new_empty(resized) if any(needed) else None
     grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
@@ -281,10 +281,10 @@ def backward(
     with on_device_of(grad):
         _maps_backward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
             grad, tuple(predictions), maps, weights_out, grad_maps_out,
-            layout.strides(grad), _strides(predictions), _sizes(predictions), layout.strides(maps), _size(maps),
-            _size(grad), channels,
-            K=len(predictions), same_sizes=tuple(_size(x) == _size(grad) for x in predictions),
-            maps_same_size=_size(maps) == _size(grad), resize_opacities=resize_opacities, opaque_last=opaque_last,
+            layout.strides(grad), strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
+            size_of(grad), channels,
+            K=len(predictions), same_sizes=tuple(size_of(x) == size_of(grad) for x in predictions),
+            maps_same_size=size_of(maps) == size_of(grad), resize_opacities=resize_opacities, opaque_last=opaque_last,
             **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
         )  # fmt: skip
     outputs = iter(grad_predictions)
@@ -299,9 +299,7 @@ def backward(
         )
 
 
-def _make_maps(
-    predictions: list[Tensor], logits: Tensor, phi: str, opaque_last: bool, resize_opacities: bool
-) -> Tensor:
+def make_maps(predictions: list[Tensor], logits: Tensor, phi: str, opaque_last: bool, resize_opacities: bool) -> Tensor:
     dtype = torch.float64 if predictions[0].dtype == torch.float64 else torch.float32
     maps = logits.new_empty(logits.shape, dtype=dtype)
     scale_space_weights.forward(logits, phi, opaque_last, maps, None, composite=not resize_opacities)
@@ -311,7 +309,7 @@ def _make_maps(
 def _gather(grad: Tensor, weights: Tensor | None, k: int, out: Tensor) -> None:
     """Fill `out` by the gradient of the resize of which `grad`, times `weights[:, k]`, is the output's."""
     batch, channels, height, width = out.shape
-    size, size_out = _size(out), _size(grad)
+    size, size_out = size_of(out), size_of(grad)
     readers_y, readers_x = (1 if size == size_out else triton.cdiv(2 * o, i) + 2 for i, o in zip(size, size_out))
     tile = heuristics(channels, width, 1, layout.memory_format(out) == torch.channels_last)
     with on_device_of(grad):
@@ -324,13 +322,13 @@ def _gather(grad: Tensor, weights: Tensor | None, k: int, out: Tensor) -> None:
         )  # fmt: skip
 
 
-def _size(x: Tensor) -> tuple[int, int]:
+def size_of(x: Tensor) -> tuple[int, int]:
     return x.shape[2], x.shape[3]
 
 
-def _sizes(tensors: list[Tensor]) -> tuple[tuple[int, int], ...]:
-    return tuple(_size(x) for x in tensors)
+def sizes_of(tensors: list[Tensor]) -> tuple[tuple[int, int], ...]:
+    return tuple(size_of(x) for x in tensors)
 
 
-def _strides(tensors: list[Tensor]) -> tuple[tuple[int, int, int], ...]:
+def strides_of(tensors: list[Tensor]) -> tuple[tuple[int, int, int], ...]:
     return tuple(layout.strides(x) for x in tensors)

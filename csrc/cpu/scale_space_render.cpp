@@ -4,214 +4,25 @@
 // K maps at attention resolution are stored; everything else is resized a row at a time: vertically over the inputs of
 // the row, then horizontally. The backward gathers: whoever owns a low-resolution row collects from the output rows
 // that read it, so no two threads write one address and every sum has a fixed order.
-#include <memory>
-
-#include "resize.h"
-#include "scale_space.h"
+#include "render.h"
 
 namespace afa {
 namespace {
-
-constexpr int64_t ROWS = 16, COLUMNS = 512;  // of the output, in one unit of work
-
-// One map or prediction at its own resolution, read as if it had the output's.
-template <class T>
-struct Resized {
-  using Acc = acc_t<T>;
-  Map<const T> map;
-  Axis<Acc> rows, columns;
-  bool identity;
-
-  Resized(Map<const T> m, int64_t height, int64_t width, int64_t out_height, int64_t out_width)
-      : map(m),
-        rows(height, out_height),
-        columns(width, out_width),
-        identity(height == out_height && width == out_width) {}
-
-  int64_t scratch() const { return columns.in + PADDING; }
-
-  // out[i] = the value of channel c at output row y, column first + i. For maps with pixel stride 1.
-  void row(int64_t n, int64_t c, int64_t y, int64_t first, int64_t count, Acc* __restrict scratch,
-           Acc* __restrict out) const {
-    if (identity) {
-      const T* source = map.at(n, c, y * columns.in + first);
-      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(source[i]);
-      return;
-    }
-    const int64_t from = columns.low[first], length = columns.high(first + count - 1) - from + 1;
-    const T* top = map.at(n, c, rows.low[y] * columns.in + from);
-    const T* bottom = map.at(n, c, rows.high(y) * columns.in + from);
-    const Acc f = rows.fraction[y], not_f = 1 - f;
-    for (int64_t i = 0; i < length; ++i)
-      scratch[i] = not_f * static_cast<Acc>(top[i]) + f * static_cast<Acc>(bottom[i]);
-    for (int64_t i = length; i < length + PADDING; ++i) scratch[i] = scratch[length - 1];
-    resize(columns, first, count, scratch, out);
-  }
-
-  // out[c] = the value of channel c at output row y, column x. For maps with channel stride 1.
-  void pixel(int64_t n, int64_t channels, int64_t y, int64_t x, Acc* __restrict out) const {
-    if (identity) {
-      const T* source = map.at(n, 0, y * columns.in + x);
-      for (int64_t c = 0; c < channels; ++c) out[c] = static_cast<Acc>(source[c]);
-      return;
-    }
-    const T* top = map.at(n, 0, rows.low[y] * columns.in);
-    const T* bottom = map.at(n, 0, rows.high(y) * columns.in);
-    const int64_t left = columns.low[x] * map.sp, right = columns.high(x) * map.sp;
-    const Acc f = rows.fraction[y], not_f = 1 - f, h = columns.fraction[x], not_h = 1 - h;
-    for (int64_t c = 0; c < channels; ++c)
-      out[c] = not_h * (not_f * static_cast<Acc>(top[left + c]) + f * static_cast<Acc>(bottom[left + c])) +
-               h * (not_f * static_cast<Acc>(top[right + c]) + f * static_cast<Acc>(bottom[right + c]));
-  }
-};
-
-// The K maps (N, K, h, w) at attention resolution, weights or opacities, and what they are at a row of the output.
-template <class Acc>
-struct Maps {
-  int64_t batch, scales, height, width;
-  bool opacities, opaque_last;
-  std::unique_ptr<Acc[]> data;
-
-  Maps(const Tensor& logits, const std::string& phi, bool last, bool resize_opacities)
-      : batch(logits.size(0)),
-        scales(logits.size(1)),
-        height(logits.size(2)),
-        width(logits.size(3)),
-        opacities(resize_opacities),
-        opaque_last(last),
-        data(new Acc[batch * scales * height * width]) {
-    const AnyMap y(logits, "logits");
-    torch::stable::parallel_for(0, batch * height, 8, [&](int64_t begin, int64_t end) {
-      std::vector<Acc> scratch((3 * scales + 1) * width);
-      Acc *y_rows = scratch.data(), *w_rows = y_rows + scales * width, *t_rows = w_rows + scales * width;
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / height, row = unit % height;
-        for (int64_t k = 0; k < scales; ++k) y.read_pixels(n, k, row * width, width, y_rows + k * width);
-        dispatch_phi(phi, [&](auto p) {
-          using Phi = decltype(p);
-          vectorized([&] {
-            if (opacities) {
-              for (int64_t i = 0; i < scales * width; ++i) w_rows[i] = -expm1(-Phi::depth(y_rows[i]));
-            } else {
-              composite_rows<Phi>(scales, opaque_last, width, width, y_rows, w_rows, t_rows, t_rows + scales * width);
-            }
-          });
-        });
-        for (int64_t k = 0; k < scales; ++k)
-          std::copy_n(w_rows + k * width, width, data.get() + ((n * scales + k) * height + row) * width);
-      }
-    });
-  }
-
-  Resized<Acc> resized(int64_t out_height, int64_t out_width) const {
-    return {{data.get(), scales * height * width, height * width, 1}, height, width, out_height, out_width};
-  }
-
-  // T alpha_k and T (1 - alpha_k), in place: rows of opacities become rows of weights.
-  void composite(int64_t count, Acc* __restrict rows, Acc* __restrict transmittance) const {
-    if (!opacities) return;
-    for (int64_t i = 0; i < count; ++i) transmittance[i] = 1;
-    for (int64_t k = 0; k < scales; ++k, rows += COLUMNS) {
-      const bool opaque = opaque_last && k == scales - 1;
-      for (int64_t i = 0; i < count; ++i) {
-        const Acc alpha = opaque ? Acc(1) : rows[i];
-        rows[i] = transmittance[i] * alpha;
-        transmittance[i] *= 1 - alpha;
-      }
-    }
-  }
-
-  // Given dL/dw_k in `grads`, dL/dalpha_k = T_k (G_k - S_{k+1}), S_k = alpha_k G_k + (1 - alpha_k) S_{k+1}, in place.
-  // `alphas` and `behind` are used up.
-  void composite_backward(int64_t count, Acc* __restrict alphas, Acc* __restrict grads, Acc* __restrict through,
-                          Acc* __restrict behind) const {
-    for (int64_t i = 0; i < count; ++i) {
-      through[i] = 1;
-      behind[i] = 0;
-    }
-    for (int64_t k = 0; k < scales; ++k)
-      for (int64_t i = 0; i < count; ++i) {  // through row k is T_k
-        const Acc alpha = opaque_last && k == scales - 1 ? Acc(1) : alphas[k * COLUMNS + i];
-        through[(k + 1) * COLUMNS + i] = through[k * COLUMNS + i] * (1 - alpha);
-      }
-    for (int64_t k = scales - 1; k >= 0; --k) {
-      const bool opaque = opaque_last && k == scales - 1;
-      for (int64_t i = 0; i < count; ++i) {
-        const Acc alpha = opaque ? Acc(1) : alphas[k * COLUMNS + i], upstream = grads[k * COLUMNS + i];
-        grads[k * COLUMNS + i] = opaque ? Acc(0) : through[k * COLUMNS + i] * (upstream - behind[i]);
-        behind[i] = alpha * upstream + (1 - alpha) * behind[i];
-      }
-    }
-  }
-};
-
-template <class T>
-std::vector<Resized<T>> resize_all(const std::vector<Tensor>& predictions, int64_t height, int64_t width) {
-  std::vector<Resized<T>> all;
-  for (const Tensor& p : predictions)
-    all.emplace_back(as_map<const T>(p, "predictions"), p.size(2), p.size(3), height, width);
-  return all;
-}
-
-template <class T>
-int64_t widest(const std::vector<Resized<T>>& all, int64_t least) {
-  for (const auto& r : all) least = std::max(least, r.scratch());
-  return least;
-}
-
-// visit(n, y, first column, columns, scratch) for every piece of a row of a (batch, height, width) output, in parallel;
-// `scratch` is a buffer of `size` values of the thread's own.
-template <class Acc, class F>
-void for_each_row(int64_t batch, int64_t height, int64_t width, int64_t size, const F& visit) {
-  const int64_t bands = ceil_div(height, ROWS), pieces = ceil_div(width, COLUMNS);
-  torch::stable::parallel_for(0, batch * bands * pieces, 1, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<Acc[]> scratch(new Acc[size]);
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t n = unit / (bands * pieces), band = unit / pieces % bands, first = unit % pieces * COLUMNS;
-      const int64_t last_row = std::min(height, (band + 1) * ROWS);
-      vectorized([&] {
-        for (int64_t y = band * ROWS; y < last_row; ++y)
-          visit(n, y, first, std::min(COLUMNS, width - first), scratch.get());
-      });
-    }
-  });
-}
 
 template <class T, class O>
 void forward(const std::vector<Tensor>& predictions, const Tensor& logits, const std::string& phi, bool opaque_last,
              bool resize_opacities, const Tensor& out) {
   using Acc = acc_t<T>;
-  const int64_t batch = out.size(0), channels = out.size(1), height = out.size(2), width = out.size(3);
+  const int64_t channels = out.size(1), height = out.size(2), width = out.size(3);
   const Maps<Acc> maps(logits, phi, opaque_last, resize_opacities);
-  const Resized<Acc> map = maps.resized(height, width);
-  const std::vector<Resized<T>> scales = resize_all<T>(predictions, height, width);
   const auto o = as_map<O>(out, "out");
   const bool planar = o.sp == 1;
   back_with_huge_pages(out);
-  const int64_t scratch_row = widest(scales, map.scratch()), result_row = std::max(COLUMNS, channels);
-  const int64_t size = maps.scales * COLUMNS + scratch_row + 2 * result_row;
-
-  for_each_row<Acc>(batch, height, width, size, [&](int64_t n, int64_t y, int64_t first, int64_t count, Acc* scratch) {
-    Acc *m = scratch, *source = m + maps.scales * COLUMNS, *value = source + scratch_row, *sum = value + result_row;
-    for (int64_t k = 0; k < maps.scales; ++k) map.row(n, k, y, first, count, source, m + k * COLUMNS);
-    maps.composite(count, m, value);
-    const int64_t rows = planar ? channels : count, length = planar ? count : channels;
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t i = 0; i < length; ++i) sum[i] = 0;
-      for (int64_t k = 0; k < maps.scales; ++k) {
-        const Acc* weight = m + k * COLUMNS;
-        if (planar) {
-          scales[k].row(n, r, y, first, count, source, value);
-          for (int64_t i = 0; i < length; ++i) sum[i] += weight[i] * value[i];
-        } else {
-          scales[k].pixel(n, channels, y, first + r, value);
-          for (int64_t i = 0; i < length; ++i) sum[i] += weight[r] * value[i];
-        }
-      }
-      O* __restrict row = o.at(n, planar ? r : 0, y * width + first + (planar ? 0 : r));
-      for (int64_t i = 0; i < length; ++i) row[i] = static_cast<O>(sum[i]);
-    }
-  });
+  render(resize_all<T>(predictions, height, width), maps, channels, height, width, planar,
+         [&](int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const Acc* values) {
+           O* __restrict row = o.at(n, planar ? r : 0, y * width + first + (planar ? 0 : r));
+           for (int64_t i = 0; i < (planar ? count : channels); ++i) row[i] = static_cast<O>(values[i]);
+         });
 }
 
 // dL/dm_k at output resolution, (N, K, H, W): the sum over C of g up(pred_k); for opacities carried on to dL/dalpha_k.

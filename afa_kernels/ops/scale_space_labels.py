@@ -1,0 +1,121 @@
+"""scale_space_labels: the most likely class of every rendered pixel, without the rendering."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from afa_kernels import backends, checks
+from afa_kernels.ops import registration
+from afa_kernels.ops.scale_space_render import check, walkable
+from afa_kernels.ops.scale_space_weights import promoted_type
+from afa_kernels.reference import scale_space_labels as reference
+
+VALUE = ("score", "probability")
+DTYPES = (torch.uint8, torch.int32, torch.int64)
+
+
+def scale_space_labels(
+    predictions: Sequence[Tensor],
+    logits: Tensor | Sequence[Tensor],
+    size: tuple[int, int] | None = None,
+    phi: str = "abs",
+    background: str = "none",
+    resize: str = "weights",
+    value: str | None = None,
+    dtype: torch.dtype = torch.int64,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The argmax over the channels of `scale_space_render`, which is nowhere stored.
+
+        labels[p] = argmax over c of rendered[c, p]
+
+    Args:
+        predictions, logits, size, phi, background, resize: as in `scale_space_render`, with at least one channel.
+        value: None; "score" for the largest rendered score too; or "probability" for its softmax over the channels.
+        dtype: of the labels: torch.int64 as torch.argmax has it, torch.int32, or torch.uint8, which takes an eighth of
+            the memory and holds up to 256 classes.
+
+    Returns:
+        labels (N, H, W); with `value` a pair of these and the values, (N, H, W) in float32 (float64 if a prediction
+        is). The first of equal scores wins, and NaN beats every number, as in torch.argmax. No gradient.
+
+    Raises:
+        TypeError: an argument is no dense floating tensor, or `size` no pair of integers.
+        ValueError: a number, a shape or a device does not match, there are no channels or too many for `dtype`, or an
+            option is unknown.
+
+    Source: Yang et al., "Dense Prediction with Attentive Feature Aggregation", WACV 2023, section 3.3.
+
+    >>> import torch, afa_kernels
+    >>> predictions = [torch.randn(2, 19, 16, 32), torch.randn(2, 19, 32, 64)]
+    >>> labels = afa_kernels.scale_space_labels(predictions, torch.randn(2, 2, 32, 64), size=(128, 256))
+    >>> labels.shape, labels.dtype
+    (torch.Size([2, 128, 256]), torch.int64)
+    """
+    logits, (height, width) = check(predictions, logits, size, phi, background, resize)
+    channels = predictions[0].shape[1]
+    if value is not None:
+        checks.one_of("value", value, VALUE)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
+    most = torch.iinfo(dtype).max + 1
+    if not 1 <= channels <= most:
+        raise ValueError(f"predictions must have 1 to {most} channels for labels of {dtype}, got {channels}")
+    with torch.no_grad():
+        if backends.choose(logits.device.type) == "reference":
+            size = height, width
+            return reference.scale_space_labels(predictions, logits, size, phi, background, resize, value, dtype)
+        promoted = promoted_type(predictions)
+        predictions = [prediction.to(promoted) for prediction in predictions]
+        options = phi, background == "last", resize == "opacities", value
+        labels, *values = _op(predictions, logits, height, width, *options, dtype)
+    return (labels, values[0]) if values else labels
+
+
+def _forward(
+    predictions: list[Tensor],
+    logits: Tensor,
+    height: int,
+    width: int,
+    phi: str,
+    opaque_last: bool,
+    resize_opacities: bool,
+    value: str | None,
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    options = phi, opaque_last, resize_opacities
+    outputs = _fake_forward(predictions, logits, height, width, *options, value, dtype)
+    if outputs[0].numel() > 0:
+        labels, values = (*outputs, None)[:2]
+        launch = backends.launcher("scale_space_labels_forward", logits.device.type)
+        launch(*walkable(predictions, logits), *options, value == "probability", labels, values)
+    return outputs
+
+
+def _fake_forward(
+    predictions: list[Tensor],
+    logits: Tensor,
+    height: int,
+    width: int,
+    phi: str,
+    opaque_last: bool,
+    resize_opacities: bool,
+    value: str | None,
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    first = predictions[0]
+    shape = first.shape[0], height, width
+    labels = first.new_empty(shape, dtype=dtype)
+    if value is None:
+        return [labels]
+    return [labels, first.new_empty(shape, dtype=torch.promote_types(first.dtype, torch.float32))]
+
+
+_op = registration.define(
+    "scale_space_labels(Tensor[] predictions, Tensor logits, SymInt height, SymInt width, str phi, bool opaque_last, "
+    "bool resize_opacities, str? value, ScalarType dtype) -> Tensor[]",
+    _forward,
+    _fake_forward,
+)
