@@ -610,6 +610,8 @@ CASES: tuple[Case, ...] = (
     _render("NaN and infinity at equal sizes", ((3, 9),) * 3, (3, 9), planted={1: NON_FINITE, 3: NON_FINITE[::-1]}),
 )
 
+WITHOUT_GRADIENT = ("scale_space_labels",)
+
 # Calls of the sizes of real networks, whose launches are compiled offline and looked at, and never run: for every
 # operation sizes that 16 divides, with `thorough`, and sizes that it does not, in both memory formats.
 LARGE_CASES: tuple[Case, ...] = (
@@ -680,5 +682,20 @@ LARGE_CASES: tuple[Case, ...] = (
         batch=1,
         dtypes=DTYPES[:2],
         resize="opacities",
+    ),
+    *(
+        Case(
+            "scale_space_labels",
+            covers,
+            ([(2, channels, h, w) for h, w in sizes], (2, len(sizes), *sizes[-1])),
+            {"size": size, "value": "probability"},
+            (layout,),
+            DTYPES[:2],
+            thorough=covers.startswith("sizes divide"),
+        )
+        for covers, channels, sizes, size, layout in (
+            ("sizes divide by 16", 32, ((128, 256), (256, 512)), (512, 1024), "contiguous"),
+            ("odd sizes, channels_last", 19, ((65, 127), (129, 253)), (259, 507), "channels_last"),
+        )
     ),
 )

@@ -17,7 +17,7 @@ RENDERS = [
     (case, dtypes)
     for case in CASES
     if case.op == "scale_space_render" and case.shapes[0][0][1] > 0
-    for dtypes in (case.dtypes if case.thorough else case.dtypes[:1])
+    for dtypes in (case.dtypes if case.thorough and "sizes" not in case.covers else case.dtypes[:1])
 ]
 LABELS = {"value": "score", "dtype": torch.uint8}
 

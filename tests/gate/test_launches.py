@@ -45,7 +45,7 @@ def test_grids_and_tiles(case: Case) -> None:
         for made in offline.launches(case, dtypes):
             blocks = {name: size for name, size in made.keywords.items() if name.startswith("BLOCK")}
             assert all(size == triton.next_power_of_2(size) for size in blocks.values()), blocks
-            assert 1 <= math.prod(blocks.values()) <= 2048, blocks
+            assert 1 <= math.prod(sorted(blocks.values())[-2:]) <= 2048, blocks  # a tile has two axes at most
             assert made.keywords.get("num_warps", 4) in (1, 2, 4, 8)
             assert all(0 < size < 2**16 for size in made.grid[1:]), made.grid  # CUDA's limit
             assert 0 < made.grid[0] < 2**31
