@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,11 @@ def scale_space_render(predictions: Sequence[Tensor], logits: Tensor, size: tupl
     return rendered
 
 
+def scale_space_labels(predictions: Sequence[Tensor], logits: Tensor, size: tuple[int, int], dtype: Any) -> Tensor:
+    """What a user writes without afa_kernels, whose labels are 64 bits wide."""
+    return scale_space_render(predictions, logits, size).argmax(1)
+
+
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
@@ -84,6 +90,7 @@ EAGER: dict[str, Callable[..., Any]] = {
     "channel_attention": channel_attention,
     "scale_space_weights": scale_space_weights,
     "scale_space_render": scale_space_render,
+    "scale_space_labels": scale_space_labels,
 }
 OPS = tuple(EAGER)
 
@@ -158,7 +165,7 @@ class Workload:
         first_logits = {"attentive_fusion": 2, "progressive_fusion": 1}.get(self.case.op)
         if first_logits is not None:
             moved += (2 if self.training else 1) * 4 * _bytes(tensors(arguments[first_logits:]))
-        if self.case.op == "scale_space_render":
+        if self.case.op in ("scale_space_render", "scale_space_labels"):
             predictions, logits = arguments
             (rendered,) = outputs
             moved += 2 * _bytes([logits])
@@ -204,7 +211,11 @@ def workloads(quick: bool = False) -> list[Workload]:
         found.append(Workload(_weights(_shrunk(shape, shrink)), "NCHW", training))
     inference = _render((1024, 2048), (0.5, 1, 1.5, 1.75, 2), (512, 1024), shrink)
     training_step = _render((512, 1024), (0.5, 1), (256, 512), shrink)
-    return [*found, Workload(inference, "NCHW", False), Workload(training_step, "NCHW", True)]
+    labels = dataclasses.replace(
+        inference, op="scale_space_labels", options={**inference.options, "dtype": torch.int64}
+    )
+    forwards = [Workload(case, "NCHW", False) for case in (inference, labels)]
+    return [*found, *forwards, Workload(training_step, "NCHW", True)]
 
 
 def _fusion(shape: Shape, layout: str) -> Case:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from ttsem import sanitize
 
+import afa_kernels
 from afa_kernels.testing import CASES, Case, Dtypes, check
 
 VALUES_ONLY = (
@@ -27,3 +29,13 @@ CHOSEN = [
 def test_values(case: Case, dtypes: Dtypes, checked: sanitize.Session) -> None:
     outputs, _ = check(case, case.inputs(dtypes), "triton")
     assert checked.launches > 0 or outputs[0].numel() == 0
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("case", [case for case in CASES if case.op == "scale_space_render" and case.thorough], ids=str)
+def test_labels(case: Case, checked: sanitize.Session) -> None:
+    rendered = case(case.inputs(torch.float64), "reference")[0]
+    labels, values = afa_kernels.scale_space_labels(*case.inputs(torch.float64), **case.options, value="probability")
+    assert checked.launches > 0
+    assert torch.equal(labels, rendered.argmax(1))
+    torch.testing.assert_close(values, rendered.softmax(1).max(1).values)
