@@ -45,6 +45,9 @@ SPILLS = {
     "progressive_fusion: sizes divide by 16": (24, "ptxas takes 64 to 80 registers, so that more programs fit"),
     "attentive_fusion: odd sizes": (16, "ptxas takes 56 to 80 registers, so that more programs fit, and spills two"),
     "softplus, the last opaque | float64": (8, "ptxas takes 64 registers and spills one pair"),
+    "bn_relu_project._project_kernel": (8, "ptxas takes 48 registers for float64 on sm_100 and spills one pair"),
+    "bn_relu_project._merge_kernel": (16, "ptxas takes 72 registers on sm_100 and spills two pairs"),
+    "channel_attention._forward_kernel": (8, "ptxas takes 56 registers for float64 on sm_86 and 89, and spills a pair"),
     "_gather_kernel": (8, "ptxas takes 32 or 40 registers and spills one pair"),
 }
 
