@@ -11,6 +11,7 @@ from afa_kernels.ops.bn_relu_project import bn_relu_project
 from afa_kernels.ops.channel_attention import channel_attention
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.ops.progressive_fusion import progressive_fusion
+from afa_kernels.ops.scale_space_cross_entropy import scale_space_cross_entropy
 from afa_kernels.ops.scale_space_labels import scale_space_labels
 from afa_kernels.ops.scale_space_render import scale_space_render
 from afa_kernels.ops.scale_space_weights import scale_space_weights
@@ -27,6 +28,7 @@ __all__ = [
     "global_avg_max_pool",
     "patch",
     "progressive_fusion",
+    "scale_space_cross_entropy",
     "scale_space_labels",
     "scale_space_render",
     "scale_space_weights",

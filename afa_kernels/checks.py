@@ -12,12 +12,22 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def floating(name: str, value: object, dim: int = 4) -> None:
     """A dense tensor with `dim` dimensions and one of the four floating types."""
+    _dense(name, value, dim, FLOATING)
+
+
+def integral(name: str, value: object, dtypes: Sequence[torch.dtype], dim: int) -> None:
+    """A dense tensor with `dim` dimensions and one of the integer types `dtypes`."""
+    _dense(name, value, dim, dtypes)
+
+
+def _dense(name: str, value: object, dim: int, dtypes: Sequence[torch.dtype]) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
     if value.layout != torch.strided or value.is_nested:
         raise TypeError(f"{name} must be a dense (strided) tensor, got layout {value.layout}")
-    if value.dtype not in FLOATING:
-        raise TypeError(f"{name} must have dtype float16, bfloat16, float32 or float64, got {value.dtype}")
+    if value.dtype not in dtypes:
+        *most, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{name} must have dtype {', '.join(most)} or {last}, got {value.dtype}")
     if value.dim() != dim:
         raise ValueError(f"{name} must have {dim} dimensions, got shape {tuple(value.shape)}")
 

@@ -89,9 +89,11 @@ class Case:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function` of the arguments, in the places or by the names they have in the operation, and the options."""
+        device = tensors(arguments)[0].device
+        options = {key: o.to(device) if isinstance(o, Tensor) else o for key, o in self.options.items()}
         if self.names:
-            return function(**dict(zip(self.names, arguments, strict=True)), **self.options)
-        return function(*arguments, **self.options)
+            return function(**dict(zip(self.names, arguments, strict=True)), **options)
+        return function(*arguments, **options)
 
 
 def listed(outputs: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -346,6 +348,33 @@ def _render(
     predictions: list[Shape] = [(batch, channels, *size) for size in sizes]
     logits: Shape | list[Shape] = attention if isinstance(attention, list) else (batch, len(sizes), *attention)
     return Case("scale_space_render", covers, (predictions, logits), options, layouts, dtypes, planted or {}, thorough)
+
+
+def _cross_entropy(
+    covers: str,
+    sizes: Sequence[tuple[int, int]],
+    size: tuple[int, int],
+    attention: tuple[int, int] = (2, 6),
+    batch: int = 2,
+    channels: int = 3,
+    ignored: int = -100,
+    dtype: torch.dtype = torch.int64,
+    weighted: bool = False,
+    layouts: tuple[str, ...] = ("contiguous",),
+    dtypes: tuple[Dtypes, ...] = (torch.float32,),
+    planted: Mapping[int, Sequence[float]] | None = None,
+    thorough: bool = False,
+    **options: Any,
+) -> Case:
+    """A target of every class and, where there are pixels enough, some to ignore."""
+    classes = torch.arange(batch * size[0] * size[1]).mul(7).remainder(channels + 1).view(batch, *size)
+    options["target"] = torch.where(classes == channels, ignored, classes).to(dtype)
+    options["ignore_index"] = ignored
+    if weighted:
+        options["weight"] = torch.linspace(0.5, 2, channels)
+    predictions: list[Shape] = [(batch, channels, *s) for s in sizes]
+    shapes = predictions, (batch, len(sizes), *attention)
+    return Case("scale_space_cross_entropy", covers, shapes, options, layouts, dtypes, planted or {}, thorough)
 
 
 def _project(
@@ -608,6 +637,54 @@ CASES: tuple[Case, ...] = (
     _render("saturated opacities and zeros", SCALES, dtypes=DTYPES, planted={3: SATURATED}, resize="opacities"),
     _render("NaN in a prediction and in the logits", SCALES, planted={1: NAN, 3: NAN}),
     _render("NaN and infinity at equal sizes", ((3, 9),) * 3, (3, 9), planted={1: NON_FINITE, 3: NON_FINITE[::-1]}),
+    _cross_entropy("two scales", ((2, 3), (3, 5)), (4, 13), (2, 3), batch=1, thorough=True),
+    _cross_entropy("three scales, prime sizes, NCHW", SCALES, (5, 21), dtypes=DTYPES),
+    _cross_entropy("channels_last", SCALES, (5, 21), dtypes=DTYPES, layouts=("channels_last",), thorough=True),
+    _cross_entropy("dense, height and width exchanged", SCALES, (4, 13), layouts=("permuted",)),
+    *(
+        _cross_entropy(
+            f"few values, {phi}, {resize}, background {background}, {reduction}",
+            ((1, 2), (2, 2)),
+            (2, 3),
+            (2, 1),
+            batch=1,
+            dtypes=DTYPES,
+            phi=phi,
+            resize=resize,
+            background=background,
+            reduction=reduction,
+        )
+        for phi, resize, background, reduction in (
+            ("abs", "weights", "none", "mean"),
+            ("softplus", "opacities", "last", "sum"),
+            ("relu", "weights", "last", "none"),
+            ("exp", "opacities", "none", "mean"),
+        )
+    ),
+    _cross_entropy("class weights", SCALES, (5, 21), weighted=True, dtypes=DTYPES),
+    _cross_entropy("class weights in channels_last", SCALES, (5, 21), weighted=True, layouts=("channels_last",)),
+    _cross_entropy("an unreduced loss", SCALES, (5, 21), reduction="none", weighted=True),
+    _cross_entropy("targets of 8 bits that ignore 255", SCALES, (5, 21), ignored=255, dtype=torch.uint8),
+    _cross_entropy("targets of 32 bits that ignore a class", SCALES, (5, 21), ignored=1, dtype=torch.int32),
+    _cross_entropy("every map larger than the output", SCALES, (3, 4), (6, 21)),
+    _cross_entropy("every map of the output's size", ((3, 9),) * 3, (3, 9), (3, 9)),
+    _cross_entropy("one pixel enlarged", ((1, 1),) * 2, (5, 6), (1, 1)),
+    _cross_entropy("one scale", ((3, 7),), (5, 8), (2, 3)),
+    _cross_entropy("sixteen scales", SIXTEEN, (3, 7), (2, 5), batch=1),
+    _cross_entropy("rows of several blocks", ((1, 150), (2, 263)), (3, 521), (2, 260), batch=1),
+    _cross_entropy("many rows", ((9, 2), (20, 1)), (70, 3), (11, 2), batch=1),
+    _cross_entropy("many channels in channels_last", SCALES, (5, 21), channels=37, layouts=("channels_last",)),
+    _cross_entropy("many channels in NCHW", SCALES, (5, 21), channels=37),
+    _cross_entropy("one channel", SCALES, (5, 21), channels=1),
+    _cross_entropy("empty batch", SCALES, (5, 21), batch=0, reduction="none"),
+    _cross_entropy("mixed element types", SCALES, (5, 21), dtypes=(MIXED, HALVES)),
+    _cross_entropy("slices along every axis", SCALES, (5, 21), layouts=("sliced",)),
+    _cross_entropy("slices of channels_last", SCALES, (5, 21), layouts=("sliced_channels_last",)),
+    _cross_entropy("a layout of its own for each", SCALES, (5, 21), layouts=("channels_last", "permuted", "sliced")),
+    _cross_entropy("saturated logits and zeros", SCALES, (5, 21), planted={3: SATURATED}, dtypes=DTYPES),
+    _cross_entropy("saturated scores", SCALES, (5, 21), planted={2: SATURATED}),
+    _cross_entropy("NaN in a prediction and in the logits", SCALES, (5, 21), planted={1: NAN, 3: NAN}),
+    _cross_entropy("NaN and infinity at equal sizes", ((3, 9),) * 2, (3, 9), (3, 9), planted={1: NON_FINITE}),
 )
 
 WITHOUT_GRADIENT = ("scale_space_labels",)
@@ -682,6 +759,24 @@ LARGE_CASES: tuple[Case, ...] = (
         batch=1,
         dtypes=DTYPES[:2],
         resize="opacities",
+    ),
+    *(
+        _cross_entropy(
+            covers,
+            sizes,
+            size,
+            sizes[-1],
+            channels=channels,
+            weighted=True,
+            layouts=(layout,),
+            dtypes=DTYPES,
+            thorough=covers.startswith("sizes divide"),
+        )
+        for covers, channels, sizes, size, layout in (
+            ("sizes divide by 16", 32, ((128, 256), (256, 512)), (512, 1024), "contiguous"),
+            ("sizes divide by 16, channels_last", 32, ((128, 256), (256, 512)), (512, 1024), "channels_last"),
+            ("odd sizes", 19, ((65, 127), (129, 253)), (259, 507), "contiguous"),
+        )
     ),
     *(
         Case(

@@ -78,6 +78,11 @@ def scale_space_labels(predictions: Sequence[Tensor], logits: Tensor, size: tupl
     return scale_space_render(predictions, logits, size).argmax(1)
 
 
+def scale_space_cross_entropy(predictions: Sequence[Tensor], logits: Tensor, target: Tensor) -> Tensor:
+    """What a user writes without afa_kernels."""
+    return F.cross_entropy(scale_space_render(predictions, logits, (target.shape[1], target.shape[2])), target)
+
+
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
@@ -91,6 +96,7 @@ EAGER: dict[str, Callable[..., Any]] = {
     "scale_space_weights": scale_space_weights,
     "scale_space_render": scale_space_render,
     "scale_space_labels": scale_space_labels,
+    "scale_space_cross_entropy": scale_space_cross_entropy,
 }
 OPS = tuple(EAGER)
 
@@ -146,33 +152,36 @@ class Workload:
         channel attention's, only the latter. The statistics of bn_relu_project, and the sums of its backward, need a
         reading of their own.
         """
-        read, written = _bytes(tensors(arguments)), _bytes(outputs)
+        grads, written = _bytes(tensors(arguments)), _bytes(outputs)
+        read = grads + _bytes([o for o in self.case.options.values() if isinstance(o, Tensor)])
         if self.case.op == "bn_relu_project":
-            return 2 * read + written + (2 * (written + read) + read)
+            return 2 * read + written + (2 * (written + read) + grads)
         read_again = 0 if self.case.op in ("global_avg_max_pool", "channel_attention") else read
-        return read + written + (written + read_again + read if self.training else 0)
+        return read + written + (written + read_again + grads if self.training else 0)
 
     def moved_bytes(self, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> int:
         """What the C++ kernels move: the passes over each tensor in csrc/cpu, rows still in the cache not counted.
 
         scale_space_weights and the pooling make one pass over everything. The fusions do too, and first write two
         values for every logit, which they read back for each channel, here counted once. scale_space_render writes the
-        weights at attention resolution and reads them back. Its backward does so again and reads the logits twice,
-        reads the upstream gradient once for the weights and once for every scale, and writes and reads back the
-        weights' gradients at output resolution.
+        weights at attention resolution and reads them back. Its backward does so again and reads the logits twice, and
+        writes and reads back the weights' gradients at output resolution. scale_space_cross_entropy does the same, and
+        has maps of one value a pixel: the losses and log(sum exp), written and read; and in the backward pass the
+        upstream gradient, the factor and the class of each pixel.
         """
         moved = self.least_bytes(arguments, outputs)
         first_logits = {"attentive_fusion": 2, "progressive_fusion": 1}.get(self.case.op)
         if first_logits is not None:
             moved += (2 if self.training else 1) * 4 * _bytes(tensors(arguments[first_logits:]))
-        if self.case.op in ("scale_space_render", "scale_space_labels"):
+        if self.case.op in ("scale_space_render", "scale_space_labels", "scale_space_cross_entropy"):
             predictions, logits = arguments
-            (rendered,) = outputs
-            moved += 2 * _bytes([logits])
+            target = self.case.options.get("target")
+            moved += (5 if self.training else 2) * _bytes([logits])
+            of_a_map = 4 * (outputs[0][:, :1] if target is None else target).numel()
             if self.training:
-                scales, channels = len(predictions), rendered.shape[1]
-                weight_grads = scales * _bytes([rendered]) // channels
-                moved += 3 * _bytes([logits]) + scales * _bytes([rendered]) + 2 * weight_grads
+                moved += 2 * len(predictions) * of_a_map
+            if target is not None:
+                moved += (10 if self.training else 3) * of_a_map
         return moved
 
 
@@ -214,8 +223,10 @@ def workloads(quick: bool = False) -> list[Workload]:
     labels = dataclasses.replace(
         inference, op="scale_space_labels", options={**inference.options, "dtype": torch.int64}
     )
-    forwards = [Workload(case, "NCHW", False) for case in (inference, labels)]
-    return [*found, *forwards, Workload(training_step, "NCHW", True)]
+    target = torch.arange(512 * 1024 // shrink**2).remainder(CLASSES).view(1, 512 // shrink, 1024 // shrink)
+    loss = dataclasses.replace(training_step, op="scale_space_cross_entropy", options={"target": target})
+    found += [Workload(case, "NCHW", False) for case in (inference, labels)]
+    return found + [Workload(case, "NCHW", True) for case in (training_step, loss)]
 
 
 def _fusion(shape: Shape, layout: str) -> Case:

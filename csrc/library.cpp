@@ -44,4 +44,11 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
   m.def(
       "scale_space_labels_forward(Tensor[] predictions, Tensor logits, str phi, bool opaque_last, "
       "bool resize_opacities, bool probability, Tensor(a!) labels, Tensor(b!)? values) -> ()");
+  m.def(
+      "scale_space_cross_entropy_forward(Tensor[] predictions, Tensor logits, Tensor target, Tensor? weight, "
+      "int ignore_index, str phi, bool opaque_last, bool resize_opacities, Tensor(a!) losses, Tensor(b!) lse) -> ()");
+  m.def(
+      "scale_space_cross_entropy_backward(Tensor grad, Tensor[] predictions, Tensor logits, Tensor target, "
+      "Tensor? weight, Tensor lse, int ignore_index, str phi, bool opaque_last, bool resize_opacities, "
+      "Tensor(a!)[] grad_predictions, bool[] needed, Tensor(b!)? grad_logits) -> ()");
 }

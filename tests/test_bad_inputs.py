@@ -413,6 +413,51 @@ BAD_CHANNEL: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"conv2_weight": t(4, 3, 1, 1, device=META)}, ValueError, "conv2_weight must be on cpu like x, got meta"),
 ]
+
+LOSS = {k: v for k, v in RENDER.items() if k != "size"} | {"target": t(2, 8, 9, dtype=INT)}
+INTEGRAL = "target must have dtype uint8, int32 or int64, got"
+BAD_LOSS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *(row for row in BAD_RENDER if "size" not in row[0]),
+    ({"target": None}, TypeError, "target must be a Tensor, got NoneType"),
+    ({"target": t(2, 8, 9)}, TypeError, f"{INTEGRAL} torch.float32"),
+    ({"target": t(2, 8, 9, dtype=torch.bool)}, TypeError, f"{INTEGRAL} torch.bool"),
+    ({"target": t(2, 1, 8, 9, dtype=INT)}, ValueError, "target must have 3 dimensions, got shape (2, 1, 8, 9)"),
+    ({"target": t(2, 0, 9, dtype=INT)}, ValueError, "target must have at least one pixel, got shape (2, 0, 9)"),
+    (
+        {"target": t(3, 8, 9, dtype=INT)},
+        ValueError,
+        "target must have shape (2, 8, 9) to match predictions[0] (2, 3, 4, 5), got (3, 8, 9)",
+    ),
+    (
+        {"target": t(2, 8, 9, dtype=INT, device=META)},
+        ValueError,
+        "target must be on cpu like predictions[0], got meta",
+    ),
+    (
+        {"target": t(2, 8, 9, dtype=INT) + 3},
+        ValueError,
+        "target must hold classes from 0 to 2 or ignore_index -100, got 3",
+    ),
+    (
+        {"target": t(2, 8, 9, dtype=INT) - 1, "ignore_index": 255},
+        ValueError,
+        "target must hold classes from 0 to 2 or ignore_index 255, got -1",
+    ),
+    (
+        {"predictions": [t(2, 0, 4, 5)] * 3},
+        ValueError,
+        "predictions must have at least one channel, got shape (2, 0, 4, 5)",
+    ),
+    ({"weight": [1.0, 1.0, 1.0]}, TypeError, "weight must be a Tensor, got list"),
+    ({"weight": t(3, dtype=INT)}, TypeError, f"weight {FLOATING} torch.int64"),
+    ({"weight": t(1, 3)}, ValueError, "weight must have 1 dimensions, got shape (1, 3)"),
+    ({"weight": t(4)}, ValueError, "weight must have shape (3,) to match predictions[0] (2, 3, 4, 5), got (4,)"),
+    ({"weight": t(3, device=META)}, ValueError, "weight must be on cpu like predictions[0], got meta"),
+    ({"weight": t(3).requires_grad_()}, ValueError, "weight must not require a gradient, which it does not get"),
+    ({"ignore_index": None}, TypeError, "ignore_index must be an integer, got None"),
+    ({"ignore_index": 255.0}, TypeError, "ignore_index must be an integer, got 255.0"),
+    ({"reduction": "average"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'average'"),
+]
 BAD = {
     "bn_relu_conv2d": (CONV, BAD_CONV),
     "bn_relu_project": (PROJECT, BAD_PROJECT),
@@ -422,6 +467,7 @@ BAD = {
     "progressive_fusion": (PROGRESSIVE, BAD_PROGRESSIVE),
     "scale_space_weights": (WEIGHTS, bad_logits()),
     "scale_space_render": (RENDER, BAD_RENDER),
+    "scale_space_cross_entropy": (LOSS, BAD_LOSS),
 }
 ROWS = [(op, good, *row) for op, (good, rows) in BAD.items() for row in rows]
 

@@ -102,7 +102,7 @@ def assert_formats(case: Case, inputs: Sequence[Tensor], outputs: Sequence[Tenso
         if x.dtype == outputs[0].dtype and not (isinstance(case.shapes[-1], list) and i >= features):
             assert grad.stride() == strides_of(grad, inputs[0] if i < features else None), f"gradient {i}"
     for i, out in enumerate(outputs):
-        is_map = features and out.shape[1] > 1 and case.op not in COMPOSED
+        is_map = features and out.dim() == 4 and out.shape[1] > 1 and case.op not in COMPOSED
         assert out.stride() == strides_of(out, inputs[0] if is_map else None), f"output {i}"
 
 
@@ -147,7 +147,7 @@ def test_opcheck(case: Case, kernel: str) -> None:
     """The dispatcher ops, forward and backward: schema, autograd registration, fake kernel, AOTAutograd."""
     for func, args, _ in recorded(case, torch.float32, kernel):
         differentiable = not func._schema.name.endswith("_backward")
-        fresh = with_leaves(args, lambda t: t.detach().requires_grad_(differentiable))
+        fresh = with_leaves(args, lambda t: t.detach().requires_grad_(differentiable and t.is_floating_point()))
         with afa_kernels.use_backend(kernel):
             torch.library.opcheck(func, fresh)
 
@@ -224,7 +224,7 @@ def test_gradient_of_a_sum(case: Case, backend: str) -> None:
         torch.testing.assert_close(got, expected)
 
 
-@over("case", THOROUGH)
+@over("case", [c for c in THOROUGH if getattr(c, "values", (c,))[0].op != "scale_space_cross_entropy"])  # a scalar
 def test_upstream_gradient_in_any_layout(case: Case, kernel: str) -> None:
     arguments = case.inputs(torch.float32)
     plain = gradients(lambda a: case(a, kernel), arguments)
@@ -281,7 +281,7 @@ def test_autocast(case: Case, dtype: torch.dtype, backend: str) -> None:
         grads = gradients(lambda a: case(a, backend), arguments)
     expected = torch.float32 if case.op.startswith("scale_space") else dtype
     assert [o.dtype for o in outputs] == [expected] * len(outputs)
-    torch.testing.assert_close([o.to(dtype) for o in outputs], plain)
+    torch.testing.assert_close([o.to(p.dtype) for o, p in zip(outputs, plain, strict=True)], plain)
     assert all(g.dtype == dtype and g.isfinite().all() for g in grads)
 
 

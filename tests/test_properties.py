@@ -81,6 +81,24 @@ def renders(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def losses(draw: st.DrawFn) -> Case:
+    render = draw(renders())
+    (n, c, *_), *_ = render.shapes[0]
+    c, ignored = max(c, 1), draw(st.sampled_from([-100, 255, 0]))
+    n, (h, w) = max(n, 1), draw(sizes)
+    target = torch.arange(n * h * w).mul(5).remainder(c + 1).view(n, h, w)
+    options = {
+        **{name: option for name, option in render.options.items() if name != "size"},
+        "target": torch.where(target == c, ignored, target),
+        "ignore_index": ignored,
+        "reduction": draw(st.sampled_from(["mean", "sum", "none"])),
+        "weight": draw(st.none() | st.just(torch.linspace(0.5, 2, c))),
+    }
+    shapes = [(n, c, *shape[2:]) for shape in render.shapes[0]], (n, *render.shapes[1][1:])
+    return Case("scale_space_cross_entropy", "any", shapes, options, render.layouts, render.dtypes)
+
+
+@st.composite
 def channel_attentions(draw: st.DrawFn) -> Case:
     n, c, (h, w), hidden, outputs = draw(batches), draw(channels), draw(sizes), draw(channels), draw(channels)
     options = {
@@ -153,6 +171,11 @@ def test_scale_space_weights(backend: str, case: Case, seed: int) -> None:
 
 
 @anything
+@given(losses(), st.integers(0, 1000))
+def test_scale_space_cross_entropy(backend: str, case: Case, seed: int) -> None:
+    check(case, case.inputs(case.dtypes[0], seed=seed), backend)
+
+
 @given(renders(), st.integers(0, 1000))
 def test_scale_space_render(backend: str, case: Case, seed: int) -> None:
     check(case, case.inputs(case.dtypes[0], seed=seed), backend)

@@ -11,6 +11,7 @@ from afa_kernels import layout
 from afa_kernels.triton_kernels import scale_space_weights
 from afa_kernels.triton_kernels.launch import on_device_of
 from afa_kernels.triton_kernels.scale_space_render import (
+    add_exp,
     composite,
     heuristics,
     make_maps,
@@ -64,11 +65,7 @@ def _forward_kernel(
         largest = tl.max(number, axis=0)[None, :]
         where = tl.min(tl.where(number == largest, channel, 2147483647), axis=0)[None, :]
         if probability:
-            both = tl.maximum(best, largest)
-            # equal infinities differ by nothing
-            share = tl.where(score == both, 1.0, tl.exp(score - both))
-            before = tl.where(best == both, total, total * tl.exp(best - both))
-            total = before + tl.sum(tl.where(channel < channels, share, 0.0), axis=0)[None, :]
+            total = add_exp(total, best, score, largest, channel < channels)
         label = tl.where(largest > best, where, label)
         best = tl.maximum(best, largest)
     has_nan = nan < 2147483647

@@ -115,6 +115,32 @@ def _forward_kernel(
         tl.store(at, rendered.to(out.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def store_map_gradients(
+    at, stride, grads, opacities, lefts, inside, K: tl.constexpr, resize_opacities: tl.constexpr
+):  # fmt: skip
+    """Store the gradient of each of K maps, `stride` apart, given those of the weights, `grads`."""
+    behind = tl.zeros(grads[0].shape, grads[0].dtype)  # S_{k+1}, where S_k = alpha_k G_k + (1 - alpha_k) S_{k+1}
+    for k in tl.static_range(K - 1, -1, -1):
+        grad_map = grads[k]
+        if resize_opacities:
+            grad_map = lefts[k] * (grads[k] - behind)
+            behind = opacities[k] * grads[k] + (1.0 - opacities[k]) * behind
+        tl.store(at + k * stride, grad_map, mask=inside)
+
+
+@triton.jit
+def add_exp(total, best, score, largest, counted):
+    """The sum over the channels so far of exp(score - the larger of `best` and `largest`), given `total` about `best`.
+
+    `largest` is that of the block `score`, [BLOCK_C, BLOCK_P]. Equal infinities differ by nothing.
+    """
+    both = tl.maximum(best, largest)
+    share = tl.where(score == both, 1.0, tl.exp(score - both))
+    before = tl.where(best == both, total, total * tl.exp(best - both))
+    return before + tl.sum(tl.where(counted, share, 0.0), axis=0)[None, :]
+
+
 # One program handles BLOCK_P output pixels of one row of one image, over all channels: it writes their weights and the
 # gradient that reaches their maps, both (N, K, H, W).
 @triton.jit
@@ -137,7 +163,7 @@ def _maps_backward_kernel(
         maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
         K, maps_same_size, resize_opacities and opaque_last, arithmetic,
     )  # fmt: skip
-    weights = opacities
+    weights, lefts = opacities, opacities
     if resize_opacities:
         weights, lefts = composite(opacities, K)
     if weights_out is not None:
@@ -158,13 +184,10 @@ def _maps_backward_kernel(
                 )
                 added = added + (sums[k] + tl.sum(g * prediction, axis=0)[None, :],)
             sums = added
-        behind = tl.zeros([1, BLOCK_P], arithmetic)  # S_{k+1}, where S_k = alpha_k G_k + (1 - alpha_k) S_{k+1}
-        for k in tl.static_range(K - 1, -1, -1):
-            grad_map = sums[k]
-            if resize_opacities:
-                grad_map = lefts[k] * (sums[k] - behind)
-                behind = opacities[k] * sums[k] + (1.0 - opacities[k]) * behind
-            tl.store(grad_maps_out + (n * K + k) * height * width + p, grad_map, mask=inside_x)
+        store_map_gradients(
+            grad_maps_out + n * K * height * width + p, height * width, sums, opacities, lefts, inside_x,
+            K, resize_opacities,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -191,11 +214,12 @@ def _first_reader(i, size, size_out, same_size: tl.constexpr, narrow: tl.constex
 
 
 # One program makes BLOCK_C channels of BLOCK_P source pixels of one row of one image: it collects `grad` (times the
-# weight k of its pixel, if there are weights) from the output pixels that read them.
-@triton.jit(do_not_specialize=["k", "readers_y", "readers_x"])  # one compilation for all scales
+# weight k of its pixel, if there are weights) from the output pixels that read them. The source rows begin at
+# `first_row`; `grad` begins at the output row `first_grad_row`.
+@triton.jit(do_not_specialize=["k", "readers_y", "readers_x", "first_row", "first_grad_row"])  # one for all scales
 def _gather_kernel(
     grad, weights, out,
-    grad_strides, out_strides, size, size_out, channels, k, readers_y, readers_x,
+    grad_strides, out_strides, size, size_out, channels, k, readers_y, readers_x, first_row, first_grad_row,
     K: tl.constexpr, same_size: tl.constexpr, narrow: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
@@ -206,7 +230,7 @@ def _gather_kernel(
     n = tl.program_id(2).to(tl.int64)
     c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
     blocks = tl.cdiv(width, BLOCK_P)
-    row = (tl.program_id(0) // blocks).to(tl.int64)
+    row = (first_row + tl.program_id(0) // blocks).to(tl.int64)
     column = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
     inside = (c < channels) & (column < width)
     first_y = _first_reader(row, height, height_out, same_size, narrow)
@@ -220,7 +244,7 @@ def _gather_kernel(
                 x = first_x + right
                 reads_x, share_x = _share(column, x, width, width_out, arithmetic)  # [1, BLOCK_P]
                 p = y * width_out + x
-                at = grad + n * grad_n + c * grad_c + p * grad_p
+                at = grad + n * grad_n + c * grad_c + (p - first_grad_row * width_out) * grad_p
                 g = tl.load(at, mask=reads_x & inside, other=0.0).to(arithmetic)  # [BLOCK_C, BLOCK_P]
                 if weights is not None:
                     weights_at = weights + (n * K + k) * height_out * width_out + p
@@ -290,10 +314,10 @@ def backward(
     outputs = iter(grad_predictions)
     for k, wanted in enumerate(needed):
         if wanted:
-            _gather(grad, weights_out, k, next(outputs))
+            gather(grad, weights_out, k, next(outputs), height)
     if grad_logits is not None and grad_maps_out is not None:
         grad_maps = maps.new_empty(maps.shape)
-        _gather(grad_maps_out, None, 0, grad_maps)
+        gather(grad_maps_out, None, 0, grad_maps, height)
         scale_space_weights.backward(
             logits, grad_maps, None, phi, opaque_last, grad_logits, composite=not resize_opacities
         )
@@ -306,16 +330,29 @@ def make_maps(predictions: list[Tensor], logits: Tensor, phi: str, opaque_last: 
     return maps
 
 
-def _gather(grad: Tensor, weights: Tensor | None, k: int, out: Tensor) -> None:
-    """Fill `out` by the gradient of the resize of which `grad`, times `weights[:, k]`, is the output's."""
-    batch, channels, height, width = out.shape
-    size, size_out = size_of(out), size_of(grad)
+def gather(
+    grad: Tensor,
+    weights: Tensor | None,
+    k: int,
+    out: Tensor,
+    height: int,
+    rows: tuple[int, int] | None = None,
+    first_grad_row: int = 0,
+) -> None:
+    """Fill `out`, or its `rows` from one to another, by the gradient of its resize to `height` rows.
+
+    That of the output is `grad`, from its row `first_grad_row` on, times `weights[:, k]`.
+    """
+    batch, channels, out_height, width = out.shape
+    begin, end = rows or (0, out_height)
+    size, size_out = size_of(out), (height, grad.shape[3])
     readers_y, readers_x = (1 if size == size_out else triton.cdiv(2 * o, i) + 2 for i, o in zip(size, size_out))
     tile = heuristics(channels, width, 1, layout.memory_format(out) == torch.channels_last)
+    blocks = triton.cdiv(width, tile["BLOCK_P"])
     with on_device_of(grad):
-        _gather_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch)](
+        _gather_kernel[((end - begin) * blocks, triton.cdiv(channels, tile["BLOCK_C"]), batch)](
             grad, weights, out, layout.strides(grad), layout.strides(out), size, size_out, channels,
-            k, readers_y, readers_x,
+            k, readers_y, readers_x, begin, first_grad_row,
             K=1 if weights is None else weights.shape[1], same_size=size == size_out,
             narrow=2 * max(size) * max(size_out) < 2**31, **tile,
             arithmetic=tl.float64 if grad.dtype == torch.float64 else tl.float32,

@@ -1,4 +1,4 @@
-// Rendering a row of the output at a time, at output resolution: what scale_space_render and scale_space_labels share.
+// Rendering a row of the output at a time, at output resolution: what every operation on a rendering shares.
 #pragma once
 
 #include <memory>
@@ -25,6 +25,9 @@ struct Resized {
         identity(height == out_height && width == out_width) {}
 
   int64_t scratch() const { return columns.in + PADDING; }
+
+  // The lower of the two rows that output row y reads; the upper is rows.low[y].
+  int64_t bottom(int64_t y) const { return identity ? y : rows.high(y); }
 
   // out[i] = the value of channel c at output row y, column first + i. For maps with pixel stride 1.
   void row(int64_t n, int64_t c, int64_t y, int64_t first, int64_t count, Acc* __restrict scratch,
@@ -171,6 +174,16 @@ void for_each_row(int64_t batch, int64_t height, int64_t width, int64_t size, co
       });
     }
   });
+}
+
+// One more term of log(sum exp): `total` is the sum of exp(value - best) over the values so far, of which `best` is the
+// largest. Equal infinities differ by nothing.
+template <class Acc>
+inline void add_exp(Acc value, Acc& best, Acc& total) {
+  const Acc difference = value == best ? Acc(0) : value - best;
+  const Acc share = exp(difference > 0 ? -difference : difference);
+  total = difference > 0 ? total * share + 1 : total + share;
+  best = difference > 0 ? value : best;
 }
 
 // The rendering of (batch, height, width) pixels and `channels`, which is nowhere stored: for every piece of a row it

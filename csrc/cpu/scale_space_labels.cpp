@@ -16,9 +16,8 @@ inline void take(Acc value, int32_t channel, Acc& best, int32_t& label) {
 // The same, and `total`, the sum of exp(value - best).
 template <class Acc>
 inline void take(Acc value, int32_t channel, Acc& best, int32_t& label, Acc& total) {
-  const Acc difference = value == best ? Acc(0) : value - best;  // of infinities too
-  const Acc share = exp(difference > 0 ? -difference : difference);
-  total = difference > 0 ? total * share + 1 : total + share;
+  Acc largest = best;
+  add_exp(value, largest, total);
   take(value, channel, best, label);
 }
 
