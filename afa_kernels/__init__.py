@@ -10,6 +10,7 @@ from afa_kernels.ops.bn_relu_conv2d import bn_relu_conv2d
 from afa_kernels.ops.bn_relu_project import bn_relu_project
 from afa_kernels.ops.channel_attention import channel_attention
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
+from afa_kernels.ops.hierarchical_fusion import hierarchical_fusion
 from afa_kernels.ops.progressive_fusion import progressive_fusion
 from afa_kernels.ops.scale_space_cross_entropy import scale_space_cross_entropy
 from afa_kernels.ops.scale_space_labels import scale_space_labels
@@ -26,6 +27,7 @@ __all__ = [
     "bn_relu_project",
     "channel_attention",
     "global_avg_max_pool",
+    "hierarchical_fusion",
     "patch",
     "progressive_fusion",
     "scale_space_cross_entropy",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -90,3 +91,15 @@ def pair(name: str, value: object, least: int) -> tuple[int, int]:
     if min(both) < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
     return both
+
+
+def ascending(name: str, value: object, length: int) -> None:
+    """`length` positive numbers, each larger than the one before."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be a list or tuple of numbers, got {type(value).__name__}")
+    for i, v in enumerate(value):
+        number(f"{name}[{i}]", v, 0)
+    if len(value) != length:
+        raise ValueError(f"{name} must have {length} numbers, one for each prediction, got {len(value)}")
+    if not all(v > 0 for v in value) or not all(a < b for a, b in itertools.pairwise(value)):
+        raise ValueError(f"{name} must be positive and ascending, coarse to fine, got {tuple(value)}")

@@ -377,6 +377,25 @@ def _cross_entropy(
     return Case("scale_space_cross_entropy", covers, shapes, options, layouts, dtypes, planted or {}, thorough)
 
 
+def _hierarchical(
+    covers: str,
+    scales: Sequence[float],
+    variant: str = "afa",
+    full: tuple[int, int] = (4, 6),
+    batch: int = 2,
+    channels: int = 3,
+    attention: tuple[int, int] | None = None,
+    **rest: Any,
+) -> Case:
+    """Predictions at their scale of the `full` size, as are the attentions, of the finest scale none."""
+    size = rest.pop("size", None)
+    sizes = [(int(s * full[0]), int(s * full[1])) for s in scales]
+    predictions: list[Shape] = [(batch, channels, *s) for s in sizes]
+    attentions: list[Shape] = [(batch, 1, *(attention or s)) for s in sizes[:-1]]
+    options = {"scales": tuple(scales), "variant": variant, "size": size}
+    return Case("hierarchical_fusion", covers, (predictions, attentions), options, **rest)
+
+
 def _project(
     covers: str,
     shape: Shape,
@@ -685,6 +704,42 @@ CASES: tuple[Case, ...] = (
     _cross_entropy("saturated scores", SCALES, (5, 21), planted={2: SATURATED}),
     _cross_entropy("NaN in a prediction and in the logits", SCALES, (5, 21), planted={1: NAN, 3: NAN}),
     _cross_entropy("NaN and infinity at equal sizes", ((3, 9),) * 2, (3, 9), (3, 9), planted={1: NON_FINITE}),
+    _hierarchical("two scales", (0.5, 1.0), dtypes=FLOAT32, full=(4, 10), thorough=True),
+    *(
+        _hierarchical(f"three scales, {variant}, {layout}", (0.5, 1.0, 2.0), variant, layouts=(layout,))
+        for variant in ("afa", "nvidia")
+        for layout in ("contiguous", "channels_last")
+    ),
+    *(
+        _hierarchical(f"few values, {variant}", (0.5, 1.0), variant, (2, 2), batch=1, channels=2)
+        for variant in ("afa", "nvidia")
+    ),
+    *(
+        _hierarchical(f"five scales, {variant}", (0.25, 0.5, 1.0, 1.5, 2.0), variant, (4, 8), dtypes=FLOAT32)
+        for variant in ("afa", "nvidia")
+    ),
+    *(
+        _hierarchical(f"a size of its own, {variant}", (0.5, 2.0), variant, size=(5, 9), dtypes=FLOAT32)
+        for variant in ("afa", "nvidia")
+    ),
+    _hierarchical("every scale below 1, nvidia", (0.25, 0.5, 0.75), "nvidia", (4, 8), size=(4, 8), dtypes=FLOAT32),
+    _hierarchical("every scale from 1 on, nvidia", (1.0, 1.5, 2.0), "nvidia", dtypes=FLOAT32),
+    _hierarchical("attentions of another size", (0.5, 1.0), attention=(3, 5), dtypes=FLOAT32),
+    _hierarchical("one scale", (1.0,), dtypes=FLOAT32),
+    _hierarchical("rows of several blocks", (0.5, 1.0), full=(2, 521), batch=1, dtypes=FLOAT32),
+    _hierarchical("many rows", (0.5, 1.0), full=(70, 2), batch=1, dtypes=FLOAT32),
+    _hierarchical(
+        "many channels in channels_last", (0.5, 1.0), channels=37, layouts=("channels_last",), dtypes=FLOAT32
+    ),
+    _hierarchical("many channels in NCHW", (0.5, 1.0), channels=37, dtypes=FLOAT32),
+    _hierarchical("one channel", (0.5, 1.0, 2.0), channels=1, dtypes=FLOAT32),
+    _hierarchical("empty batch", (0.5, 1.0), batch=0, dtypes=FLOAT32),
+    _hierarchical("no channels", (0.5, 1.0), channels=0, dtypes=FLOAT32),
+    _hierarchical("mixed element types", (0.5, 1.0, 2.0), dtypes=(MIXED, HALVES)),
+    _hierarchical("slices along every axis", (0.5, 1.0), layouts=("sliced",), dtypes=FLOAT32),
+    _hierarchical("a layout of its own for each", (0.5, 1.0), layouts=("permuted", "channels_last"), dtypes=FLOAT32),
+    _hierarchical("attention of 0 and 1", (0.5, 1.0, 2.0), planted={3: (0.0, 1.0, 0.0), 4: (1.0, 0.0)}),
+    _hierarchical("NaN in a prediction and an attention", (0.5, 1.0), planted={1: NAN, 2: NAN}, dtypes=FLOAT32),
 )
 
 WITHOUT_GRADIENT = ("scale_space_labels",)
@@ -760,6 +815,12 @@ LARGE_CASES: tuple[Case, ...] = (
         dtypes=DTYPES[:2],
         resize="opacities",
     ),
+    *(
+        _hierarchical(f"{name}, {layout}", (0.5, 1.0, 2.0), full=full, channels=channels, layouts=(layout,))
+        for name, full, channels in (("sizes divide by 16", (128, 256), 32), ("odd sizes", (131, 253), 19))
+        for layout in ("contiguous", "channels_last")
+    ),
+    _hierarchical("sizes divide by 16, premultiplied", (0.5, 1.0), "nvidia", (256, 512), channels=32, thorough=True),
     *(
         _cross_entropy(
             covers,

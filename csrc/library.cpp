@@ -51,4 +51,11 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
       "scale_space_cross_entropy_backward(Tensor grad, Tensor[] predictions, Tensor logits, Tensor target, "
       "Tensor? weight, Tensor lse, int ignore_index, str phi, bool opaque_last, bool resize_opacities, "
       "Tensor(a!)[] grad_predictions, bool[] needed, Tensor(b!)? grad_logits) -> ()");
+  m.def(
+      "hierarchical_fusion_forward(Tensor[] predictions, Tensor[] attentions, bool premultiplied, Tensor(a!) out) "
+      "-> ()");
+  m.def(
+      "hierarchical_fusion_backward(Tensor grad, Tensor[] predictions, Tensor[] attentions, bool premultiplied, "
+      "Tensor(a!)[] grad_predictions, bool[] predictions_needed, Tensor(b!)[] grad_attentions, "
+      "bool[] attentions_needed) -> ()");
 }

@@ -458,6 +458,72 @@ BAD_LOSS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"ignore_index": 255.0}, TypeError, "ignore_index must be an integer, got 255.0"),
     ({"reduction": "average"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'average'"),
 ]
+
+HIERARCHICAL = {
+    "predictions": [t(2, 3, 4, 5), t(2, 3, 8, 9)],
+    "attentions": [t(2, 1, 4, 5)],
+    "scales": (0.5, 1.0),
+    "variant": "afa",
+}
+ONE_EACH = "attentions must have one tensor for each of the 2 scales, the finest one's optional, got"
+BAD_HIERARCHICAL: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"predictions": None}, TypeError, "predictions must be a list or tuple of tensors, got NoneType"),
+    ({"predictions": t(2, 3, 4, 5)}, TypeError, "predictions must be a list or tuple of tensors, got Tensor"),
+    ({"predictions": []}, ValueError, "predictions must have 1 to 16 scales, got 0"),
+    ({"predictions": [t(2, 3, 4, 5)] * 17}, ValueError, "predictions must have 1 to 16 scales, got 17"),
+    ({"predictions": [None, None]}, TypeError, "predictions[0] must be a Tensor, got NoneType"),
+    ({"predictions": [t(2, 3, 4, 5, dtype=INT)] * 2}, TypeError, f"predictions[0] {FLOATING} torch.int64"),
+    ({"predictions": [t(3, 4, 5)] * 2}, ValueError, "predictions[0] must have 4 dimensions, got shape (3, 4, 5)"),
+    (
+        {"predictions": [t(2, 3, 4, 5), t(2, 4, 8, 9)]},
+        ValueError,
+        "predictions[1] must have shape (2, 3, 8, 9) to match predictions[0] (2, 3, 4, 5), got (2, 4, 8, 9)",
+    ),
+    (
+        {"predictions": [t(2, 3, 4, 5), t(2, 3, 8, 9, device=META)]},
+        ValueError,
+        "predictions[1] must be on cpu like predictions[0], got meta",
+    ),
+    (
+        {"predictions": [t(2, 3, 4, 5), t(2, 3, 0, 9)]},
+        ValueError,
+        "predictions[1] must have at least one pixel to be resized, got shape (2, 3, 0, 9)",
+    ),
+    ({"attentions": None}, TypeError, "attentions must be a list or tuple of tensors, got NoneType"),
+    ({"attentions": []}, ValueError, f"{ONE_EACH} 0"),
+    ({"attentions": [t(2, 1, 4, 5)] * 3}, ValueError, f"{ONE_EACH} 3"),
+    ({"attentions": [0.5]}, TypeError, "attentions[0] must be a Tensor, got float"),
+    ({"attentions": [t(2, 1, 4, 5, dtype=torch.bool)]}, TypeError, f"attentions[0] {FLOATING} torch.bool"),
+    (
+        {"attentions": [t(2, 3, 4, 5)]},
+        ValueError,
+        "attentions[0] must have shape (2, 1, 4, 5) to match predictions[0] (2, 3, 4, 5), got (2, 3, 4, 5)",
+    ),
+    (
+        {"attentions": [t(2, 1, 8, 9)], "variant": "nvidia"},
+        ValueError,
+        "attentions[0] must have shape (2, 1, 4, 5) to match predictions[0] (2, 3, 4, 5), got (2, 1, 8, 9)",
+    ),
+    (
+        {"attentions": [t(2, 1, 0, 5)]},
+        ValueError,
+        "attentions[0] must have at least one pixel to be resized, got shape (2, 1, 0, 5)",
+    ),
+    (
+        {"attentions": [t(2, 1, 4, 5, device=META)]},
+        ValueError,
+        "attentions[0] must be on cpu like predictions[0], got meta",
+    ),
+    ({"scales": 1.0}, TypeError, "scales must be a list or tuple of numbers, got float"),
+    ({"scales": ("1", "2")}, TypeError, "scales[0] must be a number, got '1'"),
+    ({"scales": (1.0,)}, ValueError, "scales must have 2 numbers, one for each prediction, got 1"),
+    ({"scales": (1.0, 0.5)}, ValueError, "scales must be positive and ascending, coarse to fine, got (1.0, 0.5)"),
+    ({"scales": (0, 1)}, ValueError, "scales must be positive and ascending, coarse to fine, got (0, 1)"),
+    ({"scales": (0.5, 2)}, ValueError, "size must be given where no scale is 1.0, got scales (0.5, 2)"),
+    ({"variant": "hma"}, ValueError, "variant must be one of 'afa', 'nvidia', got 'hma'"),
+    ({"size": 8}, TypeError, "size must be a pair of integers (height, width), got 8"),
+    ({"size": (0, 8)}, ValueError, "size must have a positive height and width, got (0, 8)"),
+]
 BAD = {
     "bn_relu_conv2d": (CONV, BAD_CONV),
     "bn_relu_project": (PROJECT, BAD_PROJECT),
@@ -468,6 +534,7 @@ BAD = {
     "scale_space_weights": (WEIGHTS, bad_logits()),
     "scale_space_render": (RENDER, BAD_RENDER),
     "scale_space_cross_entropy": (LOSS, BAD_LOSS),
+    "hierarchical_fusion": (HIERARCHICAL, BAD_HIERARCHICAL),
 }
 ROWS = [(op, good, *row) for op, (good, rows) in BAD.items() for row in rows]
 

@@ -99,6 +99,18 @@ def losses(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def hierarchies(draw: st.DrawFn) -> Case:
+    n, c, count = draw(batches), draw(channels), draw(st.integers(1, 3))
+    variant, scales = draw(st.sampled_from(["afa", "nvidia"])), (0.5, 1.0, 1.5)[:count]
+    predictions = [(n, c, *draw(sizes)) for _ in range(count)]
+    attentions = [(n, 1, *(p[2:] if variant == "nvidia" else draw(sizes))) for p in predictions[:-1]]
+    options = {"scales": scales, "variant": variant, "size": draw(sizes)}
+    arguments = 2 * count - 1
+    kinds = (draw(dtypes(arguments)),)
+    return Case("hierarchical_fusion", "any", (predictions, attentions), options, draw(layouts(arguments)), kinds)
+
+
+@st.composite
 def channel_attentions(draw: st.DrawFn) -> Case:
     n, c, (h, w), hidden, outputs = draw(batches), draw(channels), draw(sizes), draw(channels), draw(channels)
     options = {
@@ -171,11 +183,18 @@ def test_scale_space_weights(backend: str, case: Case, seed: int) -> None:
 
 
 @anything
+@given(hierarchies(), st.integers(0, 1000))
+def test_hierarchical_fusion(backend: str, case: Case, seed: int) -> None:
+    check(case, case.inputs(case.dtypes[0], seed=seed), backend)
+
+
+@anything
 @given(losses(), st.integers(0, 1000))
 def test_scale_space_cross_entropy(backend: str, case: Case, seed: int) -> None:
     check(case, case.inputs(case.dtypes[0], seed=seed), backend)
 
 
+@anything
 @given(renders(), st.integers(0, 1000))
 def test_scale_space_render(backend: str, case: Case, seed: int) -> None:
     check(case, case.inputs(case.dtypes[0], seed=seed), backend)

@@ -8,8 +8,8 @@ from conftest import INTERPRETED
 from benchmarks.traffic import TRAFFIC_CASES, least, ours
 
 # (operation, pass): the most, over the least. attentive_fusion's backward adds its partial sums and reads them back.
-# A backward pass of scale_space_render writes the weights at output resolution and reads the gradient once a scale; that
-# of scale_space_cross_entropy first makes this gradient, a band of rows at a time. Its forward keeps log(sum exp).
+# A backward pass of scale_space_render writes the weights at output resolution and reads the gradient once a scale;
+# that of scale_space_cross_entropy first makes this gradient, a band of rows at a time. Its forward keeps log(sum exp).
 MOST = {
     ("attentive_fusion", "forward"): 1.02,
     ("attentive_fusion", "backward"): 1.02 + 2 / 256,

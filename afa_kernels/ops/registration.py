@@ -28,23 +28,19 @@ def differentiate(op: torch._ops.OpOverload, function: type[torch.autograd.Funct
 
     autograd.Function sees no tensor inside a list, so the tensors of a list argument are given one by one.
     """
-    types = [str(argument.type) for argument in op._schema.arguments]
-    tensors = types.index("List[Tensor]") if "List[Tensor]" in types else None
+    lists = [i for i, argument in enumerate(op._schema.arguments) if str(argument.type) == "List[Tensor]"]
 
     def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
         below = keyset & torch._C._after_autograd_keyset
 
         def forward(*inputs: Any) -> Any:
-            if tensors is not None:
-                end = tensors + 1 + len(inputs) - len(types)
-                inputs = (*inputs[:tensors], list(inputs[tensors:end]), *inputs[end:])
-            return op.redispatch(below, *inputs)
+            rest = iter(inputs)
+            return op.redispatch(below, *([next(rest) for _ in a] if i in lists else next(rest) for i, a in numbered))
 
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
             return op.redispatch(below, *args)
-        if tensors is not None:
-            args = (*args[:tensors], *args[tensors], *args[tensors + 1 :])
-        return function.apply(forward, *args)
+        numbered = list(enumerate(args))
+        return function.apply(forward, *(x for i, a in numbered for x in (a if i in lists else [a])))
 
     _library.impl(op._schema.name.removeprefix("afa::"), autograd, "Autograd", with_keyset=True)
 

@@ -25,15 +25,15 @@ def scale_space_render(
         promoted = torch.promote_types(promoted, prediction.dtype)
     arithmetic = torch.float64 if promoted == torch.float64 else torch.float32
     if resize == "weights":
-        weights = _up(scale_space_weights(logits.to(arithmetic), phi, background)[0], size)
+        weights = resized(scale_space_weights(logits.to(arithmetic), phi, background)[0], size)
     else:
-        opacities = _up(-torch.expm1(-optical_depth(logits.to(arithmetic), phi)), size)
+        opacities = resized(-torch.expm1(-optical_depth(logits.to(arithmetic), phi)), size)
         if background == "last":
             opacities = opacities.masked_fill(last_of(logits), 1)
         weights = _composite(opacities)
-    rendered = weights[:, 0:1] * _up(predictions[0].to(arithmetic), size)
+    rendered = weights[:, 0:1] * resized(predictions[0].to(arithmetic), size)
     for k in range(1, len(predictions)):
-        rendered = rendered + weights[:, k : k + 1] * _up(predictions[k].to(arithmetic), size)
+        rendered = rendered + weights[:, k : k + 1] * resized(predictions[k].to(arithmetic), size)
     return rendered.to(dtype or promoted)
 
 
@@ -47,7 +47,7 @@ def _composite(opacities: Tensor) -> Tensor:
     return torch.cat(weights, dim=1)
 
 
-def _up(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     if x.shape[2:] == size:
         return x
     if x.shape[1] == 0:  # which F.interpolate refuses

@@ -64,21 +64,22 @@ struct Resized {
   }
 };
 
-// The K maps (N, K, h, w) at attention resolution, weights or opacities, and what they are at a row of the output.
+// What K predictions are weighed by at a row of the output: weights; or opacities that are composited there, in which
+// the last scale may be opaque and have no map. `premultiplied` predictions have their opacity in them already.
 template <class Acc>
 struct Maps {
-  int64_t batch, scales, height, width;
-  bool opacities, opaque_last;
-  std::unique_ptr<Acc[]> data;
+  int64_t batch, scales;
+  bool opacities, opaque_last, premultiplied = false;
+  std::vector<std::unique_ptr<Acc[]>> data;
+  std::vector<Resized<Acc>> resized;  // of each scale that has a map
 
-  Maps(const Tensor& logits, const std::string& phi, bool last, bool resize_opacities)
-      : batch(logits.size(0)),
-        scales(logits.size(1)),
-        height(logits.size(2)),
-        width(logits.size(3)),
-        opacities(resize_opacities),
-        opaque_last(last),
-        data(new Acc[batch * scales * height * width]) {
+  // Weights or opacities of logits (N, K, h, w), made at their resolution.
+  Maps(const Tensor& logits, const std::string& phi, bool last, bool resize_opacities, int64_t out_height,
+       int64_t out_width)
+      : batch(logits.size(0)), scales(logits.size(1)), opacities(resize_opacities), opaque_last(last) {
+    const int64_t height = logits.size(2), width = logits.size(3);
+    data.emplace_back(new Acc[batch * scales * height * width]);
+    Acc* values = data[0].get();
     const AnyMap y(logits, "logits");
     torch::stable::parallel_for(0, batch * height, 8, [&](int64_t begin, int64_t end) {
       std::vector<Acc> scratch((3 * scales + 1) * width);
@@ -97,16 +98,41 @@ struct Maps {
           });
         });
         for (int64_t k = 0; k < scales; ++k)
-          std::copy_n(w_rows + k * width, width, data.get() + ((n * scales + k) * height + row) * width);
+          std::copy_n(w_rows + k * width, width, values + ((n * scales + k) * height + row) * width);
       }
     });
+    for (int64_t k = 0; k < scales - (opacities && opaque_last); ++k) {
+      const Map<const Acc> map{values + k * height * width, scales * height * width, height * width, 1};
+      resized.emplace_back(map, height, width, out_height, out_width);
+    }
   }
 
-  Resized<Acc> resized(int64_t out_height, int64_t out_width) const {
-    return {{data.get(), scales * height * width, height * width, 1}, height, width, out_height, out_width};
+  // Opacities (N, 1, h_k, w_k) at a resolution of their own, of all scales but the last, which is opaque.
+  Maps(const std::vector<Tensor>& attentions, int64_t batch_size, bool multiplied, int64_t out_height,
+       int64_t out_width)
+      : batch(batch_size),
+        scales(attentions.size() + 1),
+        opacities(true),
+        opaque_last(true),
+        premultiplied(multiplied) {
+    for (const Tensor& attention : attentions) {
+      const int64_t height = attention.size(2), width = attention.size(3), pixels = height * width;
+      const AnyMap map(attention, "attentions");
+      data.emplace_back(new Acc[batch * pixels]);
+      for (int64_t n = 0; n < batch; ++n) map.read_pixels(n, 0, 0, pixels, data.back().get() + n * pixels);
+      resized.emplace_back(Map<const Acc>{data.back().get(), pixels, pixels, 1}, height, width, out_height, out_width);
+    }
   }
 
-  // T alpha_k and T (1 - alpha_k), in place: rows of opacities become rows of weights.
+  // Of each scale `count` values of an output row, a scale's every COLUMNS.
+  void rows(int64_t n, int64_t y, int64_t first, int64_t count, Acc* source, Acc* out) const {
+    for (const Resized<Acc>& map : resized) {
+      map.row(n, 0, y, first, count, source, out);
+      out += COLUMNS;
+    }
+  }
+
+  // T alpha_k (T if premultiplied) and T (1 - alpha_k), in place: rows of opacities become rows of weights.
   void composite(int64_t count, Acc* __restrict rows, Acc* __restrict transmittance) const {
     if (!opacities) return;
     for (int64_t i = 0; i < count; ++i) transmittance[i] = 1;
@@ -114,14 +140,14 @@ struct Maps {
       const bool opaque = opaque_last && k == scales - 1;
       for (int64_t i = 0; i < count; ++i) {
         const Acc alpha = opaque ? Acc(1) : rows[i];
-        rows[i] = transmittance[i] * alpha;
+        rows[i] = premultiplied ? transmittance[i] : transmittance[i] * alpha;
         transmittance[i] *= 1 - alpha;
       }
     }
   }
 
-  // Given dL/dw_k in `grads`, dL/dalpha_k = T_k (G_k - S_{k+1}), S_k = alpha_k G_k + (1 - alpha_k) S_{k+1}, in place.
-  // `alphas` and `behind` are used up.
+  // Given dL/dw_k in `grads`, dL/dalpha_k = T_k (G_k - S_{k+1}), S_k = alpha_k G_k + (1 - alpha_k) S_{k+1}, in place;
+  // if premultiplied, without the G_k and with S_k = G_k + (1 - alpha_k) S_{k+1}. `alphas` and `behind` are used up.
   void composite_backward(int64_t count, Acc* __restrict alphas, Acc* __restrict grads, Acc* __restrict through,
                           Acc* __restrict behind) const {
     for (int64_t i = 0; i < count; ++i) {
@@ -137,8 +163,9 @@ struct Maps {
       const bool opaque = opaque_last && k == scales - 1;
       for (int64_t i = 0; i < count; ++i) {
         const Acc alpha = opaque ? Acc(1) : alphas[k * COLUMNS + i], upstream = grads[k * COLUMNS + i];
-        grads[k * COLUMNS + i] = opaque ? Acc(0) : through[k * COLUMNS + i] * (upstream - behind[i]);
-        behind[i] = alpha * upstream + (1 - alpha) * behind[i];
+        const Acc own = premultiplied ? Acc(0) : upstream, seen = premultiplied ? upstream : alpha * upstream;
+        grads[k * COLUMNS + i] = opaque ? Acc(0) : through[k * COLUMNS + i] * (own - behind[i]);
+        behind[i] = seen + (1 - alpha) * behind[i];
       }
     }
   }
@@ -152,10 +179,13 @@ std::vector<Resized<T>> resize_all(const std::vector<Tensor>& predictions, int64
   return all;
 }
 
+// The longest row of inputs that resizing needs room for.
 template <class T>
-int64_t widest(const std::vector<Resized<T>>& all, int64_t least) {
-  for (const auto& r : all) least = std::max(least, r.scratch());
-  return least;
+int64_t widest(const std::vector<Resized<T>>& scales, const Maps<acc_t<T>>& maps) {
+  int64_t longest = 0;
+  for (const auto& r : scales) longest = std::max(longest, r.scratch());
+  for (const auto& r : maps.resized) longest = std::max(longest, r.scratch());
+  return longest;
 }
 
 // visit(n, y, first column, columns, scratch) for every piece of a row of a (batch, height, width) output, in parallel;
@@ -193,14 +223,13 @@ template <class T, class F>
 void render(const std::vector<Resized<T>>& scales, const Maps<acc_t<T>>& maps, int64_t channels, int64_t height,
             int64_t width, bool planar, const F& emit) {
   using Acc = acc_t<T>;
-  const Resized<Acc> map = maps.resized(height, width);
-  const int64_t scratch_row = widest(scales, map.scratch()), result_row = std::max(COLUMNS, channels);
+  const int64_t scratch_row = widest(scales, maps), result_row = std::max(COLUMNS, channels);
   const int64_t size = maps.scales * COLUMNS + scratch_row + 2 * result_row;
 
   for_each_row<Acc>(
       maps.batch, height, width, size, [&](int64_t n, int64_t y, int64_t first, int64_t count, Acc* scratch) {
         Acc *m = scratch, *source = m + maps.scales * COLUMNS, *value = source + scratch_row, *sum = value + result_row;
-        for (int64_t k = 0; k < maps.scales; ++k) map.row(n, k, y, first, count, source, m + k * COLUMNS);
+        maps.rows(n, y, first, count, source, m);
         maps.composite(count, m, value);
         const int64_t rows = planar ? channels : count, length = planar ? count : channels;
         for (int64_t r = 0; r < rows; ++r) {
@@ -218,6 +247,30 @@ void render(const std::vector<Resized<T>>& scales, const Maps<acc_t<T>>& maps, i
           emit(n, y, first, count, r, sum);
         }
       });
+}
+
+// The same stored in `out`, (batch, channels, height, width), whose memory format is that of the first prediction.
+template <class T, class O>
+void render_to(const std::vector<Tensor>& predictions, const Maps<acc_t<T>>& maps, const Tensor& out) {
+  const int64_t channels = out.size(1), height = out.size(2), width = out.size(3);
+  const auto o = as_map<O>(out, "out");
+  const bool planar = o.sp == 1;
+  back_with_huge_pages(out);
+  render(resize_all<T>(predictions, height, width), maps, channels, height, width, planar,
+         [&](int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const acc_t<T>* values) {
+           O* __restrict row = o.at(n, planar ? r : 0, y * width + first + (planar ? 0 : r));
+           for (int64_t i = 0; i < (planar ? count : channels); ++i) row[i] = static_cast<O>(values[i]);
+         });
+}
+
+// Calls body(T{}, O{}) with the element types of the predictions and of the rendering, which is T or float32.
+template <class F>
+void dispatch_types(ScalarType predictions, ScalarType rendering, const char* op, const F& body) {
+  dispatch(predictions, op, [&](auto t) {
+    if (rendering == predictions) return body(t, t);
+    STD_TORCH_CHECK(rendering == ScalarType::Float, op, ": the result must be float32 or as predictions");
+    if constexpr (!std::is_same_v<decltype(t), double>) body(t, float{});
+  });
 }
 
 }  // namespace afa

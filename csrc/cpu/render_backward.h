@@ -12,38 +12,46 @@ namespace afa {
 
 constexpr int64_t BAND = 64;  // output rows, or four of the coarsest prediction if that is more
 
+// One row of the transpose of a resize: row j of the input from `grads`, the (rows.out, columns.out) of the output.
+template <class Acc>
+void gather_row(const Transposed<Acc>& rows, const Transposed<Acc>& columns, int64_t j, int64_t width,
+                int64_t out_width, const Acc* grads, Acc* __restrict sum, Acc* __restrict out) {
+  grads += rows.first[j] * out_width;
+  for (int64_t i = 0; i < out_width; ++i) sum[i] = 0;
+  for (int64_t r = 0; r < rows.count(j); ++r, grads += out_width) {
+    const Acc v = rows.coefficient[rows.begin[j] + r];
+    for (int64_t i = 0; i < out_width; ++i) sum[i] += v * grads[i];
+  }
+  for (int64_t i = 0; i < width; ++i) {
+    const Acc *h = columns.coefficient.data() + columns.begin[i], *s = sum + columns.first[i];
+    Acc total = 0;
+    for (int64_t x = 0; x < columns.count(i); ++x) total += h[x] * s[x];
+    out[i] = total;
+  }
+}
+
 // dL/dlogits: the maps' gradients gathered to attention resolution, then the backward of the weights or opacities.
 template <class Acc>
-void logits_backward(const Tensor& logits, const std::string& phi, const Maps<Acc>& maps, const Resized<Acc>& map,
-                     const Acc* map_grads, const Tensor& grad_logits) {
-  const int64_t scales = maps.scales, width = maps.width, out_height = map.rows.out, out_width = map.columns.out;
-  const Transposed<Acc> rows(map.rows, map.identity), columns(map.columns, map.identity);
+void logits_backward(const Tensor& logits, const std::string& phi, const Maps<Acc>& maps, const Acc* map_grads,
+                     int64_t out_height, int64_t out_width, const Tensor& grad_logits) {
+  const int64_t batch = logits.size(0), scales = logits.size(1), height = logits.size(2), width = logits.size(3);
+  const bool identity = height == out_height && width == out_width;
+  const Transposed<Acc> rows(Axis<Acc>(height, out_height), identity), columns(Axis<Acc>(width, out_width), identity);
   const AnyMap y(logits, "logits"), dy(grad_logits, "grad_logits");
-  torch::stable::parallel_for(0, maps.batch * maps.height, 4, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, batch * height, 4, [&](int64_t begin, int64_t end) {
     std::vector<Acc> scratch((4 * scales + 2) * width + out_width);
     Acc *y_rows = scratch.data(), *w_rows = y_rows + scales * width, *t_rows = w_rows + scales * width;
     Acc *g_rows = t_rows + scales * width, *behind = g_rows + scales * width, *depth_sum = behind + width;
     Acc* sum = depth_sum + width;
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t n = unit / maps.height, j = unit % maps.height;
+      const int64_t n = unit / height, j = unit % height;
       for (int64_t k = 0; k < scales; ++k) y.read_pixels(n, k, j * width, width, y_rows + k * width);
       dispatch_phi(phi, [&](auto p) {
         using Phi = decltype(p);
         vectorized([&] {
-          for (int64_t k = 0; k < scales; ++k) {
-            const Acc* grads = map_grads + ((n * scales + k) * out_height + rows.first[j]) * out_width;
-            for (int64_t i = 0; i < out_width; ++i) sum[i] = 0;
-            for (int64_t r = 0; r < rows.count(j); ++r, grads += out_width) {
-              const Acc v = rows.coefficient[rows.begin[j] + r];
-              for (int64_t i = 0; i < out_width; ++i) sum[i] += v * grads[i];
-            }
-            for (int64_t i = 0; i < width; ++i) {
-              const Acc *h = columns.coefficient.data() + columns.begin[i], *s = sum + columns.first[i];
-              Acc total = 0;
-              for (int64_t x = 0; x < columns.count(i); ++x) total += h[x] * s[x];
-              g_rows[k * width + i] = total;
-            }
-          }
+          for (int64_t k = 0; k < scales; ++k)
+            gather_row(rows, columns, j, width, out_width, map_grads + (n * scales + k) * out_height * out_width, sum,
+                       g_rows + k * width);
           if (maps.opacities) {
             for (int64_t i = 0; i < scales * width; ++i)
               g_rows[i] = Phi::backward(y_rows[i], g_rows[i] * exp(-Phi::depth(y_rows[i])));
@@ -120,20 +128,34 @@ struct OwnedRows {
   }
 };
 
+// dL/d rendered, as it is given.
+template <class O, class Acc>
+struct Given {
+  static constexpr bool of_scores = false;
+  Map<const O> grad;
+  int64_t width;
+
+  void row(int64_t n, int64_t c, int64_t y, int64_t first, int64_t count, const Acc*, Acc* __restrict out) const {
+    const O* g = grad.at(n, c, y * width + first);
+    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(g[i]);
+  }
+  void pixel(int64_t n, int64_t y, int64_t x, int64_t channels, const Acc*, Acc* __restrict out) const {
+    const O* g = grad.at(n, 0, y * width + x);
+    for (int64_t c = 0; c < channels; ++c) out[c] = static_cast<Acc>(g[c]);
+  }
+};
+
 // `gradient` gives dL/d rendered: row(n, c, y, first, count, scores, out) of a channel's columns, or with channels_last
-// pixel(n, y, x, channels, scores, out). With Gradient::of_scores it computes it from the rendered scores.
+// pixel(n, y, x, channels, scores, out). With Gradient::of_scores it computes it from the rendered scores. Fills the
+// gradients of the predictions that are `needed`, and `map_grads`, (N, K, height, width), if it is not null.
 template <class T, class Gradient>
-void render_backward(const Gradient& gradient, const std::vector<Tensor>& predictions, const Tensor& logits,
-                     const std::string& phi, bool opaque_last, bool resize_opacities, int64_t height, int64_t width,
-                     const std::vector<Tensor>& grad_predictions, const std::vector<bool>& needed,
-                     const std::optional<Tensor>& grad_logits) {
+void render_backward(const Gradient& gradient, const std::vector<Tensor>& predictions, const Maps<acc_t<T>>& maps,
+                     int64_t height, int64_t width, const std::vector<Tensor>& grad_predictions,
+                     const std::vector<bool>& needed, acc_t<T>* map_grads) {
   using Acc = acc_t<T>;
-  const Maps<Acc> maps(logits, phi, opaque_last, resize_opacities);
-  const Resized<Acc> map = maps.resized(height, width);
   const std::vector<Resized<T>> scales = resize_all<T>(predictions, height, width);
   const bool planar = scales[0].map.sp == 1;
   const int64_t channels = predictions[0].size(1), count_maps = maps.scales;
-  std::unique_ptr<Acc[]> map_grads(grad_logits ? new Acc[maps.batch * count_maps * height * width] : nullptr);
 
   std::vector<Transposed<Acc>> transposed;
   std::vector<int64_t> needed_scales;
@@ -144,9 +166,9 @@ void render_backward(const Gradient& gradient, const std::vector<Tensor>& predic
     transposed.emplace_back(scales[k].columns, scales[k].identity);
     band_rows = std::max(band_rows, 4 * ceil_div(height, scales[k].rows.in));
   }
-  const bool need_values = grad_logits || Gradient::of_scores;
+  const bool need_values = map_grads || Gradient::of_scores;
   const int64_t bands = ceil_div(height, band_rows), row_size = channels * width, owned = needed_scales.size();
-  const int64_t scratch_row = widest(scales, map.scratch()), value_row = std::max(COLUMNS, channels);
+  const int64_t scratch_row = widest(scales, maps), value_row = std::max(COLUMNS, channels);
   const int64_t weighted_size = planar ? COLUMNS : COLUMNS * channels;
 
   torch::stable::parallel_for(0, maps.batch * bands, 1, [&](int64_t first_unit, int64_t last_unit) {
@@ -176,7 +198,7 @@ void render_backward(const Gradient& gradient, const std::vector<Tensor>& predic
           for (OwnedRows<T>& owner : rows) owner.finish(owner.scale.rows.low[y], n, channels, total);
           for (int64_t first = 0; first < width; first += COLUMNS) {
             const int64_t count = std::min(COLUMNS, width - first);
-            for (int64_t k = 0; k < count_maps; ++k) map.row(n, k, y, first, count, source, weights + k * COLUMNS);
+            maps.rows(n, y, first, count, source, weights);
             if (maps.opacities) std::copy_n(weights, count_maps * COLUMNS, alphas);
             maps.composite(count, weights, through);
             std::fill_n(grads, count_maps * COLUMNS, Acc(0));
@@ -202,7 +224,7 @@ void render_backward(const Gradient& gradient, const std::vector<Tensor>& predic
                 gradient.row(n, r, y, first, count, scores, g);
               else
                 gradient.pixel(n, y, first + r, channels, scores, g);
-              if (grad_logits) {
+              if (map_grads) {
                 for (int64_t k = 0; k < count_maps; ++k) {
                   const Acc* value = values + k * value_row;
                   Acc* sum = grads + k * COLUMNS;
@@ -226,11 +248,11 @@ void render_backward(const Gradient& gradient, const std::vector<Tensor>& predic
             }
             for (int64_t i = 0; i < owned && !planar; ++i)
               rows[i].add(y, first * channels, count * channels, weighted + i * COLUMNS * channels);
-            if (grad_logits && y >= begin_row) {
+            if (map_grads && y >= begin_row) {
               if (maps.opacities) maps.composite_backward(count, alphas, grads, through, behind);
               for (int64_t k = 0; k < count_maps; ++k)
                 std::copy_n(grads + k * COLUMNS, count,
-                            map_grads.get() + ((n * count_maps + k) * height + y) * width + first);
+                            map_grads + ((n * count_maps + k) * height + y) * width + first);
             }
           }
         }
@@ -238,7 +260,19 @@ void render_backward(const Gradient& gradient, const std::vector<Tensor>& predic
       });
     }
   });
-  if (grad_logits) logits_backward(logits, phi, maps, map, map_grads.get(), *grad_logits);
+}
+
+// The same where the maps are made of logits, whose gradient is filled if it is asked for.
+template <class T, class Gradient>
+void render_backward(const Gradient& gradient, const std::vector<Tensor>& predictions, const Tensor& logits,
+                     const std::string& phi, bool opaque_last, bool resize_opacities, int64_t height, int64_t width,
+                     const std::vector<Tensor>& grad_predictions, const std::vector<bool>& needed,
+                     const std::optional<Tensor>& grad_logits) {
+  using Acc = acc_t<T>;
+  const Maps<Acc> maps(logits, phi, opaque_last, resize_opacities, height, width);
+  const std::unique_ptr<Acc[]> map_grads(grad_logits ? new Acc[maps.batch * maps.scales * height * width] : nullptr);
+  render_backward<T>(gradient, predictions, maps, height, width, grad_predictions, needed, map_grads.get());
+  if (grad_logits) logits_backward(logits, phi, maps, map_grads.get(), height, width, *grad_logits);
 }
 
 }  // namespace afa

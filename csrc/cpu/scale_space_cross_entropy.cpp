@@ -43,7 +43,7 @@ void forward(const std::vector<Tensor>& predictions, const Tensor& logits, const
              const std::optional<Tensor>& weight, int64_t ignore_index, const std::string& phi, bool opaque_last,
              bool resize_opacities, const Tensor& losses, const Tensor& lse) {
   const int64_t channels = predictions[0].size(1), height = losses.size(1), width = losses.size(2);
-  const Maps<Acc> maps(logits, phi, opaque_last, resize_opacities);
+  const Maps<Acc> maps(logits, phi, opaque_last, resize_opacities, height, width);
   const std::vector<Resized<T>> scales = resize_all<T>(predictions, height, width);
   const bool planar = scales[0].map.sp == 1;
   const Acc* class_weight = data_of<Acc>(weight);

@@ -26,7 +26,7 @@ void forward(const std::vector<Tensor>& predictions, const Tensor& logits, const
              bool resize_opacities, bool probability, const Tensor& labels, const std::optional<Tensor>& values) {
   using Acc = acc_t<T>;
   const int64_t channels = predictions[0].size(1), height = labels.size(1), width = labels.size(2);
-  const Maps<Acc> maps(logits, phi, opaque_last, resize_opacities);
+  const Maps<Acc> maps(logits, phi, opaque_last, resize_opacities, height, width);
   const std::vector<Resized<T>> scales = resize_all<T>(predictions, height, width);
   const bool planar = scales[0].map.sp == 1;
   auto* label_of = static_cast<L*>(labels.data_ptr());

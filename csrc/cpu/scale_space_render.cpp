@@ -8,60 +8,19 @@
 namespace afa {
 namespace {
 
-template <class T, class O>
-void forward(const std::vector<Tensor>& predictions, const Tensor& logits, const std::string& phi, bool opaque_last,
-             bool resize_opacities, const Tensor& out) {
-  using Acc = acc_t<T>;
-  const int64_t channels = out.size(1), height = out.size(2), width = out.size(3);
-  const Maps<Acc> maps(logits, phi, opaque_last, resize_opacities);
-  const auto o = as_map<O>(out, "out");
-  const bool planar = o.sp == 1;
-  back_with_huge_pages(out);
-  render(resize_all<T>(predictions, height, width), maps, channels, height, width, planar,
-         [&](int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const Acc* values) {
-           O* __restrict row = o.at(n, planar ? r : 0, y * width + first + (planar ? 0 : r));
-           for (int64_t i = 0; i < (planar ? count : channels); ++i) row[i] = static_cast<O>(values[i]);
-         });
-}
-
-// dL/d rendered, as it is given.
-template <class O, class Acc>
-struct Given {
-  static constexpr bool of_scores = false;
-  Map<const O> grad;
-  int64_t width;
-
-  void row(int64_t n, int64_t c, int64_t y, int64_t first, int64_t count, const Acc*, Acc* __restrict out) const {
-    const O* g = grad.at(n, c, y * width + first);
-    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(g[i]);
-  }
-  void pixel(int64_t n, int64_t y, int64_t x, int64_t channels, const Acc*, Acc* __restrict out) const {
-    const O* g = grad.at(n, 0, y * width + x);
-    for (int64_t c = 0; c < channels; ++c) out[c] = static_cast<Acc>(g[c]);
-  }
-};
-
-// Calls body(T{}, O{}) with the element types of the predictions and of the rendering, which is T or float32.
-template <class F>
-void dispatch_types(ScalarType predictions, ScalarType rendering, const F& body) {
-  dispatch(predictions, "scale_space_render", [&](auto t) {
-    if (rendering == predictions) return body(t, t);
-    STD_TORCH_CHECK(rendering == ScalarType::Float, "scale_space_render: the result must be float32 or as predictions");
-    if constexpr (!std::is_same_v<decltype(t), double>) body(t, float{});
-  });
-}
-
 void scale_space_render_forward(std::vector<Tensor> predictions, Tensor logits, std::string phi, bool opaque_last,
                                 bool resize_opacities, Tensor out) {
-  dispatch_types(predictions.at(0).scalar_type(), out.scalar_type(), [&](auto t, auto o) {
-    forward<decltype(t), decltype(o)>(predictions, logits, phi, opaque_last, resize_opacities, out);
+  dispatch_types(predictions.at(0).scalar_type(), out.scalar_type(), "scale_space_render", [&](auto t, auto o) {
+    using T = decltype(t);
+    const Maps<acc_t<T>> maps(logits, phi, opaque_last, resize_opacities, out.size(2), out.size(3));
+    render_to<T, decltype(o)>(predictions, maps, out);
   });
 }
 
 void scale_space_render_backward(Tensor grad, std::vector<Tensor> predictions, Tensor logits, std::string phi,
                                  bool opaque_last, bool resize_opacities, std::vector<Tensor> grad_predictions,
                                  std::vector<bool> needed, std::optional<Tensor> grad_logits) {
-  dispatch_types(predictions.at(0).scalar_type(), grad.scalar_type(), [&](auto t, auto o) {
+  dispatch_types(predictions.at(0).scalar_type(), grad.scalar_type(), "scale_space_render", [&](auto t, auto o) {
     using T = decltype(t);
     using O = decltype(o);
     const int64_t height = grad.size(2), width = grad.size(3);

@@ -1,0 +1,230 @@
+"""hierarchical_fusion: hierarchical multi-scale attention (HMA), the predictions of K scales blended by attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from afa_kernels import backends, checks, layout
+from afa_kernels.ops import registration
+from afa_kernels.ops.scale_space_weights import MOST_SCALES, promoted_type, result_type
+from afa_kernels.reference import hierarchical_fusion as reference
+
+VARIANT = ("afa", "nvidia")
+
+
+def hierarchical_fusion(
+    predictions: Sequence[Tensor],
+    attentions: Sequence[Tensor],
+    scales: Sequence[float],
+    variant: str = "afa",
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Blend the predictions of K scales by attention, from the finest scale to the coarsest.
+
+    With `up` the bilinear resize (align_corners=False, no antialias, as F.interpolate), p starts as the prediction of
+    the finest scale; then for each coarser scale s with attention a and prediction f:
+
+        variant="afa"       p = up(a) up(f) + (1 - up(a)) p           all at the output's size (dla-afa)
+        variant="nvidia"    p = a f + (1 - a) up(p)                   s >= 1, at the size of f
+                            p = up(a f) + (1 - up(a)) p               s < 1, at the size of p
+
+    The two differ in value. "afa" equals `scale_space_render` with phi="softplus", background="last" and
+    resize="opacities" on the logits of the attentions. "nvidia" is NVIDIA/semantic-segmentation's; its result has the
+    size of the finest prediction of a scale s >= 1 that was last, and is resized to `size` if that is another.
+
+    The auxiliary loss of dla-afa's HMA keeps that of the lowest scale alone, as its loop overwrites the others; nothing
+    here does so: fuse auxiliary predictions by a call of their own.
+
+    Args:
+        predictions: K tensors (N, C, h_k, w_k), in the order of `scales`, 1 <= K <= 16.
+        attentions: K tensors (N, 1, h, w) in [0, 1], already activated, each of any size ("nvidia": of its
+            prediction's). That of the finest scale is not used and may be left out.
+        scales: K numbers, ascending, coarse to fine.
+        variant: "afa" or "nvidia".
+        size: (H, W) of the output; by default that of the prediction of scale 1.0.
+
+    Returns:
+        (N, C, H, W) in the promoted type of the predictions (under autocast in float32) and the memory format of the
+        first. Arithmetic is float64 if that type is float64, else float32. Every prediction has a gradient, and every
+        attention that is used; both are collected by each low-resolution pixel: deterministic. "afa" saves nothing for
+        backward but the arguments; "nvidia" besides the products a f of the scales below 1, at their own size, and p at
+        the size of each scale from 1 on but the last.
+
+    Raises:
+        TypeError: an argument is no dense floating tensor, a scale no number, or `size` no pair of integers.
+        ValueError: a number, an order, a shape or a device does not match, or the variant is unknown.
+
+    Source: Tao et al., "Hierarchical Multi-Scale Attention for Semantic Segmentation", arXiv 2005.10821.
+
+    >>> import torch, afa_kernels
+    >>> predictions = [torch.randn(2, 19, 16, 32), torch.randn(2, 19, 32, 64)]
+    >>> attention = torch.rand(2, 1, 16, 32)
+    >>> afa_kernels.hierarchical_fusion(predictions, [attention], scales=(0.5, 1.0)).shape
+    torch.Size([2, 19, 32, 64])
+    """
+    size = _check(predictions, attentions, scales, variant, size)
+    attentions = attentions[: len(predictions) - 1]
+    first = predictions[0]
+    promoted = promoted_type(predictions)
+    dtype = result_type(promoted, first.device.type)
+    if backends.choose(first.device.type) == "reference":
+        return reference.hierarchical_fusion(predictions, attentions, scales, variant, size, dtype)
+    predictions = [prediction.to(promoted) for prediction in predictions]
+    if variant == "afa":
+        return _op(predictions, attentions, *size, False, dtype)
+    fused = predictions[-1]
+    coarse = sum(scale < 1 for scale in scales[:-1])
+    for k in reversed(range(coarse, len(predictions) - 1)):
+        at = predictions[k].shape[2:]
+        fused = _op([predictions[k], fused], [attentions[k]], *at, False, promoted)
+    if coarse > 0:
+        products = [a.to(promoted) * f for a, f in zip(attentions[:coarse], predictions)]
+        fused = _op([*products, fused], attentions[:coarse], *fused.shape[2:], True, promoted)
+    if tuple(fused.shape[2:]) != tuple(size):
+        fused = F.interpolate(fused, size, mode="bilinear", align_corners=False)
+    return fused.to(dtype)
+
+
+def _check(
+    predictions: Sequence[Tensor],
+    attentions: Sequence[Tensor],
+    scales: Sequence[float],
+    variant: str,
+    size: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """Raise where an argument is wrong; the size of the output."""
+    checks.one_of("variant", variant, VARIANT)
+    checks.sequence("predictions", predictions)
+    checks.count("predictions", len(predictions), MOST_SCALES)
+    checks.sequence("attentions", attentions)
+    checks.ascending("scales", scales, len(predictions))
+    first = predictions[0]
+    for k, prediction in enumerate(predictions):
+        name = f"predictions[{k}]"
+        checks.floating(name, prediction)
+        checks.pixels(name, prediction)
+        checks.shape(name, prediction, (*first.shape[:2], *prediction.shape[2:]), "predictions[0]", first)
+        checks.same_device(name, prediction, "predictions[0]", first)
+    if len(attentions) not in (len(predictions) - 1, len(predictions)):
+        raise ValueError(
+            f"attentions must have one tensor for each of the {len(predictions)} scales, the finest one's optional, "
+            f"got {len(attentions)}"
+        )
+    for k, attention in enumerate(attentions[: len(predictions) - 1]):
+        name, prediction = f"attentions[{k}]", predictions[k]
+        checks.floating(name, attention)
+        checks.pixels(name, attention)
+        at = (prediction if variant == "nvidia" else attention).shape[2:]
+        checks.shape(name, attention, (first.shape[0], 1, *at), f"predictions[{k}]", prediction)
+        checks.same_device(name, attention, "predictions[0]", first)
+    if size is not None:
+        checks.size("size", size)
+        return size[0], size[1]
+    for prediction, scale in zip(predictions, scales):
+        if scale == 1:
+            return prediction.shape[2], prediction.shape[3]
+    raise ValueError(f"size must be given where no scale is 1.0, got scales {tuple(scales)}")
+
+
+def _forward(
+    predictions: list[Tensor],
+    attentions: list[Tensor],
+    height: int,
+    width: int,
+    premultiplied: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    out = _fake_forward(predictions, attentions, height, width, premultiplied, dtype)
+    if out.numel() > 0:
+        launch = backends.launcher("hierarchical_fusion_forward", out.device.type)
+        launch(*_walkable(predictions, attentions), premultiplied, out)
+    return out
+
+
+def _fake_forward(
+    predictions: list[Tensor],
+    attentions: list[Tensor],
+    height: int,
+    width: int,
+    premultiplied: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    first = predictions[0]
+    shape = (*first.shape[:2], height, width)
+    return torch.empty(shape, dtype=dtype, device=first.device, memory_format=layout.memory_format(first))
+
+
+def _backward(
+    grad: Tensor, predictions: list[Tensor], attentions: list[Tensor], premultiplied: bool, needed: list[bool]
+) -> list[Tensor]:
+    grads = _fake_backward(grad, predictions, attentions, premultiplied, needed)
+    if grad.numel() == 0:
+        return [t.zero_() for t in grads]
+    predictions_needed, attentions_needed = needed[: len(predictions)], needed[len(predictions) :]
+    own = sum(predictions_needed)
+    launch = backends.launcher("hierarchical_fusion_backward", grad.device.type)
+    launch(
+        layout.walkable(grad, layout.memory_format(predictions[0])),
+        *_walkable(predictions, attentions),
+        premultiplied,
+        grads[:own],
+        predictions_needed,
+        grads[own:],
+        attentions_needed,
+    )
+    return grads
+
+
+def _fake_backward(
+    grad: Tensor, predictions: list[Tensor], attentions: list[Tensor], premultiplied: bool, needed: list[bool]
+) -> list[Tensor]:
+    grads = [layout.empty(prediction.shape, predictions[0]) for prediction in predictions]
+    grads += [attention.new_empty(attention.shape) for attention in attentions]
+    return [t for t, wanted in zip(grads, needed) if wanted]
+
+
+def _walkable(predictions: list[Tensor], attentions: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    format = layout.memory_format(predictions[0])
+    return (
+        [layout.walkable(prediction, format) for prediction in predictions],
+        [layout.walkable(attention, torch.contiguous_format) for attention in attentions],
+    )
+
+
+_op = registration.define(
+    "hierarchical_fusion(Tensor[] predictions, Tensor[] attentions, SymInt height, SymInt width, bool premultiplied, "
+    "ScalarType dtype) -> Tensor",
+    _forward,
+    _fake_forward,
+)
+_backward_op = registration.define(
+    "hierarchical_fusion_backward(Tensor grad, Tensor[] predictions, Tensor[] attentions, bool premultiplied, "
+    "bool[] needed) -> Tensor[]",
+    _backward,
+    _fake_backward,
+)
+
+
+class HierarchicalFusion(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, below: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        *maps, _, _, ctx.premultiplied, _ = inputs
+        ctx.save_for_backward(*maps)
+        return below(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        maps = ctx.saved_tensors
+        scales = len(maps) // 2 + 1
+        needed = list(ctx.needs_input_grad[1 : len(maps) + 1])
+        grads = iter(_backward_op(grad, maps[:scales], maps[scales:], ctx.premultiplied, needed))
+        return None, *(next(grads) if wanted else None for wanted in needed), *4 * [None]
+
+
+registration.differentiate(_op, HierarchicalFusion)
+registration.differentiable_once(_backward_op, "hierarchical_fusion")
