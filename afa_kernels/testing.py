@@ -633,6 +633,8 @@ CASES: tuple[Case, ...] = (
     _render("one pixel everywhere", ((1, 1),) * 2, (1, 1)),
     _render("one pixel enlarged", ((1, 1),) * 2, (1, 1), size=(5, 6)),
     _render("one output pixel", SCALES, size=(1, 1)),
+    _render("one output pixel in channels_last", ((2, 4), (3, 6)), size=(1, 1), layouts=("channels_last",)),
+    _render("one pixel behind many in channels_last", ((3, 4), (1, 1)), size=(5, 6), layouts=("channels_last",)),
     _render("one row and one column", ((1, 9), (4, 1)), (1, 5), size=(3, 8)),
     _render("one scale", ((3, 7),), (2, 3), size=(5, 8), dtypes=DTYPES),
     _render("sixteen scales", SIXTEEN, (2, 5), batch=1, size=(3, 7)),

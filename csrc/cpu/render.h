@@ -254,9 +254,10 @@ template <class T, class O>
 void render_to(const std::vector<Tensor>& predictions, const Maps<acc_t<T>>& maps, const Tensor& out) {
   const int64_t channels = out.size(1), height = out.size(2), width = out.size(3);
   const auto o = as_map<O>(out, "out");
-  const bool planar = o.sp == 1;
+  const std::vector<Resized<T>> scales = resize_all<T>(predictions, height, width);
+  const bool planar = scales[0].map.sp == 1;  // not out's: of one pixel, it looks planar in either format
   back_with_huge_pages(out);
-  render(resize_all<T>(predictions, height, width), maps, channels, height, width, planar,
+  render(scales, maps, channels, height, width, planar,
          [&](int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const acc_t<T>* values) {
            O* __restrict row = o.at(n, planar ? r : 0, y * width + first + (planar ? 0 : r));
            for (int64_t i = 0; i < (planar ? count : channels); ++i) row[i] = static_cast<O>(values[i]);

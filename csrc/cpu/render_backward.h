@@ -76,6 +76,7 @@ struct OwnedRows {
   const Resized<T>& scale;
   const Transposed<Acc>& columns;
   Map<T> grad;
+  bool planar;
   int64_t begin, end, next, row_size;
   Acc* sums;
 
@@ -102,7 +103,6 @@ struct OwnedRows {
 
   // Write the rows before `row`, whose readers have all been seen, gathering their columns.
   void finish(int64_t row, int64_t n, int64_t channels, Acc* total) {
-    const bool planar = grad.sp == 1;
     const int64_t width = scale.columns.in, out_width = scale.columns.out;
     for (; next < std::min(row, end); ++next) {
       Acc* s = sum(next);
@@ -189,8 +189,8 @@ void render_backward(const Gradient& gradient, const std::vector<Tensor>& predic
         const Resized<T>& scale = scales[needed_scales[i]];
         const int64_t begin = band == 0 ? 0 : scale.rows.low[begin_row];
         const int64_t end = end_row == height ? scale.rows.in : scale.rows.low[end_row];
-        rows.push_back({scale, transposed[i], as_map<T>(grad_predictions[i], "grad_predictions"), begin, end, begin,
-                        row_size, sums + 2 * i * row_size});
+        rows.push_back({scale, transposed[i], as_map<T>(grad_predictions[i], "grad_predictions"), planar, begin, end,
+                        begin, row_size, sums + 2 * i * row_size});
         first_row = std::min(first_row, rows.back().first_reader(begin_row));
       }
       vectorized([&] {
