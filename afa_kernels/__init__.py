@@ -17,9 +17,11 @@ from afa_kernels.ops.scale_space_labels import scale_space_labels
 from afa_kernels.ops.scale_space_render import scale_space_render
 from afa_kernels.ops.scale_space_weights import scale_space_weights
 from afa_kernels.patching import patch
+from afa_kernels.renderer import ScaleSpaceRenderer
 from afa_kernels.warmup import warmup
 
 __all__ = [
+    "ScaleSpaceRenderer",
     "__version__",
     "attentive_fusion",
     "backend_info",

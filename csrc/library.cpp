@@ -58,4 +58,7 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
       "hierarchical_fusion_backward(Tensor grad, Tensor[] predictions, Tensor[] attentions, bool premultiplied, "
       "Tensor(a!)[] grad_predictions, bool[] predictions_needed, Tensor(b!)[] grad_attentions, "
       "bool[] attentions_needed) -> ()");
+  m.def(
+      "scale_space_accumulate_forward(Tensor(a!) rendered, Tensor(b!)? transmittance, Tensor prediction, "
+      "Tensor weight, bool first) -> ()");
 }

@@ -1,0 +1,60 @@
+"""scale_space_accumulate in Triton: one more scale in a rendering, in place."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from afa_kernels import layout
+from afa_kernels.triton_kernels.launch import on_device_of
+from afa_kernels.triton_kernels.scale_space_render import heuristics, sample, size_of
+
+
+# One program renders BLOCK_P pixels of one row of one image, over all channels. `before` and `after` are one tensor, as
+# are `left_before` and `left_after`, the transmittance; of the first scale there is nothing before.
+@triton.jit
+def _forward_kernel(
+    before, left_before, prediction, weight, after, left_after,
+    strides, size, weight_strides, weight_size, out_strides, out_size, channels,
+    same_size: tl.constexpr, weight_same_size: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    out_n, out_c, out_p = out_strides
+    height, width = out_size
+    n = tl.program_id(1).to(tl.int64)
+    blocks = tl.cdiv(width, BLOCK_P)
+    y = (tl.program_id(0) // blocks).to(tl.int64)
+    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+    inside_x = x < width
+    p = y * width + x
+    c = tl.full([], 0, tl.int64)
+    share = sample(weight, weight_strides, weight_size, n, c, y, x, out_size, inside_x, weight_same_size, arithmetic)
+    if left_after is not None:
+        left = tl.full(share.shape, 1.0, arithmetic)
+        if left_before is not None:
+            left = tl.load(left_before + n * height * width + p, mask=inside_x, other=0.0)
+        tl.store(left_after + n * height * width + p, left * (1.0 - share), mask=inside_x)
+        share *= left
+    for first in range(0, channels, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
+        inside = (c < channels) & inside_x
+        at = n * out_n + c * out_c + p * out_p
+        value = share * sample(prediction, strides, size, n, c, y, x, out_size, inside, same_size, arithmetic)
+        if before is not None:
+            value += tl.load(before + at, mask=inside, other=0.0)
+        tl.store(after + at, value, mask=inside)
+
+
+def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool) -> None:
+    batch, channels, height, width = rendered.shape
+    tile = heuristics(channels, width, 1, layout.memory_format(rendered) == torch.channels_last)
+    with on_device_of(rendered):
+        _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
+            None if first else rendered, None if first else transmittance, prediction, weight, rendered, transmittance,
+            layout.strides(prediction), size_of(prediction), layout.strides(weight), size_of(weight),
+            layout.strides(rendered), size_of(rendered), channels,
+            same_size=size_of(prediction) == size_of(rendered), weight_same_size=size_of(weight) == size_of(rendered),
+            **tile, arithmetic=tl.float64 if rendered.dtype == torch.float64 else tl.float32,
+        )  # fmt: skip

@@ -1,0 +1,155 @@
+"""ScaleSpaceRenderer: over the cases of scale_space_render against the reference, its memory, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import afa_kernels
+from afa_kernels import ScaleSpaceRenderer
+from afa_kernels.testing import CASES, Case, Dtypes, disagreement, doubled, peak_bytes
+
+# Every case on the CPU; in Triton's interpreter, which is slow, the thorough ones. Not those of a list of logits, which
+# have sizes of their own, nor those whose predictions shrink, which are refused.
+RENDERS = [
+    pytest.param(case, dtypes, marks=() if case.thorough else pytest.mark.once)
+    for case in CASES
+    if case.op == "scale_space_render" and not isinstance(case.shapes[1], list)
+    if [h * w for *_, h, w in case.shapes[0]] == sorted(h * w for *_, h, w in case.shapes[0])
+    for dtypes in case.dtypes[: 2 if case.thorough else 1]
+]
+
+
+def rendered_one_by_one(
+    predictions: list[Tensor],
+    logits: Tensor,
+    size: tuple[int, int] | None = None,
+    phi: str = "abs",
+    background: str = "none",
+    resize: str = "weights",
+) -> ScaleSpaceRenderer:
+    finest = max(predictions, key=lambda p: p.shape[2] * p.shape[3])
+    renderer = ScaleSpaceRenderer(size or tuple(finest.shape[2:]), phi, background, resize)
+    for k, prediction in enumerate(predictions):
+        renderer.add(prediction, logits[:, k : k + 1], last=k == len(predictions) - 1)
+    return renderer
+
+
+@pytest.mark.parametrize("case, dtypes", RENDERS, ids=str)
+def test_as_all_at_once(case: Case, dtypes: Dtypes, backend: str) -> None:
+    if backend == "triton" and isinstance(dtypes, tuple) and {torch.float64, torch.bfloat16} <= set(dtypes):
+        pytest.skip("Triton's interpreter reads a float64 as an integer to make a bfloat16 of it")
+    arguments = case.inputs(dtypes)
+    with afa_kernels.use_backend(backend):
+        renderer = rendered_one_by_one(*arguments, **case.options)
+        rendered = renderer.render()
+    first = arguments[0][0].dtype
+    assert rendered.dtype == (torch.float64 if first == torch.float64 else torch.float32)
+    oracle = case(doubled(arguments), "reference")[0]
+    eager = case(arguments, "reference")[0].to(rendered.dtype)
+    reason = disagreement(rendered, oracle, eager, torch.float32)
+    assert reason is None, reason
+
+
+def test_opacities_and_transmittance(backend: str) -> None:
+    """Two scales at the output's size: T_3 = exp(-d_1 - d_2), and 1 - sum of the weights after a resize."""
+    predictions, logits = [torch.randn(1, 2, 2, 3, dtype=torch.float64)] * 2, torch.randn(1, 2, 2, 3).double()
+    with afa_kernels.use_backend(backend):
+        for resize in ("weights", "opacities"):
+            renderer = rendered_one_by_one(predictions, logits, resize=resize)
+            torch.testing.assert_close(renderer.transmittance, torch.exp(-logits.abs().sum(1, keepdim=True)))
+        renderer = rendered_one_by_one([torch.ones(1, 1, 2, 3, dtype=torch.float64)] * 2, logits, size=(4, 9))
+        torch.testing.assert_close(renderer.render(), 1 - renderer.transmittance)
+
+
+def test_labels_and_early_stop(backend: str) -> None:
+    """The first scale lets exp(-1) through, the second exp(-8)."""
+    scores = torch.tensor([[1.0, 5.0, 5.0], [0.0, 0.0, 9.0]])
+    with afa_kernels.use_backend(backend):
+        renderer = ScaleSpaceRenderer((1, 2))
+        assert not renderer.opaque()
+        renderer.add(scores[:1].view(1, 3, 1, 1), torch.ones(1, 1, 1, 1))
+        assert not renderer.opaque() and renderer.opaque(eps=0.4)
+        assert renderer.labels().tolist() == [[[1, 1]]]
+        renderer.add(scores[1:].view(1, 3, 1, 1), torch.full((1, 1, 1, 1), 7.0))
+        assert renderer.opaque()
+        labels, score = renderer.labels(value="score", dtype=torch.uint8)
+        assert labels.tolist() == [[[2, 2]]] and labels.dtype == torch.uint8
+        torch.testing.assert_close(score, renderer.render()[:, 2])
+        before = renderer.render()
+        kept = before.clone()
+        renderer.reset()
+        renderer.add(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, 1))
+        assert torch.equal(before, kept) and not renderer.render().any()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("resize", ["weights", "opacities"])
+def test_the_memory_of_one_scale(resize: str, kernel: str) -> None:
+    predictions = [torch.randn(1, 19, 8 * k, 16 * k) for k in range(1, 6)]
+
+    def inference() -> Tensor:
+        return rendered_one_by_one(predictions, torch.randn(1, 5, 32, 64), (128, 256), resize=resize).render()
+
+    with afa_kernels.use_backend(kernel):
+        assert peak_bytes(inference) <= 1.2 * 19 * 128 * 256 * 4
+
+
+def add(renderer: ScaleSpaceRenderer, *shapes: tuple[int, ...]) -> None:
+    for shape in shapes:
+        renderer.add(torch.zeros(shape), torch.zeros(shape[0], 1, 2, 2))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "act, error, message",
+    [
+        (lambda r: add(r, (1, 3, 4, 4), (1, 3, 2, 2)), ValueError, "prediction must come coarse to fine, .* 16 pixels"),
+        (lambda r: add(r, (1, 3, 4, 4), (1, 2, 4, 4)), ValueError, r"prediction must have shape \(1, 3, 4, 4\)"),
+        (lambda r: add(r, (1, 3, 4, 4), (2, 3, 4, 4)), ValueError, r"prediction must have shape \(1, 3, 4, 4\)"),
+        (lambda r: add(r, (3, 4, 4)), ValueError, "prediction must have 4 dimensions"),
+        (lambda r: r.add(None, torch.zeros(1, 1, 2, 2)), TypeError, "prediction must be a Tensor, got NoneType"),
+        (
+            lambda r: r.add(torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, 2)),
+            ValueError,
+            r"logits must have shape \(1, 1, 2, 2\) to match prediction .* got \(1, 2, 2, 2\)",
+        ),
+        (
+            lambda r: [r.add(torch.zeros(1, 3, k, k), torch.zeros(1, 1, k, k)) for k in (2, 4)],
+            ValueError,
+            r"logits must have shape \(1, 1, 2, 2\) to match the first",
+        ),
+        (
+            lambda r: r.add(torch.zeros(1, 3, 2, 2, requires_grad=True), torch.zeros(1, 1, 2, 2)),
+            ValueError,
+            "must not require a gradient, which ScaleSpaceRenderer does not record",
+        ),
+        (
+            lambda r: [r.add(torch.zeros(1, 3, 2, 2), torch.zeros(1, 1, 2, 2), last=True) for _ in range(2)],
+            ValueError,
+            "add must not be called after the last scale",
+        ),
+        (lambda r: r.render(), RuntimeError, "nothing to render: add a scale first"),
+        (lambda r: r.labels(), RuntimeError, "nothing to render: add a scale first"),
+        (lambda r: r.transmittance, RuntimeError, "no transmittance: add a scale first"),
+        (lambda r: r.opaque(eps=-1), ValueError, "eps must be at least 0, got -1"),
+        (lambda r: ScaleSpaceRenderer(8), TypeError, "size must be a pair of integers"),
+        (lambda r: ScaleSpaceRenderer((8, 8), phi="tanh"), ValueError, "phi must be one of"),
+        (lambda r: ScaleSpaceRenderer((8, 8), background="first"), ValueError, "background must be one of"),
+        (lambda r: ScaleSpaceRenderer((8, 8), resize="logits"), ValueError, "resize must be one of"),
+    ],
+)
+def test_refusals(act: Callable[[ScaleSpaceRenderer], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        act(ScaleSpaceRenderer((4, 4)))
+
+
+@pytest.mark.once
+def test_the_last_must_be_announced() -> None:
+    renderer = ScaleSpaceRenderer((4, 4), background="last")
+    add(renderer, (1, 3, 2, 2))
+    with pytest.raises(RuntimeError, match="must be told the last scale"):
+        renderer.render()
