@@ -93,13 +93,15 @@ def pair(name: str, value: object, least: int) -> tuple[int, int]:
     return both
 
 
-def ascending(name: str, value: object, length: int) -> None:
-    """`length` positive numbers, each larger than the one before."""
+def ascending(name: str, value: object, length: int | None = None) -> None:
+    """`length` positive numbers, or any number of them but none, each larger than the one before."""
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name} must be a list or tuple of numbers, got {type(value).__name__}")
     for i, v in enumerate(value):
         number(f"{name}[{i}]", v, 0)
-    if len(value) != length:
+    if length is not None and len(value) != length:
         raise ValueError(f"{name} must have {length} numbers, one for each prediction, got {len(value)}")
+    if not value:
+        raise ValueError(f"{name} must have at least one number, got none")
     if not all(v > 0 for v in value) or not all(a < b for a, b in itertools.pairwise(value)):
         raise ValueError(f"{name} must be positive and ascending, coarse to fine, got {tuple(value)}")

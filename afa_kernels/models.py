@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afa_kernels.nn import ChannelAttention, Norm, SpatialAttention, initialise, norm_and_activation, progressive
+from afa_kernels.nn.attention import (
+    ChannelAttention,
+    Norm,
+    SpatialAttention,
+    initialise,
+    norm_and_activation,
+    progressive,
+)
 from afa_kernels.ops.attentive_fusion import attentive_fusion
 
 __all__ = ["AFADLAUp", "AFAIDAUp", "AFALevelFusion"]

@@ -83,6 +83,17 @@ def scale_space_cross_entropy(predictions: Sequence[Tensor], logits: Tensor, tar
     return F.cross_entropy(scale_space_render(predictions, logits, (target.shape[1], target.shape[2])), target)
 
 
+def hierarchical_fusion(
+    predictions: Sequence[Tensor], attentions: Sequence[Tensor], scales: Sequence[float], size: tuple[int, int]
+) -> Tensor:
+    """What a user writes without afa_kernels, in dla-afa's order."""
+    fused = _resize(predictions[-1], size)
+    for k in reversed(range(len(attentions))):
+        attention = _resize(attentions[k], size)
+        fused = attention * _resize(predictions[k], size) + (1 - attention) * fused
+    return fused
+
+
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
@@ -97,6 +108,7 @@ EAGER: dict[str, Callable[..., Any]] = {
     "scale_space_render": scale_space_render,
     "scale_space_labels": scale_space_labels,
     "scale_space_cross_entropy": scale_space_cross_entropy,
+    "hierarchical_fusion": hierarchical_fusion,
 }
 OPS = tuple(EAGER)
 
@@ -167,7 +179,8 @@ class Workload:
         weights at attention resolution and reads them back. Its backward does so again and reads the logits twice, and
         writes and reads back the weights' gradients at output resolution. scale_space_cross_entropy does the same, and
         has maps of one value a pixel: the losses and log(sum exp), written and read; and in the backward pass the
-        upstream gradient, the factor and the class of each pixel.
+        upstream gradient, the factor and the class of each pixel. hierarchical_fusion copies the attentions, and has
+        their gradients at output resolution.
         """
         moved = self.least_bytes(arguments, outputs)
         first_logits = {"attentive_fusion": 2, "progressive_fusion": 1}.get(self.case.op)
@@ -182,6 +195,10 @@ class Workload:
                 moved += 2 * len(predictions) * of_a_map
             if target is not None:
                 moved += (10 if self.training else 3) * of_a_map
+        if self.case.op == "hierarchical_fusion":
+            predictions, attentions = arguments
+            moved += (4 if self.training else 2) * _bytes(attentions)
+            moved += 2 * len(predictions) * _bytes([outputs[0][:, :1]]) if self.training else 0
         return moved
 
 
@@ -199,6 +216,7 @@ FUSIONS: tuple[Shape, ...] = (
     (8, 64, 52, 52),
 )
 CLASSES = 19
+SCALES = (0.5, 1, 1.5, 1.75, 2)
 LAYOUTS = {"NCHW": "contiguous", "channels_last": "channels_last"}  # by the names of `afa_kernels.testing.LAYOUTS`
 
 
@@ -218,15 +236,16 @@ def workloads(quick: bool = False) -> list[Workload]:
             found += [Workload(_pool(_shrunk(shape, shrink), layout), layout, training) for shape in fusions[:4]]
     for training, shape in ((False, (1, 5, 512, 1024)), (True, (1, 2, 256, 512))):
         found.append(Workload(_weights(_shrunk(shape, shrink)), "NCHW", training))
-    inference = _render((1024, 2048), (0.5, 1, 1.5, 1.75, 2), (512, 1024), shrink)
-    training_step = _render((512, 1024), (0.5, 1), (256, 512), shrink)
+    inference = _render((1024, 2048), SCALES, (512, 1024), shrink)
+    training_step = _render((512, 1024), SCALES[:2], (256, 512), shrink)
     labels = dataclasses.replace(
         inference, op="scale_space_labels", options={**inference.options, "dtype": torch.int64}
     )
     target = torch.arange(512 * 1024 // shrink**2).remainder(CLASSES).view(1, 512 // shrink, 1024 // shrink)
     loss = dataclasses.replace(training_step, op="scale_space_cross_entropy", options={"target": target})
-    found += [Workload(case, "NCHW", False) for case in (inference, labels)]
-    return found + [Workload(case, "NCHW", True) for case in (training_step, loss)]
+    blended = [_hierarchy(case, scales) for case, scales in ((inference, SCALES), (training_step, SCALES[:2]))]
+    found += [Workload(case, "NCHW", False) for case in (inference, labels, blended[0])]
+    return found + [Workload(case, "NCHW", True) for case in (training_step, loss, blended[1])]
 
 
 def _fusion(shape: Shape, layout: str) -> Case:
@@ -275,6 +294,14 @@ def _render(image: tuple[int, int], scales: Sequence[float], attention: tuple[in
     logits = (1, len(scales), attention[0] // shrink, attention[1] // shrink)
     covers = f"{_name((1, CLASSES, height, width))}, {len(scales)} scales"
     return Case("scale_space_render", covers, (predictions, logits), options={"size": (height, width)})
+
+
+def _hierarchy(render: Case, scales: Sequence[float]) -> Case:
+    """The same predictions, with an attention at the resolution of each but the finest."""
+    predictions: list[Shape] = render.shapes[0]  # type: ignore[assignment]
+    attentions: list[Shape] = [(n, 1, h, w) for n, _, h, w in predictions[:-1]]
+    options = {"scales": scales, **render.options}
+    return dataclasses.replace(render, op="hierarchical_fusion", shapes=(predictions, attentions), options=options)
 
 
 def _shrunk(shape: Shape, shrink: int) -> Shape:

@@ -61,6 +61,12 @@ TRAFFIC_CASES: tuple[Case, ...] = (
         ([(1, 8, 8, 32), (1, 8, 16, 64)], (1, 2, 8, 32)),
         options={"target": torch.arange(16 * 64).remainder(8).view(1, 16, 64)},
     ),
+    Case(
+        "hierarchical_fusion",
+        "two scales, 8 classes",
+        ([(1, 8, 8, 32), (1, 8, 16, 64)], [(1, 1, 8, 32)]),
+        options={"scales": (0.5, 1.0), "size": (16, 64)},
+    ),
 )
 
 

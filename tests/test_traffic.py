@@ -25,6 +25,8 @@ MOST = {
     ("scale_space_render", "backward"): 2.0,
     ("scale_space_cross_entropy", "forward"): 1.25,
     ("scale_space_cross_entropy", "backward"): 2.6,
+    ("hierarchical_fusion", "forward"): 1.25,
+    ("hierarchical_fusion", "backward"): 2.0,
 }
 
 

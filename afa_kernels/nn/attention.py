@@ -1,4 +1,4 @@
-"""Modules of attentive feature aggregation: no arithmetic of their own, parameter names as in the official code."""
+"""The modules of attentive feature aggregation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from afa_kernels.ops.bn_relu_project import bn_relu_project
 from afa_kernels.ops.channel_attention import channel_attention
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.ops.progressive_fusion import progressive_fusion
-
-__all__ = ["ABN", "AttentiveFusion", "ChannelAttention", "ProgressiveFusion", "SpatialAttention"]
 
 Norm = str | Callable[[int], nn.Module]
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
