@@ -8,6 +8,7 @@ far from the oracle as plain eager PyTorch in the same types is, plus a few unit
 from __future__ import annotations
 
 import gc
+import importlib
 import itertools
 import os
 import random
@@ -85,7 +86,7 @@ class Case:
     def __call__(self, arguments: Sequence[Any], backend: str) -> list[Tensor]:
         """The outputs of the operation on `backend`."""
         with afa_kernels.use_backend(backend):
-            return listed(self.call(getattr(afa_kernels, self.op), *arguments))
+            return listed(self.call(operation(self.op), *arguments))
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function` of the arguments, in the places or by the names they have in the operation, and the options."""
@@ -94,6 +95,11 @@ class Case:
         if self.names:
             return function(**dict(zip(self.names, arguments, strict=True)), **options)
         return function(*arguments, **options)
+
+
+def operation(name: str) -> Callable[..., Any]:
+    """The operation of that name, whether it is public or not."""
+    return getattr(importlib.import_module(f"afa_kernels.ops.{name}"), name)
 
 
 def listed(outputs: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -744,7 +750,7 @@ CASES: tuple[Case, ...] = (
     _hierarchical("NaN in a prediction and an attention", (0.5, 1.0), planted={1: NAN, 2: NAN}, dtypes=FLOAT32),
 )
 
-WITHOUT_GRADIENT = ("scale_space_labels",)
+WITHOUT_GRADIENT = ("scale_space_labels", "scale_space_accumulate")
 
 # Calls of the sizes of real networks, whose launches are compiled offline and looked at, and never run: for every
 # operation sizes that 16 divides, with `thorough`, and sizes that it does not, in both memory formats.
@@ -840,6 +846,22 @@ LARGE_CASES: tuple[Case, ...] = (
             ("sizes divide by 16, channels_last", 32, ((128, 256), (256, 512)), (512, 1024), "channels_last"),
             ("odd sizes", 19, ((65, 127), (129, 253)), (259, 507), "contiguous"),
         )
+    ),
+    *(
+        Case(
+            "scale_space_accumulate",
+            f"{name}, {layout}",
+            ((2, channels, *size), (2, 1, *size), (2, channels, *half), (2, 1, *half)),
+            {"first": False},
+            (layout,),
+            tuple((FLOAT32[0], FLOAT32[0], dtype, FLOAT32[0]) for dtype in DTYPES[:3]),
+            thorough=name == "sizes divide by 16",
+        )
+        for name, channels, size, half in (
+            ("sizes divide by 16", 32, (512, 1024), (256, 512)),
+            ("odd sizes", 19, (259, 507), (129, 253)),
+        )
+        for layout in ("contiguous", "channels_last")
     ),
     *(
         Case(

@@ -175,3 +175,53 @@ def test_one_output_used(backend: str) -> None:
 def test_meta_tensors() -> None:
     weights, transmittance = afa_kernels.scale_space_weights(torch.empty(2, 3, 4, 5, device="meta"))
     assert weights.is_meta and weights.shape == (2, 3, 4, 5) and transmittance.shape == (2, 1, 4, 5)
+
+
+SLOPE = {
+    "abs": torch.sign,
+    "relu": lambda y: (y > 0).to(y),
+    "softplus": torch.sigmoid,
+}
+DEPTH = {"abs": torch.abs, "relu": torch.relu, "softplus": torch.nn.functional.softplus}
+LOGITS = (-120.0, -40.0, -7.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 7.0, 40.0, 120.0)
+
+
+def jacobian(phi: str, background: str, points: Tensor) -> Tensor:
+    """dw_i/dy_j, (2, 2, points), of two scales at points (2, points), by autograd."""
+    y = points[None, :, None].clone().requires_grad_()
+    weights, _ = afa_kernels.scale_space_weights(y, phi, background)
+    return torch.stack([torch.autograd.grad(w.sum(), y, retain_graph=True)[0][0, :, 0] for w in weights[0, :, 0]])
+
+
+@pytest.mark.parametrize("background", ["none", "last"])
+@pytest.mark.parametrize("phi", SLOPE)
+def test_jacobian_in_closed_form(phi: str, background: str, backend: str) -> None:
+    """docs/training.md: the 2x2 Jacobian, also where gradients vanish."""
+    grid = torch.tensor(LOGITS, dtype=torch.float64)
+    y1, y2 = points = torch.cartesian_prod(grid, grid).t().contiguous()
+    left, slope = torch.exp(-DEPTH[phi](y1)), SLOPE[phi]
+    own, behind = slope(y1) * left, torch.exp(-DEPTH[phi](y2))
+    zero = torch.zeros_like(y1)
+    closed = torch.stack([own, zero, -own * (1 - behind), slope(y2) * left * behind]).view(2, 2, -1)
+    if background == "last":
+        closed = torch.stack([own, zero, -own, zero]).view(2, 2, -1)
+    with afa_kernels.use_backend(backend):
+        found = jacobian(phi, background, points)
+    torch.testing.assert_close(found, closed, rtol=1e-10, atol=1e-15)
+    assert not found[0, 1].any(), "weight 1 does not depend on logit 2"
+
+
+@pytest.mark.parametrize("phi, own", [("abs", 0.0), ("relu", 0.0), ("softplus", 0.25)])
+def test_gradients_at_zero_and_far_away(phi: str, own: float, backend: str) -> None:
+    """docs/training.md, in its own words: the tables at logits 0 and to leading order at a = 20."""
+    a, e = 20.0, math.exp(-20)
+    tables = {
+        "abs": [(e, -e, e * e), (-e, e, -e * e), (e, 0, 0), (0, 0, e)],
+        "relu": [(e, -e, e * e), (0, 0, 0), (e, 0, 0), (0, 0, e)],
+        "softplus": [(e, -e, e * e), (e, -e * e, e), (e, -e / 2, e / 4), (1 / 4, -1 / 4, e / 2)],
+    }
+    points = torch.tensor([(0, a, -a, a, 0), (0, a, -a, 0, a)], dtype=torch.float64)
+    with afa_kernels.use_backend(backend):
+        (dw1, _), (dw2_dy1, dw2_dy2) = jacobian(phi, "none", points)
+    expected = torch.tensor([(own, -own / 2, own / 2), *tables[phi]], dtype=torch.float64)
+    torch.testing.assert_close(torch.stack([dw1, dw2_dy1, dw2_dy2], 1), expected, rtol=1e-6, atol=1e-25)

@@ -12,8 +12,8 @@ from afa_kernels.reference import scale_space_accumulate as reference
 
 def scale_space_accumulate(
     rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool
-) -> None:
-    """rendered += up(weight) up(prediction); with a transmittance T, `weight` is an opacity that both are changed by:
+) -> Tensor:
+    """rendered += up(weight) up(prediction), in place. With a transmittance T, `weight` is an opacity, and both change:
 
         rendered += T up(weight) up(prediction)        T *= 1 - up(weight)
 
@@ -24,6 +24,7 @@ def scale_space_accumulate(
         reference.scale_space_accumulate(rendered, transmittance, prediction, weight, first)
     else:
         _op(rendered, transmittance, prediction, weight, first)
+    return rendered
 
 
 def _forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool) -> None:

@@ -161,9 +161,10 @@ def plan(targets: Sequence[str], dtypes: Sequence[str] | None = None) -> dict[st
     found: dict[str, list[tuple[Launch, str]]] = collections.defaultdict(list)
     for case in LARGE_CASES:
         for given in case.dtypes:
-            dtype = str(given).removeprefix("torch.")
-            if dtypes is not None and dtype not in dtypes:
+            kinds = {str(d).removeprefix("torch.") for d in (given if isinstance(given, tuple) else (given,))}
+            if dtypes is not None and not kinds <= set(dtypes):
                 continue
+            dtype = "+".join(sorted(kinds))
             counts: collections.Counter[str] = collections.Counter()
             for launch in launches(case, given):
                 counts[title(launch)] += 1

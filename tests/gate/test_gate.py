@@ -30,7 +30,10 @@ NARROW = {
     "bn_relu_project._parameters_kernel": "its outputs have one value a channel",
     "bn_relu_project._project_kernel": "its output has one channel: 256 pixels are 2 a thread",
     "channel_attention": "its output has one value a channel",
-    "scale_space_labels": "neighbouring outputs read sources that are not neighbours, as in scale_space_render",
+    **dict.fromkeys(
+        ("scale_space_labels", "scale_space_cross_entropy", "scale_space_accumulate", "hierarchical_fusion"),
+        "neighbouring outputs read sources that are not neighbours, as in scale_space_render",
+    ),
     "_channel_kernel": "the output of the fusions' last sum has one value a channel",
     "global_avg_max_pool": "its outputs, and the gradients that reach it, have one value a channel",
 }
