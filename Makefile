@@ -11,7 +11,9 @@ NATIVE := setup.py pyproject.toml $(wildcard csrc/*) $(wildcard csrc/cpu/*)
 .PHONY: demo test gate gate-record check fix bench clean
 
 demo: $(VENV)/installed
-	$(PY) examples/boundary_detection.py $(if $(IMAGE),--image "$(IMAGE)")
+	$(PY) examples/boundary_detection.py --labels $(if $(IMAGE),--image "$(IMAGE)")
+	@echo
+	$(PY) -m benchmarks.inference_memory --size 256 512 --plot demo/memory.png
 
 # Four sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, and the
 # gate compiles for GPUs that are not here (3 to 4 minutes on two cores).

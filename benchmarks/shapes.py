@@ -67,9 +67,9 @@ def scale_space_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
 def scale_space_render(predictions: Sequence[Tensor], logits: Tensor, size: tuple[int, int]) -> Tensor:
     """What a user writes without afa_kernels: the official composition, of weights and predictions resized first."""
     weights, _ = scale_space_weights(logits)
-    rendered = _resize(weights[:, :1], size) * _resize(predictions[0], size)
+    rendered = resize(weights[:, :1], size) * resize(predictions[0], size)
     for k in range(1, len(predictions)):
-        rendered += _resize(weights[:, k : k + 1], size) * _resize(predictions[k], size)
+        rendered += resize(weights[:, k : k + 1], size) * resize(predictions[k], size)
     return rendered
 
 
@@ -87,14 +87,14 @@ def hierarchical_fusion(
     predictions: Sequence[Tensor], attentions: Sequence[Tensor], scales: Sequence[float], size: tuple[int, int]
 ) -> Tensor:
     """What a user writes without afa_kernels, in dla-afa's order."""
-    fused = _resize(predictions[-1], size)
+    fused = resize(predictions[-1], size)
     for k in reversed(range(len(attentions))):
-        attention = _resize(attentions[k], size)
-        fused = attention * _resize(predictions[k], size) + (1 - attention) * fused
+        attention = resize(attentions[k], size)
+        fused = attention * resize(predictions[k], size) + (1 - attention) * fused
     return fused
 
 
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 

@@ -173,6 +173,17 @@ def draw_weights(path: Path, photograph: np.ndarray, weights: np.ndarray, transm
     draw_panels(path, title, panels, (3, 3), "viridis", "weight of the scale, or transmittance left over")
 
 
+def draw_labels(
+    path: Path, photograph: np.ndarray, predictions: list[Tensor], logits: list[Tensor], size: tuple[int, int]
+) -> float:
+    """Label every pixel boundary or not, without rendering the scores; return the share of boundaries."""
+    scores = [torch.cat([1 - p, p], dim=1) for p in predictions]
+    labels, score = afa_kernels.scale_space_labels(scores, logits, size, value="score", dtype=torch.uint8)
+    panels = {"Photograph": photograph, "Label": labels[0].float().cpu().numpy(), "Its score": score[0].cpu().numpy()}
+    draw_panels(path, "Boundary or not, the labels of the rendering", panels, (3,), "gray_r", "label, or its score")
+    return labels.float().mean().item()
+
+
 def draw_panels(
     path: Path, title: str, panels: dict[str, np.ndarray], rows: tuple[int, ...], cmap: str, label: str
 ) -> None:
@@ -218,6 +229,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("demo"), help="directory for the pictures (default: demo)")
     parser.add_argument("--long-side", type=int, default=640, help="reduce larger photographs to this (default: 640)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--labels", action="store_true", help="also label every pixel, and draw the labels")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -255,6 +267,11 @@ def main() -> None:
             transmittance[0, 0].cpu().numpy(),
         )
         print(f"  Pictures: {arguments.output / 'boundaries.png'}, {arguments.output / 'weights.png'}")
+
+        if arguments.labels:
+            path = arguments.output / "labels.png"
+            share = draw_labels(path, photograph, predictions, logits, size)
+            print(f"  scale_space_labels: {100 * share:.1f}% of the pixels are boundaries: {path}")
 
         print("\nscale_space_render on these predictions (compiling and timing takes seconds)")
         print(compare_backends(predictions, logits, size))

@@ -29,8 +29,8 @@ def _forward_kernel(
     x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
     inside_x = x < width
     p = y * width + x
-    c = tl.full([], 0, tl.int64)
-    share = sample(weight, weight_strides, weight_size, n, c, y, x, out_size, inside_x, weight_same_size, arithmetic)
+    only = tl.full([], 0, tl.int64)
+    share = sample(weight, weight_strides, weight_size, n, only, y, x, out_size, inside_x, weight_same_size, arithmetic)
     if left_after is not None:
         left = tl.full(share.shape, 1.0, arithmetic)
         if left_before is not None:

@@ -39,3 +39,17 @@ def test_labels(case: Case, checked: sanitize.Session) -> None:
     assert checked.launches > 0
     assert torch.equal(labels, rendered.argmax(1))
     torch.testing.assert_close(values, rendered.softmax(1).max(1).values)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("case", [case for case in CASES if case.op == "scale_space_render" and case.thorough], ids=str)
+@pytest.mark.parametrize("resize", ["weights", "opacities"])
+def test_renderer(case: Case, resize: str, checked: sanitize.Session) -> None:
+    predictions, logits = case.inputs(torch.float64)
+    options = {**case.options, "resize": resize, "size": case.options.get("size", tuple(predictions[-1].shape[2:]))}
+    renderer = afa_kernels.ScaleSpaceRenderer(**options)
+    for k, prediction in enumerate(predictions):
+        renderer.add(prediction, logits[:, k : k + 1])
+    assert checked.launches >= len(predictions)
+    with afa_kernels.use_backend("reference"):
+        torch.testing.assert_close(renderer.render(), afa_kernels.scale_space_render(predictions, logits, **options))
