@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 NATIVE := setup.py pyproject.toml $(wildcard csrc/*) $(wildcard csrc/cpu/*)
 
-.PHONY: demo test gate gate-record check fix bench clean
+.PHONY: demo test gate gate-record check fix gpu-check bench clean
 
 demo: $(VENV)/installed
 	$(PY) examples/boundary_detection.py --labels $(if $(IMAGE),--image "$(IMAGE)")
@@ -45,6 +45,10 @@ fix: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp
+
+# For a machine with a GPU: everything that only it can show, and a record to commit.
+gpu-check: $(VENV)/installed
+	$(PY) -m benchmarks.gpu_check
 
 bench: $(VENV)/installed
 	$(PY) -m benchmarks.run --output benchmarks/results/cpu.jsonl

@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import afa_kernels
 
+DEVICE = os.environ.get("AFA_KERNELS_TEST_DEVICE", "cpu")  # where cases put their tensors: "cpu" or "cuda"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 UNITS = 8  # of rounding of the result's scale, which a result may be off besides eager PyTorch's own error
 UNITS_OF_ARITHMETIC = 32  # the same of the arithmetic's rounding: exp of a sum of 16 depths is off by the sum's error
@@ -55,7 +56,7 @@ class Case:
     def __str__(self) -> str:
         return f"{self.op}: {self.covers}"
 
-    def inputs(self, dtypes: Dtypes, device: str = "cpu", seed: int = 0) -> tuple[Any, ...]:
+    def inputs(self, dtypes: Dtypes, device: str = DEVICE, seed: int = 0) -> tuple[Any, ...]:
         """The arguments of the call: standard normal numbers, the same for every element type, in its layouts."""
         generator = torch.Generator().manual_seed(seed)
 

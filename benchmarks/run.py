@@ -104,9 +104,9 @@ def why_wrong(
     return None
 
 
-def measure(workload: Workload, seconds: float) -> Iterator[Record]:
+def measure(workload: Workload, seconds: float, device: str = "cpu") -> Iterator[Record]:
     """A record per contestant, or one record that says why there is no number."""
-    arguments = workload.inputs()
+    arguments = workload.inputs(device)
     functions = workload.contestants()
     with torch.no_grad():
         outputs = listed(functions["afa_kernels"](*arguments))
@@ -131,17 +131,17 @@ def measure(workload: Workload, seconds: float) -> Iterator[Record]:
         record = {
             **of_workload,
             "contestant": name,
-            "backend": afa_kernels.backends.automatic("cpu") if name == "afa_kernels" else name,
+            "backend": afa_kernels.backends.automatic(device) if name == "afa_kernels" else name,
             **percentiles(times[name]),
             "speedup_over_eager": medians["eager"] / medians[name],
             "speedup_over_compiled": medians["compiled"] / medians[name],
-            "peak_bytes": peak_bytes(step),
-            "peak_resident_bytes": peak_resident_bytes(step),
+            "peak_bytes": peak_bytes(step, device),
+            "peak_resident_bytes": peak_resident_bytes(step) if device == "cpu" else None,
             "output_bytes": sum(t.nbytes for t in outputs),
             "least_bytes": least,
             "least_gigabytes_per_second": least / medians[name] / 1e9,
         }
-        if name == "afa_kernels":
+        if name == "afa_kernels" and device == "cpu":
             record["moved_bytes"] = moved
         if workload.training:
             record["saved_bytes"] = saved_bytes(functools.partial(functions[name], *arguments))

@@ -128,9 +128,9 @@ class Workload:
     def __str__(self) -> str:
         return f"{self.case.op} {self.pass_name} {self.layout} {self.case.covers}"
 
-    def inputs(self) -> tuple[Any, ...]:
+    def inputs(self, device: str = "cpu") -> tuple[Any, ...]:
         """The arguments, float32 and dense; in a training step every tensor among them wants a gradient."""
-        arguments = self.case.inputs(torch.float32)
+        arguments = self.case.inputs(torch.float32, device)
         for t in tensors(arguments):
             t.requires_grad_(self.training)
         return arguments

@@ -6,6 +6,8 @@ TRITON_INTERPRET=1 pytest tests/test_ops.py tests/test_properties.py
 pytest tests/ttsem                                        the Triton kernels under a checker of memory and races
 pytest tests/gate                                         the Triton kernels compiled for GPUs that are not here
 
+and where there is a GPU a fifth (`make gpu-check`): AFA_KERNELS_TEST_DEVICE=cuda pytest tests/test_ops.py.
+
 AFA_KERNELS_REQUIRE=cpu makes a missing native library a failure; without it those tests are skipped with the reason.
 """
 
@@ -21,6 +23,7 @@ import torch
 from guard_bands import GuardBands
 
 from afa_kernels import backends
+from afa_kernels.testing import DEVICE
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -31,7 +34,7 @@ hypothesis.settings.load_profile("tests")
 
 
 def backends_of_session() -> tuple[str, ...]:
-    return ("triton",) if INTERPRETED else ("reference", "cpu")
+    return ("triton",) if INTERPRETED or DEVICE != "cpu" else ("reference", "cpu")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -43,6 +46,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # nor has the oracle
     config.addinivalue_line("markers", "once: not in the session of Triton's interpreter")
 
 
@@ -53,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def runnable(name: str) -> str:
-    reason = backends.why_not(name, "cpu")
+    reason = backends.why_not(name, DEVICE)
     if reason is not None and name in os.environ.get("AFA_KERNELS_REQUIRE", "").split(","):
         pytest.fail(f"AFA_KERNELS_REQUIRE names the backend {name}, which cannot run: {reason}")
     if reason is not None:
@@ -77,7 +81,7 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
 def poisoned() -> Iterator[None]:
     """Only deterministic algorithms, and every new tensor filled with NaN: what a kernel does not write is seen."""
     assert torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=DEVICE != "cpu")  # the oracle's resize has none on a GPU
     yield
     torch.use_deterministic_algorithms(False)
 

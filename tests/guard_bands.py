@@ -34,7 +34,7 @@ class GuardBands(contextlib.ExitStack):
     def around(self, x: Tensor) -> Tensor:
         """A copy of `x`, with its strides and all of its memory, between two bands."""
         memory = x.as_strided((x.untyped_storage().nbytes() // x.itemsize,), (1,), 0)
-        band = torch.full((BAND,), filling(x.dtype), dtype=x.dtype)
+        band = torch.full((BAND,), filling(x.dtype), dtype=x.dtype, device=x.device)
         buffer = torch.cat([band, memory, band])
         self.buffers.append(buffer)
         return buffer.as_strided(x.shape, x.stride(), BAND + x.storage_offset())

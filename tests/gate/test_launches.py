@@ -19,6 +19,7 @@ import pytest
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.jit import JITFunction
 
 import afa_kernels
 from afa_kernels import backends, triton_kernels
@@ -33,10 +34,28 @@ MODULES = [
 FLOAT32_ONLY = [case for case in CASES if case.layouts in (("contiguous",), ("channels_last",)) and not case.planted]
 
 
+# Launches whose programs loop over what an earlier launch has reduced, a few values for each of its blocks.
+SECOND_STAGE = (
+    "_channel_kernel",
+    "global_avg_max_pool._combine_kernel",
+    "bn_relu_project._merge_kernel",
+    "bn_relu_project._parameters_kernel",
+    "channel_attention._forward_kernel",
+)
+SMALL_MAP = 2**16  # elements, in tiles: maps of one channel at the attention's resolution
+
+
 @pytest.mark.parametrize("case", LARGE_CASES, ids=str)
 def test_large_maps_fill_the_gpu(case: Case) -> None:
-    """The launches over whole maps; a sum over blocks or a map at the attention's resolution is small."""
-    assert max(math.prod(made.grid) for made in offline.launches(case, case.dtypes[0])) >= MULTIPROCESSORS
+    """Every launch over a map has a program for each multiprocessor, unless the whole map is small."""
+    grids = []
+    for made in offline.launches(case, case.dtypes[0]):
+        programs = math.prod(made.grid)
+        tile = math.prod(size for name, size in made.keywords.items() if name.startswith("BLOCK"))
+        grids.append(programs)
+        if not offline.title(made).endswith(SECOND_STAGE):
+            assert programs >= MULTIPROCESSORS or programs * tile <= SMALL_MAP, (offline.title(made), made.grid)
+    assert max(grids) >= MULTIPROCESSORS
 
 
 @pytest.mark.parametrize("case", [*FLOAT32_ONLY, *LARGE_CASES], ids=str)
@@ -119,6 +138,43 @@ def test_the_guard_makes_the_second_device_current() -> None:
         entered.assert_called_once_with(torch.device("cuda", 1))
         entered.return_value.__enter__.assert_called_once()
     entered.return_value.__exit__.assert_called_once()
+
+
+class TwoDevices:
+    """A driver of two devices, each with a current stream of its own."""
+
+    current = 0
+
+    def get_current_device(self) -> int:
+        return self.current
+
+    def get_current_stream(self, device: int) -> str:
+        return f"the current stream of device {device}"
+
+    def get_current_target(self) -> Any:
+        return offline.TARGETS["sm_90"]
+
+
+@pytest.mark.parametrize("case", [case for case in LARGE_CASES if case.thorough], ids=str)
+def test_launches_go_to_the_current_stream_of_the_second_device(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the tensors are, though device 0 is the current one; and nothing stays on device 1 afterwards."""
+    driver, streams = TwoDevices(), []
+    compiled = mock.Mock(run=lambda x, y, z, stream, *rest: streams.append(stream))
+
+    @contextlib.contextmanager
+    def guarded(x: Tensor) -> Iterator[None]:
+        monkeypatch.setattr(driver, "current", 1)
+        yield
+        monkeypatch.setattr(driver, "current", 0)
+
+    for module in MODULES:
+        if hasattr(module, "on_device_of"):
+            monkeypatch.setattr(module, "on_device_of", guarded)
+    monkeypatch.setattr(JITFunction, "_do_compile", lambda *_: compiled)
+    monkeypatch.setattr(offline, "instead_of_launching", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(triton.runtime.driver, "_active", driver)
+    offline.launches(case, torch.float32)
+    assert streams and set(streams) == {"the current stream of device 1"}
 
 
 def narrow_offsets(ttir: str) -> list[str]:
