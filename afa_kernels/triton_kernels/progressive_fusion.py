@@ -159,7 +159,10 @@ def backward(
 ) -> None:
     batch, channels, height, width = grad.shape
     pixels = height * width
-    tile = heuristics(channels, layout.memory_format(grad) == torch.channels_last, grad.itemsize)
+    channels_last = layout.memory_format(grad) == torch.channels_last
+    tile = heuristics(channels, channels_last, grad.itemsize)
+    if channels_last and channels % 8 != 0:  # where addresses are not aligned, they take too many registers
+        tile["BLOCK_P"] //= 2
     blocks = triton.cdiv(pixels, tile["BLOCK_P"])
     channel_sums = None
     if grad_channel is not None:
