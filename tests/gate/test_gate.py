@@ -37,9 +37,9 @@ NARROW = {
     "_channel_kernel": "the output of the fusions' last sum has one value a channel",
     "global_avg_max_pool": "its outputs, and the gradients that reach it, have one value a channel",
 }
-# Launches that may spill, by a part of their name: bytes of stack, and why, as their machine code shows. Others spill none.
+# Launches that may spill, by a part of their name: bytes of stack, and why by their machine code. Others spill none.
 SPILLS = {
-    "progressive_fusion: odd sizes, contiguous": (
+    "progressive_fusion: odd sizes": (
         24,
         "ptxas takes 128 or 168 registers for three inputs of no alignment",
     ),
