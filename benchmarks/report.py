@@ -100,11 +100,12 @@ def means(entries: Iterable[dict[str, Record]]) -> str:
 def origin(records: list[Record]) -> str:
     """Where, when and how the records were made."""
     first = records[0]
+    runs = dict.fromkeys((r["command"], (r["commit"] or "no commit")[:12], r["date"][:10]) for r in records)
+    made = " and ".join(f"`{command}` at {commit} on {date}" for command, commit, date in runs)
     return (
-        f"{first['device']}, {first['threads']} threads, float32, {first['date'][:10]}; torch {first['torch']}, "
-        f"triton {first['triton']}, afa_kernels {first['version']} at {(first['commit'] or 'no commit')[:12]}; "
-        f'`{first["command"]}`. Medians of alternating calls; "vs" is how many times as fast afa_kernels is. The '
-        "allocator is torch's default, or with `THP_MEM_ALLOC_ENABLE=1`."
+        f"{first['device']}, {first['threads']} threads, float32; torch {first['torch']}, triton {first['triton']}, "
+        f'afa_kernels {first["version"]}: {made}. Medians of alternating calls; "vs" is how many times as fast '
+        "afa_kernels is. The allocator is torch's default, or with `THP_MEM_ALLOC_ENABLE=1`."
     )
 
 

@@ -228,7 +228,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--op", nargs="+", choices=(*OPS, "import"), default=(*OPS, "import"), help="default: all")
     parser.add_argument("--quick", action="store_true", help="few shapes, a quarter of each side, few repetitions")
-    parser.add_argument("--output", type=Path, help="the file to write; with --quick the default is none")
+    parser.add_argument("--output", type=Path, help="the file to write, which keeps its records of other operations")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--seconds", type=float, default=2.0, help="per contestant and workload; default: 2")
     parser.add_argument("--in-process", action="store_true", help="this process's allocator only, records to stdout")
@@ -257,6 +257,9 @@ def main() -> int:
         output = ROOT / "benchmarks" / "results" / f"{datetime.datetime.now():%Y-%m-%d-%H%M}.jsonl"
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
+        if output.exists():
+            old = output.read_text().splitlines()
+            lines = [line for line in old if json.loads(line)["op"] not in arguments.op] + lines
         output.write_text("".join(f"{line}\n" for line in lines))
         print(f"{len(lines)} records in {output}", file=sys.stderr)
     refused = [record for record in map(json.loads, lines) if "refused" in record]
