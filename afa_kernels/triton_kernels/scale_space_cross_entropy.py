@@ -147,10 +147,7 @@ def _gradient_kernel(
             added = added + (sums[k] + tl.sum(g * values[k], axis=0)[None, :],)
         sums = added
     if grad_maps_out is not None:
-        store_map_gradients(
-            grad_maps_out + n * K * height * width + p, height * width, sums, opacities, lefts, inside_x,
-            K, resize_opacities,
-        )  # fmt: skip
+        store_map_gradients(grad_maps_out, n, p, out_size, sums, opacities, lefts, inside_x, K, resize_opacities)
 
 
 def forward(

@@ -117,16 +117,16 @@ def _forward_kernel(
 
 @triton.jit
 def store_map_gradients(
-    at, stride, grads, opacities, lefts, inside, K: tl.constexpr, resize_opacities: tl.constexpr
+    out, n, p, size, grads, opacities, lefts, inside, K: tl.constexpr, resize_opacities: tl.constexpr
 ):  # fmt: skip
-    """Store the gradient of each of K maps, `stride` apart, given those of the weights, `grads`."""
+    """Store the gradients of the K maps at the pixels p of image n, given those of the weights, `grads`."""
     behind = tl.zeros(grads[0].shape, grads[0].dtype)  # S_{k+1}, where S_k = alpha_k G_k + (1 - alpha_k) S_{k+1}
     for k in tl.static_range(K - 1, -1, -1):
         grad_map = grads[k]
         if resize_opacities:
             grad_map = lefts[k] * (grads[k] - behind)
             behind = opacities[k] * grads[k] + (1.0 - opacities[k]) * behind
-        tl.store(at + k * stride, grad_map, mask=inside)
+        tl.store(out + (n * K + k) * size[0] * size[1] + p, grad_map, mask=inside)
 
 
 @triton.jit
@@ -184,10 +184,7 @@ def _maps_backward_kernel(
                 )
                 added = added + (sums[k] + tl.sum(g * prediction, axis=0)[None, :],)
             sums = added
-        store_map_gradients(
-            grad_maps_out + n * K * height * width + p, height * width, sums, opacities, lefts, inside_x,
-            K, resize_opacities,
-        )  # fmt: skip
+        store_map_gradients(grad_maps_out, n, p, out_size, sums, opacities, lefts, inside_x, K, resize_opacities)
 
 
 @triton.jit
@@ -244,7 +241,7 @@ def _gather_kernel(
                 x = first_x + right
                 reads_x, share_x = _share(column, x, width, width_out, arithmetic)  # [1, BLOCK_P]
                 p = y * width_out + x
-                at = grad + n * grad_n + c * grad_c + (p - first_grad_row * width_out) * grad_p
+                at = grad + n * grad_n + c * grad_c + ((y - first_grad_row) * width_out + x) * grad_p
                 g = tl.load(at, mask=reads_x & inside, other=0.0).to(arithmetic)  # [BLOCK_C, BLOCK_P]
                 if weights is not None:
                     weights_at = weights + (n * K + k) * height_out * width_out + p
