@@ -39,6 +39,7 @@ NARROW = {
 }
 # Launches that may spill, by a part of their name: bytes of stack, and why by their machine code. Others spill none.
 SPILLS = {
+    "sixteen scales by opacities": (112, "16 opacities, weights, rests and sums a pixel take all 255 registers"),
     "progressive_fusion: odd sizes": (
         24,
         "ptxas takes 128 or 168 registers for three inputs of no alignment",
