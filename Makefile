@@ -16,7 +16,7 @@ demo: $(VENV)/installed
 	$(PY) -m benchmarks.inference_memory --size 256 512 --plot demo/memory.png
 
 # Four sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, and the
-# gate compiles for GPUs that are not here (3 to 4 minutes on two cores).
+# gate compiles for GPUs that are not here (4 to 6 minutes on two cores).
 test: $(VENV)/installed
 	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests
 	@if $(PY) -c "import triton"; then \
