@@ -16,12 +16,12 @@ demo: $(VENV)/installed
 	$(PY) -m benchmarks.inference_memory --size 256 512 --plot demo/memory.png
 
 # Four sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, and the
-# gate compiles for GPUs that are not here (4 to 6 minutes on two cores).
+# gate compiles for GPUs that are not here. On two cores they take about 2, 6, 3 and 6 minutes.
 test: $(VENV)/installed
 	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests
 	@if $(PY) -c "import triton"; then \
 	  echo "TRITON_INTERPRET=1: the Triton kernels in Triton's interpreter" && \
-	  TRITON_INTERPRET=1 $(PY) -m pytest tests --ignore tests/test_backends.py && \
+	  TRITON_INTERPRET=1 $(PY) -m pytest tests --ignore tests/test_backends.py -n auto --maxprocesses 8 && \
 	  echo "ttsem: the Triton kernels' IR, with every access and race checked" && \
 	  $(PY) -m pytest tests/ttsem && \
 	  echo "gate: the Triton kernels compiled for GPUs that are not here" && \
