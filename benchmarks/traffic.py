@@ -4,10 +4,10 @@
     python -m benchmarks.traffic_compiled                with a CUDA build of torch, no GPU: counts torch.compile
     python -m benchmarks.traffic --write README.md       puts the table there
 
-afa_kernels: every address that its Triton kernels load or store, in Triton's interpreter. `requested` counts an
-element each time a program asks for it, `sectors` each 32 bytes once a launch, as if the cache held what it reads.
-Eager: for every operator that is not a view, each distinct tensor read and each written once. torch.compile: Inductor's
-own count for the kernels it generates for CUDA.
+One meter counts all three. A launch of a Triton kernel, in Triton's interpreter, by every address it loads or stores:
+`requested` counts an element each time a program asks for it, `sectors` each 32 bytes once a launch and kind of access,
+as if the cache held what it reads. An operator of PyTorch's that is not a view, by the tensors it reads and those it
+writes, each once.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 import afa_kernels
-from afa_kernels.testing import Case, cotangents, listed, tensors
-from benchmarks.shapes import EAGER
+from afa_kernels.ops import scale_space_cross_entropy
+from afa_kernels.testing import WITHOUT_GRADIENT, Case, cotangents, listed, operation, tensors
+from benchmarks.shapes import EAGER, resize
 
 RECORD = Path(__file__).parent / "results" / "traffic.json"
 SECTOR = 32
+POOLING = ("global_avg_max_pool", "channel_attention")
 
 # Small enough for the interpreter, large enough that blocks and borders cost what they cost at any size.
 _FUSION = ((1, 32, 32, 64), (1, 32, 32, 64), (1, 1, 32, 64), (1, 32, 1, 1))
+_SCALES = ([(1, 8, 8, 32), (1, 8, 16, 64)], (1, 2, 8, 32))
 TRAFFIC_CASES: tuple[Case, ...] = (
     Case("attentive_fusion", "NCHW", _FUSION),
     Case("attentive_fusion", "channels_last", _FUSION, layouts=("channels_last",)),
@@ -48,17 +51,26 @@ TRAFFIC_CASES: tuple[Case, ...] = (
         options={"running_mean": None, "running_var": None, "training": True},
         names=("hidden", "weight", "bias", "project_weight"),
     ),
-    Case("scale_space_weights", "five scales", ((1, 5, 32, 64),)),
     Case(
-        "scale_space_render",
-        "two scales, 8 classes",
-        ([(1, 8, 8, 32), (1, 8, 16, 64)], (1, 2, 8, 32)),
-        options={"size": (16, 64)},
+        "channel_attention",
+        "evaluation, NCHW",
+        (_FUSION[0], (2, 32, 1, 1), (2,), (2,), (32, 2, 1, 1)),
+        options={"running_mean": torch.zeros(2), "running_var": torch.ones(2), "training": False},
+        names=("x", "conv1_weight", "weight", "bias", "conv2_weight"),
+    ),
+    Case("scale_space_weights", "five scales", ((1, 5, 32, 64),)),
+    Case("scale_space_render", "two scales, 8 classes", _SCALES, options={"size": (16, 64)}),
+    Case("scale_space_labels", "two scales, 8 classes", _SCALES, options={"size": (16, 64), "dtype": torch.int64}),
+    Case(
+        "scale_space_accumulate",
+        "a second scale, 8 classes",
+        ((1, 8, 16, 64), (1, 1, 16, 64), (1, 8, 8, 32), (1, 1, 8, 32)),
+        options={"first": False},
     ),
     Case(
         "scale_space_cross_entropy",
         "two scales, 8 classes",
-        ([(1, 8, 8, 32), (1, 8, 16, 64)], (1, 2, 8, 32)),
+        _SCALES,
         options={"target": torch.arange(16 * 64).remainder(8).view(1, 16, 64)},
     ),
     Case(
@@ -68,6 +80,18 @@ TRAFFIC_CASES: tuple[Case, ...] = (
         options={"scales": (0.5, 1.0), "size": (16, 64)},
     ),
 )
+
+
+def scale_space_accumulate(
+    rendered: Tensor, transmittance: Tensor, prediction: Tensor, weight: Tensor, first: bool
+) -> tuple[Tensor, Tensor]:
+    """What a user writes without afa_kernels, for a scale after the first."""
+    size = rendered.shape[2], rendered.shape[3]
+    opacity = resize(weight, size)
+    return rendered + transmittance * opacity * resize(prediction, size), transmittance * (1 - opacity)
+
+
+WITHOUT_US: dict[str, Callable[..., Any]] = {**EAGER, "scale_space_accumulate": scale_space_accumulate}
 
 
 @dataclass
@@ -81,60 +105,80 @@ class Traffic:
 
 @contextlib.contextmanager
 def counted() -> Iterator[Traffic]:
-    """Count what Triton's interpreter loads and stores inside."""
+    """Count what PyTorch's operators and the launches of Triton's interpreter move inside."""
+    traffic = Traffic()
+    with _counted_launches(traffic), _CountedOperators(traffic):
+        yield traffic
+
+
+@contextlib.contextmanager
+def _counted_launches(traffic: Traffic) -> Iterator[None]:
     from triton.runtime import interpreter
 
-    builder, traffic = interpreter.InterpreterBuilder, Traffic()
+    builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
     touched: dict[str, list[np.ndarray]] = {}
 
-    def note(kind: str, pointers: Any, mask: Any) -> None:
-        addresses = np.asarray(pointers.data).reshape(-1).astype(np.uint64)
-        if mask is not None:
-            addresses = addresses[np.broadcast_to(np.asarray(mask.data), np.shape(pointers.data)).reshape(-1)]
-        traffic.requested += addresses.size * max(1, pointers.get_element_ty().primitive_bitwidth // 8)
-        touched.setdefault(kind, []).append(np.unique(addresses // np.uint64(SECTOR)))
+    def counting(name: str, kinds: Sequence[str], mask_at: int) -> Any:
+        """The builder's method `name` with its accesses noted. Its mask is the argument `mask_at` after the pointers."""
+        access, pointers_at = getattr(builder, name), int(name == "create_atomic_rmw")
 
-    load, store, execute = builder.create_masked_load, builder.create_masked_store, interpreter.GridExecutor.__call__
+        def noted(self: Any, *arguments: Any, **named: Any) -> Any:
+            pointers, mask = arguments[pointers_at], arguments[pointers_at + mask_at]
+            addresses = np.asarray(pointers.data).reshape(-1).astype(np.uint64)
+            if mask is not None:
+                addresses = addresses[np.broadcast_to(np.asarray(mask.data), np.shape(pointers.data)).reshape(-1)]
+            itemsize = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+            for kind in kinds:
+                traffic.requested += addresses.size * itemsize
+                touched.setdefault(kind, []).append(np.unique(addresses // np.uint64(SECTOR)))
+            return access(self, *arguments, **named)
 
-    def noted_load(self: Any, pointers: Any, mask: Any, *rest: Any, **named: Any) -> Any:
-        note("load", pointers, mask)
-        return load(self, pointers, mask, *rest, **named)
+        return mock.patch.object(builder, name, noted)
 
-    def noted_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
-        note("store", pointers, mask)
-        return store(self, pointers, value, mask, *rest, **named)
+    execute = executor.__call__
 
-    def noted_launch(self: Any, *arguments: Any, **keywords: Any) -> Any:
+    def launch(self: Any, *arguments: Any, **keywords: Any) -> Any:
         touched.clear()
-        result = execute(self, *arguments, **keywords)
+        with _disable_current_modes():  # the interpreter's own operators are not the launch's
+            result = execute(self, *arguments, **keywords)
         traffic.kernels += 1
         traffic.sectors += SECTOR * sum(np.unique(np.concatenate(lists)).size for lists in touched.values())
         return result
 
     with (
-        mock.patch.object(builder, "create_masked_load", noted_load),
-        mock.patch.object(builder, "create_masked_store", noted_store),
-        mock.patch.object(interpreter.GridExecutor, "__call__", noted_launch),
+        counting("create_masked_load", ("load",), 1),
+        counting("create_masked_store", ("store",), 2),
+        counting("create_atomic_rmw", ("load", "store"), 2),
+        mock.patch.object(executor, "__call__", launch),
     ):
-        yield traffic
+        yield
 
 
-class EagerTraffic(TorchDispatchMode):
+class _CountedOperators(TorchDispatchMode):
     """Every operator that moves data is one kernel; it reads each distinct tensor given and writes its results."""
 
-    def __init__(self) -> None:
+    ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+    OVERWRITES = ("copy_", "fill_", "zero_")  # what they write they do not read
+
+    def __init__(self, traffic: Traffic) -> None:
         super().__init__()
-        self.traffic = Traffic()
+        self.traffic = traffic
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace == "afa":  # what counts is inside
+            with self:
+                return function.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **(kwargs or {}))
         result = function(*args, **(kwargs or {}))
-        given = {id(t): t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        name = function._schema.name.removeprefix("aten::")
+        read = {id(t): t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         made = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-        memory = {t.untyped_storage().data_ptr() for t in given.values()}
-        view = bool(memory) and all(t.untyped_storage().data_ptr() in memory for t in made)
-        if view and not function._schema.is_mutable:
+        memory = {t.untyped_storage().data_ptr() for t in read.values()}
+        view = all(t.untyped_storage().data_ptr() in memory for t in made)
+        if name in self.ALLOCATIONS or (view and not function._schema.is_mutable):
             return result
-        moved = sum(_stored(t) for t in (*given.values(), *made))
+        if name in self.OVERWRITES:
+            read.pop(id(args[0]))
+        moved = sum(_stored(t) for t in (*read.values(), *made))
         self.traffic.requested += moved
         self.traffic.sectors += moved
         self.traffic.kernels += 1
@@ -146,28 +190,25 @@ def _stored(x: Tensor) -> int:
     return min(x.numel() * x.itemsize, x.untyped_storage().nbytes())
 
 
-def passes(case: Case, function: Callable[..., Any], meter: Callable[[], Any]) -> dict[str, Traffic]:
-    """The traffic of one forward and one backward pass; and under "least" what must move, over `kernels` of 1."""
+def passes(case: Case, function: Callable[..., Any]) -> dict[str, Traffic]:
+    """The traffic of one forward and, where there is one, one backward pass."""
     arguments = case.inputs(torch.float32)
-    leaves = [t.requires_grad_() for t in tensors(arguments)]
-    with meter() as entered:
+    leaves = [t.requires_grad_(case.op not in WITHOUT_GRADIENT) for t in tensors(arguments)]
+    with counted() as forward:
         outputs = listed(case.call(function, *arguments))
-    found = {"forward": _traffic(entered)}
+    if case.op in WITHOUT_GRADIENT:
+        return {"forward": forward}
     upstream = [torch.empty_like(o).copy_(g) for o, g in zip(outputs, cotangents(outputs), strict=True)]
-    with meter() as entered:
+    with counted() as backward:
         torch.autograd.grad(outputs, leaves, upstream)
-    found["backward"] = _traffic(entered)
-    return found
-
-
-def _traffic(meter: Any) -> Traffic:
-    return meter if isinstance(meter, Traffic) else meter.traffic
+    return {"forward": forward, "backward": backward}
 
 
 def least(case: Case) -> dict[str, int]:
     """Bytes: every input read and every output written once; backward reads the inputs and upstream gradients.
 
-    Pooling's backward reads no input. The statistics of bn_relu_project need a reading of their own, both ways.
+    The backward pass of a pooling, which channel attention begins with, does not read the map again. The statistics of
+    bn_relu_project need a reading of their own, both ways. scale_space_accumulate also writes the transmittance.
     """
     arguments = case.inputs(torch.float32)
     outputs = case(arguments, "reference")
@@ -176,17 +217,20 @@ def least(case: Case) -> dict[str, int]:
     read = grads + others
     if case.op == "bn_relu_project":
         return {"forward": 2 * read + written, "backward": 2 * (written + read) + grads}
-    read_again = 0 if case.op == "global_avg_max_pool" else read
-    return {"forward": read + written, "backward": written + read_again + grads}
+    if case.op == "scale_space_accumulate":
+        written += arguments[1].numel() * arguments[1].itemsize
+    pooled = arguments[0].numel() * arguments[0].itemsize if case.op in POOLING else 0
+    return {"forward": read + written, "backward": written + read - pooled + grads}
 
 
 def ours(case: Case) -> dict[str, Traffic]:
-    with afa_kernels.use_backend("triton"):
-        return passes(case, getattr(afa_kernels, case.op), counted)
+    checks_values = mock.patch.object(scale_space_cross_entropy, "_check_classes")  # which it does on the CPU alone
+    with afa_kernels.use_backend("triton"), checks_values:
+        return passes(case, operation(case.op))
 
 
 def eager(case: Case) -> dict[str, Traffic]:
-    return passes(case, EAGER[case.op], EagerTraffic)
+    return passes(case, WITHOUT_US[case.op])
 
 
 def count() -> list[dict[str, Any]]:

@@ -1,37 +1,52 @@
-"""What torch.compile makes of the same operations in training on an H100, with a CUDA build of torch and no GPU.
+"""What torch.compile makes of the same operations for an H100, with a CUDA build of torch and no GPU.
 
     python -m benchmarks.traffic_compiled      adds its kernels and bytes to benchmarks/results/traffic.json
 
-The joint graph of forward and backward is cut by Inductor's own partitioner, and each half goes through Inductor, which
-counts the bytes of the kernels it writes. The device's properties are pretended; nothing runs.
+The joint graph of forward and backward is cut by Inductor's own partitioner, and each half goes through Inductor for a
+pretended device. Its Triton kernels are compiled for sm_90 by its own steps, so that what is counted is what would run.
+Then, in a process of its own, the programs that Inductor wrote run on CPU tensors, their kernels in Triton's
+interpreter, under the meter of `benchmarks.traffic`; their results must be those of eager PyTorch.
 """
 
 from __future__ import annotations
 
-import functools
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
-import torch._inductor.config as config
 import triton
+import triton.language as tl
+from torch import Tensor, fx
 from torch._dynamo.device_interface import CudaInterface
 from torch._functorch.aot_autograd import aot_export_joint_simple
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import TracingContext, tracing
+from torch._inductor import config
 from torch._inductor.async_compile import AsyncCompile
+from torch._inductor.codecache import PyCodeCache
 from torch._inductor.compile_fx import compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.exc import InductorError
+from torch._inductor.fx_passes import reinplace
 from torch._inductor.graph import GraphLowering
-from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTensorMode
+from torch._inductor.runtime import triton_helpers
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from triton.backends.compiler import GPUTarget
 
-from afa_kernels.testing import Case, listed, tensors, with_tensors
-from benchmarks.shapes import EAGER
-from benchmarks.traffic import TRAFFIC_CASES, Traffic, least, row, save
+from afa_kernels.testing import WITHOUT_GRADIENT, Case, cotangents, listed, tensors, with_tensors
+from benchmarks.traffic import TRAFFIC_CASES, WITHOUT_US, Traffic, counted, least, row, save
 
 H100 = types.SimpleNamespace(
     name="NVIDIA H100 80GB HBM3",
@@ -103,30 +118,56 @@ def pretend_gpu() -> None:
     worker.get_device_properties = staticmethod(lambda device=None: H100)  # type: ignore[method-assign,assignment]
     worker.current_device = staticmethod(lambda: 0)
     triton.runtime.driver.set_active(Driver())
+    triton_helpers.set_driver_to_gpu = lambda: None
 
 
-KERNELS: list[str] = []
-BYTES: list[int] = []
+def inputs(case: Case) -> list[Tensor]:
+    """The tensors of the call: its arguments, then those among its options."""
+    options = [o for o in case.options.values() if isinstance(o, Tensor)]
+    return [*(t.detach() for t in tensors(case.inputs(torch.float32))), *options]
 
 
-def note_kernels_and_bytes() -> None:
-    def note_kernel(self: AsyncCompile, name: str, source: str, device_str: str = "cuda") -> Any:
-        KERNELS.append(name)
-        return types.SimpleNamespace(run=lambda *args, **kwargs: None, name=name)
-
-    codegen = GraphLowering.codegen
-
-    def note_bytes(self: GraphLowering) -> Any:
-        result = codegen(self)
-        BYTES.append(self.count_bytes()[0])
-        return result
-
-    AsyncCompile.triton = note_kernel  # type: ignore[method-assign,assignment]
-    GraphLowering.codegen = note_bytes  # type: ignore[method-assign]
+def outputs(case: Case, given: Sequence[Tensor]) -> list[Tensor]:
+    """What eager PyTorch makes of `inputs`."""
+    names = [name for name, o in case.options.items() if isinstance(o, Tensor)]
+    options = dict(zip(names, given[len(given) - len(names) :], strict=True))
+    arguments = with_tensors(case.unfilled(torch.float32), given)
+    return listed(replace(case, options={**case.options, **options}).call(WITHOUT_US[case.op], *arguments))
 
 
-def half(graph: torch.fx.GraphModule, mode: FakeTensorMode) -> Traffic:
-    """One half of the joint graph through Inductor."""
+def differentiable(case: Case, given: Sequence[Tensor]) -> list[bool]:
+    """Which of `inputs` want a gradient: the arguments."""
+    arguments = len(tensors(case.unfilled(torch.float32)))
+    return [i < arguments and case.op not in WITHOUT_GRADIENT for i in range(len(given))]
+
+
+def graphs(case: Case, mode: FakeTensorMode) -> dict[str, fx.GraphModule]:
+    """The halves of the joint graph, or where there is no gradient the graph, traced on fake CPU tensors."""
+    given = inputs(case)
+    leaves = tuple(
+        mode.from_tensor(t).requires_grad_(wanted) for t, wanted in zip(given, differentiable(case, given), strict=True)
+    )
+    joint: Any = aot_export_joint_simple(
+        lambda *given: tuple(outputs(case, given)),
+        leaves,
+        trace_joint=case.op not in WITHOUT_GRADIENT,
+        decompositions=select_decomp_table(),
+    )
+    if case.op in WITHOUT_GRADIENT:
+        return {"forward": joint}
+    placeholders = [n for n in joint.graph.nodes if n.op == "placeholder"]
+    for i, node in enumerate(placeholders):
+        inside = i < len(leaves)
+        node.name = node.target = f"primals_{i + 1}" if inside else f"tangents_{i - len(leaves) + 1}"
+    joint.recompile()
+    forward, backward = min_cut_rematerialization_partition(
+        joint, [n.meta["val"] for n in placeholders], num_fwd_outputs=len(placeholders) - len(leaves)
+    )
+    return {"forward": forward, "backward": backward}
+
+
+def write_program(graph: fx.GraphModule, mode: FakeTensorMode, path: Path) -> None:
+    """What Inductor writes for the graph on a GPU, to `path`; its Triton kernels compile for sm_90."""
     given = [n.meta["val"] for n in graph.graph.nodes if n.op == "placeholder"]
     on_gpu = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda") for t in given]
     traced = make_fx(lambda *a: tuple(graph(*a)), decomposition_table=select_decomp_table())(*given)
@@ -136,54 +177,112 @@ def half(graph: torch.fx.GraphModule, mode: FakeTensorMode) -> Traffic:
     traced.recompile()
     with torch.no_grad():  # traced again for the GPU, which the autograd engine would really need
         traced = make_fx(traced)(*on_gpu)
-    KERNELS.clear()
-    BYTES.clear()
-    with tracing(TracingContext(mode)):
+    modules: list[Any] = []
+    compile_to_module = GraphLowering.compile_to_module
+
+    def noted(self: GraphLowering) -> Any:
+        modules.append(compile_to_module(self))
+        return modules[-1]
+
+    def compile_kernel(self: AsyncCompile, name: str, source: str, device_str: str = "cuda") -> Any:
+        tuner = getattr(PyCodeCache.load(source), name)
+        tuner.configs = tuner.configs[:1]
+        tuner.precompile(warm_cache_only=True)
+        return types.SimpleNamespace(run=None)
+
+    with (
+        tracing(TracingContext(mode)),
+        mock.patch.object(GraphLowering, "compile_to_module", noted),
+        mock.patch.object(AsyncCompile, "triton", compile_kernel),
+        # It copies one fake tensor into another, for which CUDA wants its driver, to see whether the shapes agree.
+        mock.patch.object(reinplace, "_inplace_generalized_scatter", lambda inp, src, view_ops: inp),
+    ):
         compile_fx_inner(traced, on_gpu)
-    return Traffic(sum(BYTES), sum(BYTES), len(KERNELS))
+    (module,) = modules
+    path.write_text(Path(module.__file__).read_text())
 
 
-def compiled(case: Case) -> dict[str, Traffic]:
-    arguments = case.inputs(torch.float32)
-    function = functools.partial(case.call, EAGER[case.op])
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        leaves = tuple(
-            torch.empty_strided(t.shape, t.stride(), dtype=t.dtype).requires_grad_() for t in tensors(arguments)
-        )
-        joint: Any = aot_export_joint_simple(
-            lambda *given: tuple(listed(function(*with_tensors(arguments, given)))),
-            leaves,
-            trace_joint=True,
-            decompositions=select_decomp_table(),
-        )
-        placeholders = [n for n in joint.graph.nodes if n.op == "placeholder"]
-        for i, node in enumerate(placeholders):
-            inside = i < len(leaves)
-            node.name = node.target = f"primals_{i + 1}" if inside else f"tangents_{i - len(leaves) + 1}"
-        joint.recompile()
-        halves = min_cut_rematerialization_partition(
-            joint, [n.meta["val"] for n in placeholders], num_fwd_outputs=len(placeholders) - len(leaves)
-        )
-        return {name: half(graph, mode) for name, graph in zip(("forward", "backward"), halves, strict=True)}
+def write_programs(folder: Path) -> None:
+    pretend_gpu()
+    config.compile_threads = 1
+    config.force_disable_caches = True
+    for i, case in enumerate(TRAFFIC_CASES):
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with mode:
+            for direction, graph in graphs(case, mode).items():
+                write_program(graph, mode, folder / f"{i}_{direction}.py")
+
+
+# From here on, in the other process.
+
+
+@contextlib.contextmanager
+def on_cpu() -> Iterator[None]:
+    """Inductor's programs for a GPU allocate and run on the CPU; TRITON_INTERPRET=1 is all that their kernels need.
+
+    Inductor itself then launches the first configuration of each.
+    """
+    libdevice = types.SimpleNamespace(exp=lambda x: tl.exp(x), rsqrt=lambda x: tl.rsqrt(x))
+    with (
+        mock.patch.object(triton_helpers, "libdevice", libdevice),
+        mock.patch.object(torch._C._dynamo.guards, "_empty_strided_cuda", torch._C._dynamo.guards._empty_strided_cpu),
+        mock.patch.object(torch._C, "_cuda_getCurrentRawStream", lambda index: 0),
+        mock.patch.object(torch.cuda, "_DeviceGuard", lambda index: contextlib.nullcontext()),
+        mock.patch.object(torch.cuda, "set_device", lambda index: None),
+        mock.patch.object(triton_helpers, "set_driver_to_gpu", lambda: None),
+    ):
+        yield
+
+
+def program(path: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    spec = importlib.util.spec_from_file_location(f"program_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.call
+
+
+def count(case: Case, forward_program: Path, backward_program: Path) -> dict[str, Traffic]:
+    given = inputs(case)
+    leaves = [t.clone().requires_grad_(wanted) for t, wanted in zip(given, differentiable(case, given), strict=True)]
+    expected = outputs(case, leaves)
+    with on_cpu():
+        call = program(forward_program)
+        with torch.no_grad(), counted() as forward:
+            results = call(list(given))
+        torch.testing.assert_close(list(results[: len(expected)]), expected)
+        if case.op in WITHOUT_GRADIENT:
+            return {"forward": forward}
+        upstream = [torch.empty_like(o).copy_(g) for o, g in zip(expected, cotangents(expected), strict=True)]
+        wanted = torch.autograd.grad(expected, [t for t in leaves if t.requires_grad], upstream)
+        call = program(backward_program)
+        with torch.no_grad(), counted() as backward:
+            grads = call([*results[len(expected) :], *upstream])
+        torch.testing.assert_close([g for g in grads if g is not None], list(wanted), rtol=1e-4, atol=1e-5)
+    return {"forward": forward, "backward": backward}
+
+
+def count_all(folder: Path) -> None:
+    rows = []
+    for i, case in enumerate(TRAFFIC_CASES):
+        lower = least(case)
+        for direction, traffic in count(case, *(folder / f"{i}_{d}.py" for d in ("forward", "backward"))).items():
+            rows.append(row(case, "torch.compile", direction, traffic, lower[direction]))
+            print(json.dumps(rows[-1]), flush=True)
+    save(rows)
 
 
 def main() -> None:
-    lower = {str(case): least(case) for case in TRAFFIC_CASES}
-    pretend_gpu()
-    note_kernels_and_bytes()
-    config.compile_threads = 1
-    config.force_disable_caches = True
-    rows = []
-    for case in TRAFFIC_CASES:
-        try:
-            found = compiled(case)
-        except (InductorError, FakeTensorDeviceMismatchError) as error:  # a target is a constant on the CPU
-            print(f"{case}: no row, Inductor fails on it without a GPU: {error}")
-            continue
-        for direction, traffic in found.items():
-            rows.append(row(case, "torch.compile", direction, traffic, lower[str(case)][direction]))
-    save(rows)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=Path, metavar="FOLDER", help="count the programs written to FOLDER before")
+    options = parser.parse_args()
+    if options.count is not None:
+        count_all(options.count)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_programs(Path(folder))
+        command = [sys.executable, "-m", "benchmarks.traffic_compiled", "--count", folder]
+        subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, check=True)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from conftest import INTERPRETED
 
-from benchmarks.traffic import TRAFFIC_CASES, least, ours
+import afa_kernels
+from afa_kernels.testing import CASES, WITHOUT_GRADIENT
+from benchmarks.traffic import TRAFFIC_CASES, counted, least, ours
 
-# (operation, pass): the most, over the least. attentive_fusion's backward adds its partial sums and reads them back.
-# A backward pass of scale_space_render writes the weights at output resolution and reads the gradient once a scale;
-# that of scale_space_cross_entropy first makes this gradient, a band of rows at a time. Its forward keeps log(sum exp).
+# (operation, pass): the most, over the least, PyTorch's operators included. attentive_fusion's backward adds its
+# partial sums and reads them back. A backward pass of scale_space_render writes the weights at output resolution and
+# reads the gradient once a scale; that of scale_space_cross_entropy first makes this gradient, a band of rows at a
+# time. Its forward keeps log(sum exp), and its mean reads the losses and the targets once more: of 8 classes a lot.
 MOST = {
     ("attentive_fusion", "forward"): 1.02,
     ("attentive_fusion", "backward"): 1.02 + 2 / 256,
@@ -19,18 +23,29 @@ MOST = {
     ("global_avg_max_pool", "backward"): 1.02,
     ("bn_relu_project", "forward"): 1.02,
     ("bn_relu_project", "backward"): 1.02,
+    ("channel_attention", "forward"): 1.02,
+    ("channel_attention", "backward"): 1.05,
     ("scale_space_weights", "forward"): 1.02,
     ("scale_space_weights", "backward"): 1.02,
     ("scale_space_render", "forward"): 1.25,
     ("scale_space_render", "backward"): 2.0,
-    ("scale_space_cross_entropy", "forward"): 1.25,
-    ("scale_space_cross_entropy", "backward"): 2.6,
+    ("scale_space_labels", "forward"): 1.25,
+    ("scale_space_accumulate", "forward"): 1.02,
+    ("scale_space_cross_entropy", "forward"): 1.6,
+    ("scale_space_cross_entropy", "backward"): 2.7,
     ("hierarchical_fusion", "forward"): 1.25,
     ("hierarchical_fusion", "backward"): 2.0,
 }
+needs_the_interpreter = pytest.mark.skipif(
+    not INTERPRETED, reason="counted in Triton's interpreter: TRITON_INTERPRET=1"
+)
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="counted in Triton's interpreter: TRITON_INTERPRET=1")
+def test_every_operation_is_counted() -> None:
+    assert {case.op for case in TRAFFIC_CASES} == {case.op for case in CASES} | set(WITHOUT_GRADIENT)
+
+
+@needs_the_interpreter
 @pytest.mark.parametrize("case", TRAFFIC_CASES, ids=str)
 def test_bytes_over_the_least(case) -> None:
     lower = least(case)
@@ -39,3 +54,19 @@ def test_bytes_over_the_least(case) -> None:
         assert 0.99 <= traffic.sectors / lower[direction] <= MOST[case.op, direction], direction
         if case.op == "attentive_fusion":  # nor does a program ask twice for what the cache would hold
             assert traffic.requested / lower[direction] <= MOST[case.op, direction]
+
+
+@needs_the_interpreter
+def test_the_meter_by_hand() -> None:
+    """1024 floats are 4096 bytes, 128 sectors: an operator, a view, an overwrite, and a launch with its own reads."""
+    x = torch.randn(1, 1, 16, 64)
+    with counted() as traffic:
+        (x + x).view(4, 256)  # reads x once, writes once
+        torch.empty_like(x).copy_(x)  # allocating moves nothing; a copy reads one and writes one
+    assert (traffic.kernels, traffic.sectors) == (2, 4 * 4096)
+    with counted() as traffic, afa_kernels.use_backend("triton"):
+        afa_kernels.scale_space_weights(x)  # reads the logits, writes the weights and what is left
+    assert (traffic.kernels, traffic.sectors) == (1, 3 * 4096)
+    with counted() as traffic, afa_kernels.use_backend("triton"):
+        afa_kernels.scale_space_weights(x.transpose(2, 3))  # which is copied first
+    assert (traffic.kernels, traffic.sectors) == (2, 5 * 4096)
