@@ -152,31 +152,25 @@ class ChannelAttention(torch.autograd.Function):
         arithmetic = batch_norm.arithmetic(saved[0])
         avg, max, conv1, weight, bias, mean, variance, conv2 = (t.to(arithmetic) for t in saved)
         conv1, conv2, grad = conv1.flatten(1), conv2.flatten(1), grad.to(arithmetic).flatten(1)
-        deviation = torch.rsqrt(variance + ctx.eps)
         gamma = weight.abs() + ctx.eps if ctx.abs_weight else weight
-        grad_hidden = reference.linear(grad, conv2.t())
-        grads_pooled = []
-        grad_conv1, grad_gamma, grad_bias, rectified = (torch.zeros(()) for _ in range(4))
-        for pooled in (avg.flatten(1), max.flatten(1)):
-            normalised = (reference.linear(pooled, conv1) - mean) * deviation
-            y = normalised * gamma + bias
-            grad_y = _rectify(y, grad_hidden, ctx.activation_slope)
-            grad_linear = grad_y * gamma * deviation
-            rectified = rectified + _rectify(y, y, ctx.activation_slope)
-            grad_gamma = grad_gamma + (grad_y * normalised).sum(0)
-            grad_bias = grad_bias + grad_y.sum(0)
-            grad_conv1 = grad_conv1 + reference.linear(grad_linear.t(), pooled.t())
-            grads_pooled.append(reference.linear(grad_linear, conv1.t()))
+        deviation = torch.rsqrt(variance + ctx.eps)
+        pooled = torch.cat((avg, max)).flatten(1)  # (2N, C): both branches at once, in half the kernels
+        normalised = (reference.linear(pooled, conv1) - mean) * deviation
+        y = normalised * gamma + bias
+        of_avg, of_max = _rectify(y, y, ctx.activation_slope).chunk(2)
+        grad_y = _rectify(y, reference.linear(grad, conv2.t()).repeat(2, 1), ctx.activation_slope)
+        grad_linear = grad_y * (gamma * deviation)
+        grad_gamma = (grad_y * normalised).sum(0)
         if ctx.abs_weight:
             grad_gamma = grad_gamma * weight.sign()
         grads = (
-            *grads_pooled,
-            grad_conv1,
+            *reference.linear(grad_linear, conv1.t()).chunk(2),
+            reference.linear(grad_linear.t(), pooled.t()),
             grad_gamma,
-            grad_bias,
+            grad_y.sum(0),
             None,
             None,
-            reference.linear(grad.t(), rectified.t()),
+            reference.linear(grad.t(), (of_avg + of_max).t()),
         )
         shaped = [None if g is None else g.view(t.shape).to(t.dtype) for g, t in zip(grads, saved)]
         return None, *shaped, None, None, None
