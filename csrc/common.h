@@ -82,16 +82,16 @@ class AnyMap {
     read(n * map_.sn + c * map_.sc + p * map_.sp, map_.sp, count, values);
   }
   template <class Acc>
-  void read_channels(int64_t n, int64_t count, Acc* values) const {
-    read(n * map_.sn, map_.sc, count, values);
+  void read_channels(int64_t n, int64_t c, int64_t count, Acc* values) const {
+    read(n * map_.sn + c * map_.sc, map_.sc, count, values);
   }
   template <class Acc>
   void write_pixels(int64_t n, int64_t c, int64_t p, int64_t count, const Acc* values) const {
     write(n * map_.sn + c * map_.sc + p * map_.sp, map_.sp, count, values);
   }
   template <class Acc>
-  void write_channels(int64_t n, int64_t count, const Acc* values) const {
-    write(n * map_.sn, map_.sc, count, values);
+  void write_channels(int64_t n, int64_t c, int64_t count, const Acc* values) const {
+    write(n * map_.sn + c * map_.sc, map_.sc, count, values);
   }
 
  private:

@@ -10,11 +10,11 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
       "Tensor channel_logits, Tensor(a!)? grad_shallow, Tensor(b!)? grad_deep, Tensor(c!)? grad_spatial, "
       "Tensor(d!)? grad_channel) -> ()");
   m.def(
-      "progressive_fusion_forward(Tensor[] features, Tensor spatial_logits, Tensor channel_logits, Tensor(a!) out) "
-      "-> ()");
+      "progressive_fusion_forward(Tensor[] features, Tensor[] spatial_logits, Tensor[] channel_logits, "
+      "Tensor(a!) out) -> ()");
   m.def(
-      "progressive_fusion_backward(Tensor grad, Tensor[] features, Tensor spatial_logits, Tensor channel_logits, "
-      "Tensor(a!)[] grad_features, bool[] needed, Tensor(b!)? grad_spatial, Tensor(c!)? grad_channel) -> ()");
+      "progressive_fusion_backward(Tensor grad, Tensor[] features, Tensor[] spatial_logits, Tensor[] channel_logits, "
+      "Tensor(a!)[] grads, bool[] needed) -> ()");
   m.def("global_avg_max_pool_forward(Tensor x, Tensor(a!) avg, Tensor(b!) max, Tensor(c!) index) -> ()");
   m.def("global_avg_max_pool_backward(Tensor? grad_avg, Tensor? grad_max, Tensor index, Tensor(a!) grad_x) -> ()");
   m.def(

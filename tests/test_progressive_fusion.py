@@ -83,13 +83,14 @@ def test_two_inputs_by_the_formula(backend: str) -> None:
     torch.testing.assert_close(out, w1 * features[0] + w2 * features[1])
 
 
-def test_saves_no_map_beyond_its_features(kernel: str) -> None:
-    features = [torch.randn(2, 16, 24, 32, requires_grad=True) for _ in range(3)]
-    spatial = [torch.randn(2, 1, 24, 32, requires_grad=True) for _ in range(3)]
-    channel = [torch.randn(2, 16, 1, 1, requires_grad=True) for _ in range(3)]
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_saves_its_arguments_alone(memory_format: torch.memory_format, kernel: str) -> None:
+    shapes = (2, 16, 24, 32), (2, 1, 24, 32), (2, 16, 1, 1)
+    features, spatial, channel = (
+        [torch.randn(shape).contiguous(memory_format=memory_format).requires_grad_() for _ in range(3)]
+        for shape in shapes
+    )
     with afa_kernels.use_backend(kernel):
         saved = saved_storages(lambda: afa_kernels.progressive_fusion(features, spatial, channel))
-    logits = sum(t.untyped_storage().nbytes() for t in (*spatial, *channel))
-    for feature in features:
-        del saved[feature.untyped_storage().data_ptr()]
-    assert sum(saved.values()) == logits
+    arguments = [t.untyped_storage() for t in (*features, *spatial, *channel)]
+    assert saved == {storage.data_ptr(): storage.nbytes() for storage in arguments}

@@ -68,13 +68,10 @@ def progressive_fusion(
     if backends.choose(features[0].device.type) == "reference":
         return reference.progressive_fusion(features, spatial_logits, channel_logits)
     dtype = promoted_type(features)
-    spatial = torch.cat(list(spatial_logits), dim=1)
-    channel = torch.cat([q.transpose(1, 2) for q in channel_logits], dim=1)
-    return _op([feature.to(dtype) for feature in features], spatial, channel)
+    return _op([feature.to(dtype) for feature in features], spatial_logits, channel_logits)
 
 
-# The op has the spatial logits as one (N, K, H, W) and the channel logits as one (N, K, C, 1).
-def _forward(features: list[Tensor], spatial_logits: Tensor, channel_logits: Tensor) -> Tensor:
+def _forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor]) -> Tensor:
     out = _fake_forward(features, spatial_logits, channel_logits)
     if out.numel() > 0:
         launch = backends.launcher("progressive_fusion_forward", out.device.type)
@@ -82,50 +79,54 @@ def _forward(features: list[Tensor], spatial_logits: Tensor, channel_logits: Ten
     return out
 
 
-def _fake_forward(features: list[Tensor], spatial_logits: Tensor, channel_logits: Tensor) -> Tensor:
+def _fake_forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor]) -> Tensor:
     return layout.empty(features[0].shape, features[0])
 
 
 def _backward(
-    grad: Tensor, features: list[Tensor], spatial_logits: Tensor, channel_logits: Tensor, needed: list[bool]
+    grad: Tensor,
+    features: list[Tensor],
+    spatial_logits: list[Tensor],
+    channel_logits: list[Tensor],
+    needed: list[bool],
 ) -> list[Tensor]:
     grads = _fake_backward(grad, features, spatial_logits, channel_logits, needed)
     if grad.numel() == 0:
         return [t.zero_() for t in grads]
-    *features_needed, spatial_needed, channel_needed = needed
-    outputs = iter(grads)
     launch = backends.launcher("progressive_fusion_backward", grad.device.type)
     launch(
         layout.walkable(grad, layout.memory_format(features[0])),
         *_walkable(features, spatial_logits, channel_logits),
-        [next(outputs) for wanted in features_needed if wanted],
-        features_needed,
-        next(outputs) if spatial_needed else None,
-        next(outputs) if channel_needed else None,
+        grads,
+        needed,
     )
     return grads
 
 
 def _fake_backward(
-    grad: Tensor, features: list[Tensor], spatial_logits: Tensor, channel_logits: Tensor, needed: list[bool]
+    grad: Tensor,
+    features: list[Tensor],
+    spatial_logits: list[Tensor],
+    channel_logits: list[Tensor],
+    needed: list[bool],
 ) -> list[Tensor]:
     grads = [layout.empty(feature.shape, features[0]) for feature in features]
-    grads += [spatial_logits.new_empty(spatial_logits.shape), channel_logits.new_empty(channel_logits.shape)]
+    grads += [logits.new_empty(logits.shape) for logits in (*spatial_logits, *channel_logits)]
     return [t for t, wanted in zip(grads, needed) if wanted]
 
 
 def _walkable(
-    features: list[Tensor], spatial_logits: Tensor, channel_logits: Tensor
-) -> tuple[list[Tensor], Tensor, Tensor]:
+    features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     format = layout.memory_format(features[0])
     return (
         [layout.walkable(feature, format) for feature in features],
-        layout.walkable(spatial_logits, torch.contiguous_format),
-        layout.walkable(channel_logits, torch.contiguous_format),
+        [layout.walkable(logits, torch.contiguous_format) for logits in spatial_logits],
+        channel_logits,
     )
 
 
-_ARGUMENTS = "Tensor[] features, Tensor spatial_logits, Tensor channel_logits"
+_ARGUMENTS = "Tensor[] features, Tensor[] spatial_logits, Tensor[] channel_logits"
 _op = registration.define(f"progressive_fusion({_ARGUMENTS}) -> Tensor", _forward, _fake_forward)
 _backward_op = registration.define(
     f"progressive_fusion_backward(Tensor grad, {_ARGUMENTS}, bool[] needed) -> Tensor[]", _backward, _fake_backward
@@ -140,9 +141,10 @@ class ProgressiveFusion(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *features, spatial_logits, channel_logits = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        inputs = len(saved) // 3
         needed = list(ctx.needs_input_grad[1:])
-        grads = iter(_backward_op(grad, features, spatial_logits, channel_logits, needed))
+        grads = iter(_backward_op(grad, saved[:inputs], saved[inputs : 2 * inputs], saved[2 * inputs :], needed))
         return None, *(next(grads) if wanted else None for wanted in needed)
 
 

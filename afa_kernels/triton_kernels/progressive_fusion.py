@@ -16,12 +16,13 @@ from afa_kernels.triton_kernels.launch import on_device_of
 
 
 @triton.jit
-def _factor(logits, n, size, i, mask, K: tl.constexpr, arithmetic: tl.constexpr):
-    """A_k or B_k of the elements i of image n for every k, from logits (N, K, size)."""
+def _factor(logits, strides, n, i, mask, K: tl.constexpr, arithmetic: tl.constexpr):
+    """A_k or B_k of the elements i of image n for every k; `strides` are those of the image and the element."""
     weights = ()
     left = None
     for behind in tl.static_range(K):
-        open, shut = gate(logits + (n * K + K - 1 - behind) * size + i, mask, arithmetic)
+        z_n, z_i = strides[K - 1 - behind]
+        open, shut = gate(logits[K - 1 - behind] + n * z_n + i * z_i, mask, arithmetic)
         if behind == 0:
             weights = (open,) + weights
             left = shut
@@ -35,18 +36,18 @@ def _factor(logits, n, size, i, mask, K: tl.constexpr, arithmetic: tl.constexpr)
 @triton.jit
 def _forward_kernel(
     features, s, q, out,
-    strides, out_strides, channels, pixels,
+    strides, s_strides, q_strides, out_strides, channels, pixels,
     K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     out_n, out_c, out_p = out_strides
     n = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_p = p < pixels
-    a = _factor(s, n, pixels, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
+    a = _factor(s, s_strides, n, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
     for first in range(0, channels, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C).to(tl.int64)
         inside_c = c < channels
-        b = _factor(q, n, channels, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
+        b = _factor(q, q_strides, n, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
         inside = inside_c[:, None] & inside_p[None, :]
         total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
         for k in tl.static_range(K):
@@ -62,7 +63,7 @@ def _forward_kernel(
 @triton.jit
 def _backward_kernel(
     g, features, s, q, grad_features, ds, channel_sums,
-    g_strides, strides, grad_strides, channels, pixels, blocks,
+    g_strides, strides, s_strides, q_strides, grad_strides, channels, pixels, blocks,
     K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     g_n, g_c, g_p = g_strides
@@ -70,14 +71,14 @@ def _backward_kernel(
     n = tl.program_id(1).to(tl.int64)
     p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_p = p < pixels
-    a = _factor(s, n, pixels, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
+    a = _factor(s, s_strides, n, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
     sums = ()  # over the channels, of g B_k F_k
     for _ in tl.static_range(K):
         sums = sums + (tl.zeros([BLOCK_P], arithmetic),)
     for first in range(0, channels, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C).to(tl.int64)
         inside_c = c < channels
-        b = _factor(q, n, channels, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
+        b = _factor(q, q_strides, n, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
         inside = inside_c[:, None] & inside_p[None, :]
         g_tile = tl.load(g + n * g_n + c[:, None] * g_c + p[None, :] * g_p, mask=inside, other=0.0).to(arithmetic)
         added = ()
@@ -98,25 +99,30 @@ def _backward_kernel(
                 added = added + (sums[k],)
         sums = added
     if ds is not None:
-        _write_gradient(s, ds, n, pixels, p, sums, a, inside_p, K, arithmetic)
+        _write_gradients(s, s_strides, ds, n, pixels, p, sums, a, inside_p, K, arithmetic)
 
 
 @triton.jit
-def _write_gradient(logits, out, n, size, i, sums, weights, mask, K: tl.constexpr, arithmetic: tl.constexpr):
-    """From the gradients `sums` of A_k those of its logits: with S_k = A_k dA_k, (1-a_k) S_k - a_k sum_{j<k} S_j."""
+def _write_gradients(logits, strides, out, n, size, i, sums, weights, mask, K: tl.constexpr, arithmetic: tl.constexpr):
+    """From the gradients `sums` of A_k those of its logits: with S_k = A_k dA_k, (1-a_k) S_k - a_k sum_{j<k} S_j.
+
+    `out` are contiguous, (N, size), or None.
+    """
     before = tl.zeros_like(sums[0])
     for k in tl.static_range(K):
-        at = (n * K + k) * size + i
-        open, shut = gate(logits + at, mask, arithmetic)
         product = weights[k] * sums[k]
-        tl.store(out + at, (shut * product - open * before).to(out.dtype.element_ty), mask=mask)
+        if out[k] is not None:
+            z_n, z_i = strides[k]
+            open, shut = gate(logits[k] + n * z_n + i * z_i, mask, arithmetic)
+            grad = shut * product - open * before
+            tl.store(out[k] + n * size + i, grad.to(out[k].dtype.element_ty), mask=mask)
         before = before + product
 
 
 # One program adds up the rows of BLOCK_C channels of one image, in order, and makes the gradients of their logits.
 @triton.jit
 def _channel_kernel(
-    channel_sums, q, dq, channels, blocks,
+    channel_sums, q, dq, q_strides, channels, blocks,
     K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(1).to(tl.int64)
@@ -131,18 +137,18 @@ def _channel_kernel(
             inside = (block < blocks)[:, None] & inside_c[None, :]
             total += tl.sum(tl.load(rows, mask=inside, other=0.0), axis=0)
         sums = sums + (total,)
-    b = _factor(q, n, channels, c, inside_c, K, arithmetic)
-    _write_gradient(q, dq, n, channels, c, sums, b, inside_c, K, arithmetic)
+    b = _factor(q, q_strides, n, c, inside_c, K, arithmetic)
+    _write_gradients(q, q_strides, dq, n, channels, c, sums, b, inside_c, K, arithmetic)
 
 
-def forward(features: list[Tensor], spatial_logits: Tensor, channel_logits: Tensor, out: Tensor) -> None:
+def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor], out: Tensor) -> None:
     batch, channels, height, width = out.shape
     pixels = height * width
     tile = heuristics(channels, layout.memory_format(out) == torch.channels_last, out.itemsize)
     with on_device_of(out):
         _forward_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
-            tuple(features), spatial_logits, channel_logits, out,
-            tuple(layout.strides(x) for x in features), layout.strides(out), channels, pixels,
+            tuple(features), tuple(spatial_logits), tuple(channel_logits), out,
+            *_strides(features, spatial_logits, channel_logits), layout.strides(out), channels, pixels,
             K=len(features), **tile, arithmetic=_arithmetic(out),
         )  # fmt: skip
 
@@ -150,12 +156,10 @@ def forward(features: list[Tensor], spatial_logits: Tensor, channel_logits: Tens
 def backward(
     grad: Tensor,
     features: list[Tensor],
-    spatial_logits: Tensor,
-    channel_logits: Tensor,
-    grad_features: list[Tensor],
+    spatial_logits: list[Tensor],
+    channel_logits: list[Tensor],
+    grads: list[Tensor],
     needed: list[bool],
-    grad_spatial: Tensor | None,
-    grad_channel: Tensor | None,
 ) -> None:
     batch, channels, height, width = grad.shape
     pixels = height * width
@@ -164,24 +168,39 @@ def backward(
     if channels_last and channels % 8 != 0:  # where addresses are not aligned, they take too many registers
         tile["BLOCK_P"] //= 2
     blocks = triton.cdiv(pixels, tile["BLOCK_P"])
+    inputs = len(features)
+    given = iter(grads)
+    in_place = tuple(next(given) if wanted else None for wanted in needed)
+    dx, ds, dq = in_place[:inputs], in_place[inputs : 2 * inputs], in_place[2 * inputs :]
     channel_sums = None
-    if grad_channel is not None:
+    if any(needed[2 * inputs :]):
         dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
-        channel_sums = torch.empty((batch, blocks, len(features), channels), dtype=dtype, device=grad.device)
-    outputs = iter(grad_features)
-    grads = tuple(next(outputs) if wanted else None for wanted in needed)
+        channel_sums = torch.empty((batch, blocks, inputs, channels), dtype=dtype, device=grad.device)
+    strides = _strides(features, spatial_logits, channel_logits)
     with on_device_of(grad):
         _backward_kernel[(blocks, batch)](
-            grad, tuple(features), spatial_logits, channel_logits, grads, grad_spatial, channel_sums,
-            layout.strides(grad), tuple(layout.strides(x) for x in features),
-            tuple((0, 0, 0) if x is None else layout.strides(x) for x in grads), channels, pixels, blocks,
-            K=len(features), **tile, arithmetic=_arithmetic(grad),
+            grad, tuple(features), tuple(spatial_logits), tuple(channel_logits),
+            dx, ds if any(needed[inputs : 2 * inputs]) else None, channel_sums,
+            layout.strides(grad), *strides,
+            tuple((0, 0, 0) if x is None else layout.strides(x) for x in dx), channels, pixels, blocks,
+            K=inputs, **tile, arithmetic=_arithmetic(grad),
         )  # fmt: skip
-        if grad_channel is not None:
+        if channel_sums is not None:
             _channel_kernel[(triton.cdiv(channels, 64), batch)](
-                channel_sums, channel_logits, grad_channel, channels, blocks,
-                K=len(features), BLOCK_C=64, BLOCK_B=32, arithmetic=_arithmetic(grad),
+                channel_sums, tuple(channel_logits), dq, strides[2], channels, blocks,
+                K=inputs, BLOCK_C=64, BLOCK_B=32, arithmetic=_arithmetic(grad),
             )  # fmt: skip
+
+
+def _strides(
+    features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor]
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Of the image, the channel and the pixel; the spatial logits have no channel, the channel logits no pixel."""
+    return (
+        tuple(layout.strides(x) for x in features),
+        tuple(layout.strides(s)[::2] for s in spatial_logits),
+        tuple(layout.strides(q)[:2] for q in channel_logits),
+    )
 
 
 def _arithmetic(x: Tensor) -> tl.dtype:

@@ -41,7 +41,7 @@ struct Fusion {
         a.activate(n * pixels + first, count);
       }
     });
-    for (int64_t n = 0; n < batch; ++n) channel.read_channels(n, channels, &b.open[n * channels]);
+    for (int64_t n = 0; n < batch; ++n) channel.read_channels(n, 0, channels, &b.open[n * channels]);
     b.activate(0, batch * channels);
   }
 
@@ -157,7 +157,7 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
         for (int64_t c = 0; c < channels; ++c) total[c] += channel_sums[unit * channels + c];
       const Acc *open = &fusion.b.open[n * channels], *shut = &fusion.b.shut[n * channels];
       for (int64_t c = 0; c < channels; ++c) total[c] *= -static_cast<double>(open[c]) * shut[c];
-      dq.write_channels(n, channels, total.data());
+      dq.write_channels(n, 0, channels, total.data());
     }
   }
 }

@@ -12,26 +12,40 @@ namespace {
 
 constexpr int64_t TILE = 2048;  // elements of a row, or pixels, that are worked on at a time
 
+enum class Axis { pixels, channels };
+
+// Gradients, each in the place of its tensor; none where it is not needed.
+using Gradients = std::vector<std::optional<Tensor>>;
+
+bool any(const Gradients& grads) {
+  return std::any_of(grads.begin(), grads.end(), [](const auto& t) { return t.has_value(); });
+}
+
 // A of the pixels or B of the channels, for every image and input a row of `size` values.
 template <class Acc>
 class Factor {
  public:
-  // logits: (N, K, size) as a map whose channels are the inputs.
-  Factor(const Tensor& logits, const char* name)
-      : size(logits.size(2) * logits.size(3)),
-        inputs_(logits.size(1)),
-        gate_(logits.size(0) * inputs_ * size),
-        weight_(new Acc[logits.size(0) * inputs_ * size]) {
-    const AnyMap map(logits, name);
+  // logits: K of (N, 1, H, W), or K of (N, C, 1, 1).
+  Factor(const std::vector<Tensor>& logits, Axis axis, const char* name)
+      : size(axis == Axis::pixels ? logits[0].size(2) * logits[0].size(3) : logits[0].size(1)),
+        axis_(axis),
+        inputs_(logits.size()),
+        gate_(logits[0].size(0) * inputs_ * size),
+        weight_(new Acc[logits[0].size(0) * inputs_ * size]) {
+    std::vector<AnyMap> maps;
+    for (const Tensor& t : logits) maps.emplace_back(t, name);
     const int64_t tiles = ceil_div(size, TILE);
-    torch::stable::parallel_for(0, logits.size(0) * tiles, 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, logits[0].size(0) * tiles, 1, [&](int64_t begin, int64_t end) {
       std::vector<Acc> left(TILE);
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t n = unit / tiles, first = unit % tiles * TILE, count = std::min(TILE, size - first);
         std::fill(left.begin(), left.end(), Acc(1));
         for (int64_t k = inputs_ - 1; k >= 0; --k) {
           const int64_t at = (n * inputs_ + k) * size + first;
-          map.read_pixels(n, k, first, count, &gate_.open[at]);
+          if (axis_ == Axis::pixels)
+            maps[k].read_pixels(n, 0, first, count, &gate_.open[at]);
+          else
+            maps[k].read_channels(n, first, count, &gate_.open[at]);
           gate_.activate(at, count);
           for (int64_t i = 0; i < count; ++i) {
             weight_[at + i] = gate_.open[at + i] * left[i];
@@ -47,23 +61,31 @@ class Factor {
   // From the gradients that reach the weights, sums[k * stride + i], those of the logits: with S_k = A_k dA_k it is
   // (1-a_k) S_k - a_k sum_{j<k} S_j, in which nothing is divided.
   template <class Sum>
-  void write_gradient(int64_t n, int64_t first, int64_t count, Sum* sums, int64_t stride, const AnyMap& grad) const {
+  void write_gradients(int64_t n, int64_t first, int64_t count, Sum* sums, int64_t stride,
+                       const Gradients& grads) const {
     std::vector<Sum> before(count);
     for (int64_t k = 0; k < inputs_; ++k) {
       const int64_t at = (n * inputs_ + k) * size + first;
+      const bool needed = grads[k].has_value();
       Sum* row = sums + k * stride;
       for (int64_t i = 0; i < count; ++i) {
         const Sum sum = weight_[at + i] * row[i];
-        row[i] = gate_.shut[at + i] * sum - gate_.open[at + i] * before[i];
+        if (needed) row[i] = gate_.shut[at + i] * sum - gate_.open[at + i] * before[i];
         before[i] += sum;
       }
-      grad.write_pixels(n, k, first, count, row);
+      if (!needed) continue;
+      const AnyMap grad(*grads[k], "gradient of logits");
+      if (axis_ == Axis::pixels)
+        grad.write_pixels(n, 0, first, count, row);
+      else
+        grad.write_channels(n, first, count, row);
     }
   }
 
   const int64_t size;
 
  private:
+  Axis axis_;
   int64_t inputs_;
   Gate<Acc> gate_;
   std::unique_ptr<Acc[]> weight_;
@@ -77,9 +99,10 @@ std::vector<Map<T>> as_maps(const std::vector<Tensor>& tensors, const char* name
 }
 
 template <class T>
-void forward(const std::vector<Tensor>& features, const Tensor& spatial, const Tensor& channel, Tensor& out) {
+void forward(const std::vector<Tensor>& features, const std::vector<Tensor>& spatial,
+             const std::vector<Tensor>& channel, Tensor& out) {
   using Acc = acc_t<T>;
-  const Factor<Acc> a(spatial, "spatial_logits"), b(channel, "channel_logits");
+  const Factor<Acc> a(spatial, Axis::pixels, "spatial_logits"), b(channel, Axis::channels, "channel_logits");
   const auto maps = as_maps<const T>(features, "features");
   const auto o = as_map<T>(out, "out");
   back_with_huge_pages(out);
@@ -114,24 +137,25 @@ void forward(const std::vector<Tensor>& features, const Tensor& spatial, const T
 // Walks tiles of pixels with all their channels, row by row: the sums over the channels stay in the cache. Tiles do not
 // depend on the number of threads, hence neither does any sum.
 template <class T>
-void backward(const Tensor& grad, const std::vector<Tensor>& features, const Tensor& spatial, const Tensor& channel,
-              const std::vector<Tensor>& grad_features, const std::vector<bool>& needed,
-              const std::optional<Tensor>& grad_spatial, const std::optional<Tensor>& grad_channel) {
+void backward(const Tensor& grad, const std::vector<Tensor>& features, const std::vector<Tensor>& spatial,
+              const std::vector<Tensor>& channel, const Gradients& grad_features, const Gradients& grad_spatial,
+              const Gradients& grad_channel) {
   using Acc = acc_t<T>;
-  const Factor<Acc> a(spatial, "spatial_logits"), b(channel, "channel_logits");
+  const Factor<Acc> a(spatial, Axis::pixels, "spatial_logits"), b(channel, Axis::channels, "channel_logits");
   const auto g = as_map<const T>(grad, "grad");
   const auto maps = as_maps<const T>(features, "features");
   std::vector<Map<T>> grad_maps;
-  for (size_t k = 0, given = 0; k < features.size(); ++k) {
-    if (needed[k]) back_with_huge_pages(grad_features[given]);
-    grad_maps.push_back(needed[k] ? as_map<T>(grad_features[given++], "grad_features") : Map<T>{nullptr, 0, 0, 0});
+  for (const std::optional<Tensor>& t : grad_features) {
+    if (t) back_with_huge_pages(*t);
+    grad_maps.push_back(as_map<T>(t, "grad_features"));
   }
   const bool planar = g.sp == 1;
   const Factor<Acc>&along = planar ? a : b, &across = planar ? b : a;
   const int64_t batch = grad.size(0), channels = b.size, pixels = a.size, inputs = features.size();
   // Sums over pixels run in the lanes of a planar row, else one by one: shorter, or they lose float32's last digits.
   const int64_t tile = planar ? TILE : TILE / 4, tiles = ceil_div(pixels, tile);
-  std::vector<Acc> channel_sums(grad_channel ? batch * tiles * inputs * channels : 0);
+  const bool spatial_needed = any(grad_spatial), channel_needed = any(grad_channel);
+  std::vector<Acc> channel_sums(channel_needed ? batch * tiles * inputs * channels : 0);
 
   torch::stable::parallel_for(0, batch * tiles, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -165,34 +189,36 @@ void backward(const Tensor& grad, const std::vector<Tensor>& features, const Ten
         }
       });
       std::vector<Acc>&of_pixels = planar ? sums_across : sums_along, &of_channels = planar ? sums_along : sums_across;
-      if (grad_spatial)
-        a.write_gradient(n, first, count, of_pixels.data(), count, AnyMap(*grad_spatial, "grad_spatial"));
-      if (grad_channel) std::copy(of_channels.begin(), of_channels.end(), &channel_sums[unit * inputs * channels]);
+      if (spatial_needed) a.write_gradients(n, first, count, of_pixels.data(), count, grad_spatial);
+      if (channel_needed) std::copy(of_channels.begin(), of_channels.end(), &channel_sums[unit * inputs * channels]);
     }
   });
 
-  if (grad_channel) {
-    const AnyMap dq(*grad_channel, "grad_channel");
+  if (channel_needed) {
     for (int64_t n = 0; n < batch; ++n) {
       std::vector<double> total(inputs * channels);
       for (int64_t unit = n * tiles; unit < (n + 1) * tiles; ++unit)
         for (int64_t i = 0; i < inputs * channels; ++i) total[i] += channel_sums[unit * inputs * channels + i];
-      b.write_gradient(n, 0, channels, total.data(), channels, dq);
+      b.write_gradients(n, 0, channels, total.data(), channels, grad_channel);
     }
   }
 }
 
-void progressive_fusion_forward(std::vector<Tensor> features, Tensor spatial, Tensor channel, Tensor out) {
+void progressive_fusion_forward(std::vector<Tensor> features, std::vector<Tensor> spatial, std::vector<Tensor> channel,
+                                Tensor out) {
   dispatch(out.scalar_type(), "progressive_fusion",
            [&](auto t) { forward<decltype(t)>(features, spatial, channel, out); });
 }
 
-void progressive_fusion_backward(Tensor grad, std::vector<Tensor> features, Tensor spatial, Tensor channel,
-                                 std::vector<Tensor> grad_features, std::vector<bool> needed,
-                                 std::optional<Tensor> grad_spatial, std::optional<Tensor> grad_channel) {
-  dispatch(grad.scalar_type(), "progressive_fusion", [&](auto t) {
-    backward<decltype(t)>(grad, features, spatial, channel, grad_features, needed, grad_spatial, grad_channel);
-  });
+// `grads` are those `needed` of the features, the spatial and the channel logits.
+void progressive_fusion_backward(Tensor grad, std::vector<Tensor> features, std::vector<Tensor> spatial,
+                                 std::vector<Tensor> channel, std::vector<Tensor> grads, std::vector<bool> needed) {
+  Gradients of[3];
+  auto next = grads.begin();
+  for (size_t i = 0; i < needed.size(); ++i)
+    of[i / features.size()].push_back(needed[i] ? std::optional<Tensor>(*next++) : std::nullopt);
+  dispatch(grad.scalar_type(), "progressive_fusion",
+           [&](auto t) { backward<decltype(t)>(grad, features, spatial, channel, of[0], of[1], of[2]); });
 }
 
 }  // namespace
