@@ -124,19 +124,28 @@ def cotangents(outputs: Iterable[Tensor], seed: int = 1) -> list[Tensor]:
     return [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in outputs]
 
 
-def gradients(
+def both_passes(
     function: Callable[[Sequence[Any]], list[Tensor]],
     arguments: Sequence[Any],
     outputs_grad: Callable[[list[Tensor]], list[Tensor]] | Sequence[Tensor] = cotangents,
     wanted: Sequence[bool] | None = None,
-) -> list[Tensor]:
-    """The gradient of each tensor of `arguments`, or of those `wanted`; `outputs_grad` may be a function."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The outputs, and the gradient of each tensor of `arguments`, or of those `wanted`.
+
+    `outputs_grad` are the gradients of the outputs, or a function that makes them.
+    """
     given = tensors(arguments)
     asked = [True] * len(given) if wanted is None else wanted
     leaves = [t.detach().requires_grad_(a) for t, a in zip(given, asked, strict=True)]
     outputs = function(with_tensors(arguments, leaves))
     grads = outputs_grad(outputs) if callable(outputs_grad) else outputs_grad
-    return list(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf.requires_grad], grads))
+    found = torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf.requires_grad], grads)
+    return [output.detach() for output in outputs], list(found)
+
+
+def gradients(*arguments: Any, **keywords: Any) -> list[Tensor]:
+    """The second of what `both_passes` returns."""
+    return both_passes(*arguments, **keywords)[1]
 
 
 def doubled(arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -177,11 +186,10 @@ def disagreement(
 def check(case: Case, arguments: Sequence[Any], backend: str) -> tuple[list[Tensor], list[Tensor]]:
     """The outputs of the case on `backend`, and the gradients; an AssertionError where one is outside the budget."""
     with afa_kernels.use_backend(backend):  # a backward pass runs on the backend of its own moment
-        outputs = case(arguments, backend)
-        upstream = cotangents(outputs)
-        grads = gradients(lambda a: case(a, backend), arguments, upstream)
+        outputs, grads = both_passes(lambda a: case(a, backend), arguments)
+    upstream = cotangents(outputs)
     oracles, eagers = (
-        case(a, "reference") + gradients(lambda a: case(a, "reference"), a, given)
+        list(itertools.chain(*both_passes(lambda a: case(a, "reference"), a, given)))
         for a, given in ((doubled(arguments), [g.double() for g in upstream]), (arguments, upstream))
     )
     arithmetic = torch.promote_types(outputs[0].dtype, torch.float32)
@@ -762,6 +770,8 @@ CASES: tuple[Case, ...] = (
 
 WITHOUT_GRADIENT = ("scale_space_labels", "scale_space_accumulate")
 
+SIXTEENTHS = tuple(k / 8 for k in range(1, 17))
+SIXTEEN_LARGE = tuple((16 * k, 32 * k) for k in range(1, 17))
 # Calls of the sizes of real networks, whose launches are compiled offline and looked at, and never run: for every
 # operation sizes that 16 divides, with `thorough`, and sizes that it does not, in both memory formats.
 LARGE_CASES: tuple[Case, ...] = (
@@ -775,6 +785,9 @@ LARGE_CASES: tuple[Case, ...] = (
         for name, shape in (("sizes divide by 16", (2, 64, 256, 512)), ("odd sizes", (2, 67, 129, 253)))
         for layout in ("contiguous", "channels_last")
     ),
+    _progressive("eight inputs", 8, (1, 64, 256, 512)),
+    _progressive("sixteen inputs, odd sizes, contiguous", 16, (1, 67, 129, 253)),
+    _progressive("sixteen inputs, odd sizes, channels_last", 16, (1, 67, 129, 253), layouts=("channels_last",)),
     *(
         _pool(f"{name}, {layout}", shape, layouts=(layout,), thorough=name == "sizes divide by 16")
         for name, shape in (("sizes divide by 16", (2, 64, 256, 512)), ("odd sizes", (2, 67, 129, 253)))
@@ -818,21 +831,23 @@ LARGE_CASES: tuple[Case, ...] = (
     _render("opacities, odd sizes", ((65, 127), (129, 253)), (65, 127), channels=19, dtypes=DTYPES, resize="opacities"),
     _render(
         "sixteen scales",
-        tuple((16 * k, 32 * k) for k in range(1, 17)),
+        SIXTEEN_LARGE,
         (128, 256),
         channels=32,
         batch=1,
-        dtypes=DTYPES[:2],
+        dtypes=DTYPES,
     ),
     _render(
         "sixteen scales by opacities",
-        tuple((16 * k, 32 * k) for k in range(1, 17)),
+        SIXTEEN_LARGE,
         (128, 256),
         channels=32,
         batch=1,
-        dtypes=DTYPES[:2],
+        dtypes=DTYPES,
         resize="opacities",
     ),
+    _hierarchical("sixteen scales", SIXTEENTHS, full=(128, 256), batch=1, channels=32, dtypes=DTYPES[:2]),
+    _cross_entropy("sixteen scales", SIXTEEN_LARGE, (256, 512), (128, 256), 1, 32, dtypes=DTYPES[:2]),
     *(
         _hierarchical(f"{name}, {layout}", (0.5, 1.0, 2.0), full=full, channels=channels, layouts=(layout,))
         for name, full, channels in (("sizes divide by 16", (128, 256), 32), ("odd sizes", (131, 253), 19))

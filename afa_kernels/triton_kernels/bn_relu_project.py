@@ -272,7 +272,7 @@ def forward(
             _merge_kernel[(triton.cdiv(channels, 32),)](
                 hidden, means, squares, mean, variance,
                 strides, batch * parts, batch * pixels, channels, pixels, parts, STEPS * tile["BLOCK_P"],
-                BLOCK_C=32, BLOCK_B=32, arithmetic=arithmetic,
+                BLOCK_C=32, BLOCK_B=32, num_warps=8, arithmetic=arithmetic,
             )  # fmt: skip
         _project_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
             hidden, weight, bias, project_weight, mean, variance, logits, strides, channels, pixels,

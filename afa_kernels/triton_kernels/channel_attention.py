@@ -10,7 +10,7 @@ from torch import Tensor
 from afa_kernels.triton_kernels.bn_relu_project import norm, rectify
 from afa_kernels.triton_kernels.launch import on_device_of
 
-BLOCKS = {"BLOCK_M": 16, "BLOCK_C": 32, "BLOCK_O": 64}
+BLOCKS = {"BLOCK_M": 16, "BLOCK_C": 32, "BLOCK_O": 64, "num_warps": 8}
 
 
 # One program computes BLOCK_O outputs of one image, and for them every hidden unit, BLOCK_M at a time.

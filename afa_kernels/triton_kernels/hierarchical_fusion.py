@@ -125,7 +125,8 @@ def _opacities_backward_kernel(
 
 def forward(predictions: list[Tensor], attentions: list[Tensor], premultiplied: bool, out: Tensor) -> None:
     batch, channels, height, width = out.shape
-    tile = heuristics(channels, width, len(predictions), layout.memory_format(out) == torch.channels_last)
+    channels_last = layout.memory_format(out) == torch.channels_last
+    tile = heuristics(channels, width, len(predictions), channels_last, out.itemsize)
     with on_device_of(out):
         _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
             tuple(predictions), tuple(attentions), out,
@@ -152,7 +153,7 @@ def backward(
     scales = len(predictions)
     weights = grad.new_empty((batch, scales, height, width), dtype=dtype) if grad_predictions else None
     grad_opacities = grad.new_empty((batch, scales - 1, height, width), dtype=dtype) if grad_attentions else None
-    tile = heuristics(channels, width, scales, layout.memory_format(grad) == torch.channels_last)
+    tile = heuristics(channels, width, scales, layout.memory_format(grad) == torch.channels_last, grad.itemsize)
     with on_device_of(grad):
         _opacities_backward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
             grad, tuple(predictions), tuple(attentions), weights, grad_opacities,

@@ -11,7 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels.attentive_fusion import gate, heuristics
+from afa_kernels.triton_kernels import attentive_fusion
+from afa_kernels.triton_kernels.attentive_fusion import gate
 from afa_kernels.triton_kernels.launch import on_device_of
 
 
@@ -141,10 +142,26 @@ def _channel_kernel(
     _write_gradients(q, q_strides, dq, n, channels, c, sums, b, inside_c, K, arithmetic)
 
 
+def heuristics(inputs: int, channels: int, channels_last: bool, itemsize: int, aligned: bool = True) -> dict[str, int]:
+    """BLOCK_C, BLOCK_P and the number of warps: those of attentive_fusion, or smaller tiles, that spill no registers.
+
+    Of many inputs, for a thread holds up to three values of each for every element; and in the backward pass of
+    channels_last where addresses are not `aligned`.
+    """
+    tile = attentive_fusion.heuristics(channels, channels_last, itemsize)
+    if inputs <= 4:
+        return tile if aligned or not channels_last else {**tile, "BLOCK_P": tile["BLOCK_P"] // 2}
+    elements = 32 * tile["num_warps"] * (2 if inputs <= 8 else 1)
+    if channels_last:
+        return {**tile, "BLOCK_C": 16, "BLOCK_P": elements // 16}
+    return {**tile, "BLOCK_C": elements // 64, "BLOCK_P": 64}
+
+
 def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor], out: Tensor) -> None:
     batch, channels, height, width = out.shape
     pixels = height * width
-    tile = heuristics(channels, layout.memory_format(out) == torch.channels_last, out.itemsize)
+    channels_last = layout.memory_format(out) == torch.channels_last
+    tile = heuristics(len(features), channels, channels_last, out.itemsize)
     with on_device_of(out):
         _forward_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
             tuple(features), tuple(spatial_logits), tuple(channel_logits), out,
@@ -164,9 +181,7 @@ def backward(
     batch, channels, height, width = grad.shape
     pixels = height * width
     channels_last = layout.memory_format(grad) == torch.channels_last
-    tile = heuristics(channels, channels_last, grad.itemsize)
-    if channels_last and channels % 8 != 0:  # where addresses are not aligned, they take too many registers
-        tile["BLOCK_P"] //= 2
+    tile = heuristics(len(features), channels, channels_last, grad.itemsize, aligned=channels % 8 == 0)
     blocks = triton.cdiv(pixels, tile["BLOCK_P"])
     inputs = len(features)
     given = iter(grads)

@@ -49,7 +49,8 @@ def _forward_kernel(
 
 def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool) -> None:
     batch, channels, height, width = rendered.shape
-    tile = heuristics(channels, width, 1, layout.memory_format(rendered) == torch.channels_last)
+    channels_last = layout.memory_format(rendered) == torch.channels_last
+    tile = heuristics(channels, width, 1, channels_last, rendered.itemsize)
     with on_device_of(rendered):
         _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
             None if first else rendered, None if first else transmittance, prediction, weight, rendered, transmittance,

@@ -166,7 +166,7 @@ def forward(
     channels = predictions[0].shape[1]
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     channels_last = layout.memory_format(predictions[0]) == torch.channels_last
-    tile = heuristics(channels, width, len(predictions), channels_last)
+    tile = heuristics(channels, width, len(predictions), channels_last, maps.itemsize)
     with on_device_of(losses):
         _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
             tuple(predictions), maps, target, weight, losses, lse,
@@ -200,7 +200,8 @@ def backward(
     weights_out = maps.new_empty(resized) if any(needed) else None
     grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
     memory_format = layout.memory_format(predictions[0])
-    tile = heuristics(channels, width, len(predictions), memory_format == torch.channels_last)
+    channels_last = memory_format == torch.channels_last
+    tile = heuristics(channels, width, len(predictions), channels_last, maps.itemsize)
     wanted = [k for k, is_needed in enumerate(needed) if is_needed]
     sources = [x.shape[2] for x in grad_predictions]
     for owned, first, last in bands(height, sources, BAND_BYTES // (batch * channels * width * maps.itemsize)):

@@ -93,7 +93,7 @@ def forward(
     channels = predictions[0].shape[1]
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     channels_last = layout.memory_format(predictions[0]) == torch.channels_last
-    tile = heuristics(channels, width, len(predictions), channels_last)
+    tile = heuristics(channels, width, len(predictions), channels_last, maps.itemsize)
     with on_device_of(labels):
         _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
             tuple(predictions), maps, labels, values,

@@ -170,29 +170,41 @@ def _maps_backward_kernel(
         for k in tl.static_range(K):
             tl.store(weights_out + (n * K + k) * height * width + p, weights[k], mask=inside_x)
     if grad_maps_out is not None:
+        # Four scales at a time: the indices and shares of more would not fit in the registers.
         sums = ()  # over the channels, of grad up(pred_k): the gradient that reaches w_k
-        for _ in tl.static_range(K):
-            sums = sums + (tl.zeros([1, BLOCK_P], arithmetic),)
-        for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
-            c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
-            inside = (c < channels) & inside_x
-            g = tl.load(grad + n * grad_n + c * grad_c + p * grad_p, mask=inside, other=0.0).to(arithmetic)
-            added = ()
-            for k in tl.static_range(K):
-                prediction = sample(
-                    predictions[k], strides[k], sizes[k], n, c, y, x, out_size, inside, same_sizes[k], arithmetic
-                )
-                added = added + (sums[k] + tl.sum(g * prediction, axis=0)[None, :],)
-            sums = added
+        for first_k in tl.static_range(0, K, 4):
+            part = ()
+            for k in tl.static_range(first_k, first_k + 4):
+                if k < K:
+                    part = part + (tl.zeros([1, BLOCK_P], arithmetic),)
+            for first in range(0, channels, BLOCK_C):
+                c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
+                inside = (c < channels) & inside_x
+                g = tl.load(grad + n * grad_n + c * grad_c + p * grad_p, mask=inside, other=0.0).to(arithmetic)
+                added = ()
+                for k in tl.static_range(first_k, first_k + 4):
+                    if k < K:
+                        prediction = sample(
+                            predictions[k], strides[k], sizes[k], n, c, y, x, out_size, inside, same_sizes[k],
+                            arithmetic,
+                        )  # fmt: skip
+                        added = added + (part[k - first_k] + tl.sum(g * prediction, axis=0)[None, :],)
+                part = added
+            sums = sums + part
         store_map_gradients(grad_maps_out, n, p, out_size, sums, opacities, lefts, inside_x, K, resize_opacities)
 
 
 @triton.jit
-def _share(i, dst, size, size_out, arithmetic: tl.constexpr):
+def _share(i, dst, size, size_out, same_size: tl.constexpr, arithmetic: tl.constexpr):
     """Whether the output pixel dst reads the source pixel i along one axis, and with which share."""
-    first, second, share = _source(dst, size, size_out, arithmetic)
-    reads = ((first == i) | (second == i)) & (dst < size_out)
-    return reads, tl.where(first == i, 1.0 - share, 0.0) + tl.where(second == i, share, 0.0)
+    if same_size:
+        reads = (dst == i) & (dst < size_out)
+        share = tl.where(reads, 1.0, 0.0).to(arithmetic)
+    else:
+        first, second, of_second = _source(dst, size, size_out, arithmetic)
+        reads = ((first == i) | (second == i)) & (dst < size_out)
+        share = tl.where(first == i, 1.0 - of_second, 0.0) + tl.where(second == i, of_second, 0.0)
+    return reads, share
 
 
 @triton.jit
@@ -235,11 +247,11 @@ def _gather_kernel(
     total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
     for down in range(0, readers_y):
         y = first_y + down
-        reads_y, share_y = _share(row, y, height, height_out, arithmetic)
+        reads_y, share_y = _share(row, y, height, height_out, same_size, arithmetic)
         if reads_y:
             for right in range(0, readers_x):
                 x = first_x + right
-                reads_x, share_x = _share(column, x, width, width_out, arithmetic)  # [1, BLOCK_P]
+                reads_x, share_x = _share(column, x, width, width_out, same_size, arithmetic)  # [1, BLOCK_P]
                 p = y * width_out + x
                 at = grad + n * grad_n + c * grad_c + ((y - first_grad_row) * width_out + x) * grad_p
                 g = tl.load(at, mask=reads_x & inside, other=0.0).to(arithmetic)  # [BLOCK_C, BLOCK_P]
@@ -251,12 +263,12 @@ def _gather_kernel(
     tl.store(out_at, total.to(out.dtype.element_ty), mask=inside)
 
 
-def heuristics(channels: int, width: int, scales: int, channels_last: bool) -> dict[str, int]:
-    """BLOCK_C and BLOCK_P: at most 256 elements, or 128 of many scales, whose indices must stay in registers.
+def heuristics(channels: int, width: int, scales: int, channels_last: bool, itemsize: int) -> dict[str, int]:
+    """BLOCK_C and BLOCK_P: at most 256 elements, or 128 of many scales or of float64, which must stay in registers.
 
-    The longer side lies along the axis that is contiguous in memory.
+    The longer side lies along the axis that is contiguous in memory. `itemsize` is that of the predictions' type.
     """
-    most = 256 if scales <= 4 else 128
+    most = 256 if scales <= 4 and itemsize < 8 else 128
     whole_c, whole_p = triton.next_power_of_2(channels), triton.next_power_of_2(width)
     if channels_last:
         block_c = min(whole_c, 64)
@@ -270,7 +282,8 @@ def forward(
 ) -> None:
     batch, channels, height, width = out.shape
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
-    tile = heuristics(channels, width, len(predictions), layout.memory_format(out) == torch.channels_last)
+    channels_last = layout.memory_format(out) == torch.channels_last
+    tile = heuristics(channels, width, len(predictions), channels_last, out.itemsize)
     with on_device_of(out):
         _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
             tuple(predictions), maps, out,
@@ -298,7 +311,8 @@ def backward(
     resized = (batch, len(predictions), height, width)
     weights_out = maps.new_empty(resized) if any(needed) else None
     grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
-    tile = heuristics(channels, width, len(predictions), layout.memory_format(grad) == torch.channels_last)
+    channels_last = layout.memory_format(grad) == torch.channels_last
+    tile = heuristics(channels, width, len(predictions), channels_last, grad.itemsize)
     with on_device_of(grad):
         _maps_backward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
             grad, tuple(predictions), maps, weights_out, grad_maps_out,
@@ -344,7 +358,7 @@ def gather(
     begin, end = rows or (0, out_height)
     size, size_out = size_of(out), (height, grad.shape[3])
     readers_y, readers_x = (1 if size == size_out else triton.cdiv(2 * o, i) + 2 for i, o in zip(size, size_out))
-    tile = heuristics(channels, width, 1, layout.memory_format(out) == torch.channels_last)
+    tile = heuristics(channels, width, 1, layout.memory_format(out) == torch.channels_last, out.itemsize)
     blocks = triton.cdiv(width, tile["BLOCK_P"])
     with on_device_of(grad):
         _gather_kernel[((end - begin) * blocks, triton.cdiv(channels, tile["BLOCK_C"]), batch)](

@@ -132,7 +132,7 @@ def _backward_kernel(
 
 def heuristics(itemsize: int) -> dict[str, int]:
     """BLOCK_P and the number of warps: 16 bytes or more of each scale a thread, in types of `itemsize` bytes."""
-    return {"BLOCK_P": 256 if itemsize >= 4 else 512, "num_warps": 2}
+    return {"BLOCK_P": 1024 // itemsize, "num_warps": 2}
 
 
 def forward(
