@@ -23,17 +23,18 @@ test: $(VENV)/installed
 	  echo "TRITON_INTERPRET=1: the Triton kernels in Triton's interpreter" && \
 	  TRITON_INTERPRET=1 $(PY) -m pytest tests --ignore tests/test_backends.py -n auto --maxprocesses 8 && \
 	  echo "ttsem: the Triton kernels' IR, with every access and race checked" && \
-	  $(PY) -m pytest tests/ttsem && \
+	  $(PY) -m pytest tests/ttsem -n auto --maxprocesses 8 && \
 	  echo "gate: the Triton kernels compiled for GPUs that are not here" && \
 	  $(PY) -m pytest tests/gate; \
 	else echo "Triton's three sessions are skipped: the package triton is not installed here"; fi
 
-# Every target and element type; gate-record rewrites the registers, shared memory and occupancy that the gate compares.
+# Every target and element type; gate-record compiles
+# what has changed, and rewrites the registers, shared memory and occupancy that the gate compares.
 gate: $(VENV)/installed
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/gate
 
 gate-record: $(VENV)/installed
-	$(PY) tests/gate/offline.py --write
+	$(PY) tests/gate/offline.py
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 import afa_kernels
 from afa_kernels.ops import scale_space_cross_entropy
 from afa_kernels.testing import WITHOUT_GRADIENT, Case, cotangents, listed, operation, tensors
-from benchmarks.shapes import EAGER, resize
+from benchmarks.shapes import EAGER, Shape, resize
 
 RECORD = Path(__file__).parent / "results" / "traffic.json"
 SECTOR = 32
@@ -38,7 +38,7 @@ POOLING = ("global_avg_max_pool", "channel_attention")
 
 # Small enough for the interpreter, large enough that blocks and borders cost what they cost at any size.
 _FUSION = ((1, 32, 32, 64), (1, 32, 32, 64), (1, 1, 32, 64), (1, 32, 1, 1))
-_SCALES = ([(1, 8, 8, 32), (1, 8, 16, 64)], (1, 2, 8, 32))
+_SCALES: tuple[list[Shape], Shape] = ([(1, 8, 8, 32), (1, 8, 16, 64)], (1, 2, 8, 32))
 TRAFFIC_CASES: tuple[Case, ...] = (
     Case("attentive_fusion", "NCHW", _FUSION),
     Case("attentive_fusion", "channels_last", _FUSION, layouts=("channels_last",)),
@@ -119,7 +119,7 @@ def _counted_launches(traffic: Traffic) -> Iterator[None]:
     touched: dict[str, list[np.ndarray]] = {}
 
     def counting(name: str, kinds: Sequence[str], mask_at: int) -> Any:
-        """The builder's method `name` with its accesses noted. Its mask is the argument `mask_at` after the pointers."""
+        """The builder's method `name`, its accesses noted; the mask comes `mask_at` arguments behind the pointers."""
         access, pointers_at = getattr(builder, name), int(name == "create_atomic_rmw")
 
         def noted(self: Any, *arguments: Any, **named: Any) -> Any:

@@ -222,10 +222,11 @@ def on_cpu() -> Iterator[None]:
 
     Inductor itself then launches the first configuration of each.
     """
+    guards: Any = torch._C._dynamo.guards
     libdevice = types.SimpleNamespace(exp=lambda x: tl.exp(x), rsqrt=lambda x: tl.rsqrt(x))
     with (
         mock.patch.object(triton_helpers, "libdevice", libdevice),
-        mock.patch.object(torch._C._dynamo.guards, "_empty_strided_cuda", torch._C._dynamo.guards._empty_strided_cpu),
+        mock.patch.object(guards, "_empty_strided_cuda", guards._empty_strided_cpu),
         mock.patch.object(torch._C, "_cuda_getCurrentRawStream", lambda index: 0),
         mock.patch.object(torch.cuda, "_DeviceGuard", lambda index: contextlib.nullcontext()),
         mock.patch.object(torch.cuda, "set_device", lambda index: None),

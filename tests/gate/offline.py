@@ -1,9 +1,12 @@
 """Compile every launch of the large cases for GPUs that are not here, and read what the compiler made of it.
 
-    python tests/gate/offline.py --write      rewrites resources.json, for every target
+    python tests/gate/offline.py      compiles what has changed since resources.json was written, and rewrites it
 
 What is compiled is what would be launched: the launchers run on CPU tensors, and each launch they make is taken in
 place of being made. Nothing runs, so nothing here is a time.
+
+The compiler is deterministic. resources.json has a digest of what went into each compilation, Triton's own IR of the
+kernel and the compiler's options; where these are the same under the same Triton, so is what comes out.
 """
 
 from __future__ import annotations
@@ -11,21 +14,24 @@ from __future__ import annotations
 import argparse
 import collections
 import concurrent.futures
+import functools
+import hashlib
 import json
 import multiprocessing
 import os
 import pkgutil
 import re
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 import triton
+from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
@@ -74,6 +80,21 @@ def source(launch: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, Any]
     return ASTSource(kernel, signature, constants, attributes), options.__dict__
 
 
+def front_end(launch: Launch, target: GPUTarget) -> str:
+    """Triton's IR of the launch, before any pass and without line numbers. It depends on the target's vendor only."""
+    ast, options = source(launch, target)
+    backend, context = make_backend(target), ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    options = backend.parse_options(options)
+    implementation = backend.get_codegen_implementation(options)
+    return ast.make_ir(target, options, implementation, backend.get_module_map(), context).str_nodebug()
+
+
+def digest(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
 def compiled(launch: Launch, name: str) -> dict[str, Any]:
     """The resources of the compiled launch on the target `name`."""
     ast, options = source(launch, TARGETS[name])
@@ -87,7 +108,7 @@ def nvidia(kernel: Any, name: str, threads: int) -> dict[str, Any]:
         file.write(kernel.asm["cubin"])
         file.flush()
         usage = run(TOOLS / "cuobjdump", "-res-usage", file.name)
-        machine_code = run(TOOLS / "nvdisasm", "-c", file.name)
+        machine_code = run(TOOLS / "nvdisasm", "-c", "-ndf", file.name)
     found = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
     accesses = collections.Counter(re.findall(r"\b(LDG|STG|LDL|STL)\b([.\w]*)", machine_code))
 
@@ -155,65 +176,99 @@ def kernels() -> set[str]:
     return found
 
 
-def plan(targets: Sequence[str], dtypes: Sequence[str] | None = None) -> dict[str, list[tuple[Launch, str]]]:
-    """Every launch of the large cases for the targets by a name, launches that compile to the same once per target."""
-    seen: set[Any] = set()
-    found: dict[str, list[tuple[Launch, str]]] = collections.defaultdict(list)
-    for case in LARGE_CASES:
-        for given in case.dtypes:
-            kinds = {str(d).removeprefix("torch.") for d in (given if isinstance(given, tuple) else (given,))}
-            if dtypes is not None and not kinds <= set(dtypes):
-                continue
-            dtype = "+".join(sorted(kinds))
-            counts: collections.Counter[str] = collections.Counter()
-            for launch in launches(case, given):
-                counts[title(launch)] += 1
-                name = f"{case} | {dtype} | {title(launch)} {counts[title(launch)]}"
-                for target in targets:
-                    ast, options = source(launch, TARGETS[target])
-                    key = target, ast.hash(), str(sorted(options.items(), key=str))
-                    if key not in seen:
-                        seen.add(key)
-                        found[name].append((launch, target))
-    return found
+@dataclass(frozen=True)
+class Compilation:
+    """A launch of a large case to be compiled for a target."""
+
+    name: str
+    dtypes: frozenset[str]
+    launch: Launch
+    target: str
+    digest: str
 
 
-_PLAN: dict[str, list[tuple[Launch, str]]] = {}
+CALLS = [(case, dtypes) for case in LARGE_CASES for dtypes in case.dtypes]
 
 
-def _compile(name: str, index: int) -> tuple[str, str, dict[str, Any]]:
-    launch, target = _PLAN[name][index]
-    return name, target, compiled(launch, target)
+def _front_ends(i: int) -> list[tuple[str, str]]:
+    """Of the launches of CALLS[i] the digests of what the front end makes for NVIDIA's GPUs and for AMD's."""
+    first = [next(iter(targets.values())) for targets in (NVIDIA, AMD)]
+    return [tuple(digest(front_end(launch, target)) for target in first) for launch in launches(*CALLS[i])]  # type: ignore[misc]
 
 
-def resources(
-    targets: Iterable[str], processes: int = os.cpu_count() or 1, dtypes: Sequence[str] | None = None
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """By launch, by target: what `compiled` reads. In processes that are forked, so that the plan is theirs."""
-    _PLAN.update(plan(list(targets), dtypes))
-    jobs = [(name, i) for name, todo in _PLAN.items() for i in range(len(todo))]
-    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in _PLAN}
+def workers() -> concurrent.futures.ProcessPoolExecutor:
+    """As many as there are cores, forked, so that they know what this process knows; but OpenMP's threads do not."""
+    context = multiprocessing.get_context("fork")
+    return concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context, torch.set_num_threads, (1,))
+
+
+@functools.cache
+def plan() -> tuple[Compilation, ...]:
+    """Every launch of the large cases for every target; those that compile to the same once."""
+    with workers() as pool:
+        made_of = list(pool.map(_front_ends, range(len(CALLS))))
+    found: dict[tuple[str, str], Compilation] = {}
+    for (case, given), digests in zip(CALLS, made_of, strict=True):
+        dtypes = frozenset(str(d).removeprefix("torch.") for d in (given if isinstance(given, tuple) else (given,)))
+        counts: collections.Counter[str] = collections.Counter()
+        for launch, by_vendor in zip(launches(case, given), digests, strict=True):
+            counts[title(launch)] += 1
+            name = f"{case} | {'+'.join(sorted(dtypes))} | {title(launch)} {counts[title(launch)]}"
+            for target in TARGETS:
+                options = sorted(source(launch, TARGETS[target])[1].items(), key=str)
+                key = target, digest(by_vendor[target in AMD], options)
+                found.setdefault(key, Compilation(name, dtypes, launch, *key))
+    return tuple(found.values())
+
+
+def _compile(i: int) -> dict[str, Any]:
+    return {"digest": plan()[i].digest, **compiled(plan()[i].launch, plan()[i].target)}
+
+
+Rows = dict[str, dict[str, dict[str, Any]]]
+
+
+def resources(chosen: Callable[[Compilation], bool]) -> Rows:
+    """By launch, by target: what `compiled` reads, of the `chosen`."""
+    jobs = [i for i, compilation in enumerate(plan()) if chosen(compilation)]
+    found: Rows = collections.defaultdict(dict)
     with (
         tempfile.TemporaryDirectory() as cache,
         mock.patch.dict(os.environ, TRITON_CACHE_DIR=cache),
-        concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool,
+        workers() as pool,
     ):
-        for name, target, result in pool.map(_compile, *zip(*jobs), chunksize=1):
-            found[name][target] = result
-    return found
+        for i, result in zip(jobs, pool.map(_compile, jobs), strict=True):
+            found[plan()[i].name][plan()[i].target] = result
+    return dict(found)
+
+
+@functools.cache
+def recorded() -> Rows:
+    """What the committed record has of this version of Triton."""
+    record = json.loads(RECORD.read_text())
+    return record["launches"] if record["triton"] == triton.__version__ else {}
+
+
+def as_recorded(compilation: Compilation) -> bool:
+    return recorded().get(compilation.name, {}).get(compilation.target, {}).get("digest") == compilation.digest
+
+
+def with_recorded(here: Rows) -> Rows:
+    """Of every launch on every target: what was compiled `here`, else the record of the same compilation."""
+    rows: Rows = {}
+    for compilation in plan():
+        name, target = compilation.name, compilation.target
+        rows.setdefault(name, {})[target] = here.get(name, {}).get(target) or recorded()[name][target]
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help=f"rewrite {RECORD.name}")
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--everything", action="store_true", help="compile also what has not changed")
     options = parser.parse_args()
-    found = {"triton": triton.__version__, "launches": resources(options.targets)}
-    text = dump(found)
-    if options.write:
-        RECORD.write_text(text)
-    else:
-        sys.stdout.write(text)
+    here = resources(lambda compilation: options.everything or not as_recorded(compilation))
+    print(f"{len(plan())} compilations, of them {sum(map(len, here.values()))} made now")
+    RECORD.write_text(dump({"triton": triton.__version__, "launches": with_recorded(here)}))
 
 
 def dump(record: dict[str, Any]) -> str:

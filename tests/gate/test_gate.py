@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import subprocess
 from typing import Any
@@ -15,10 +14,11 @@ import triton
 
 from afa_kernels.testing import CASES, LARGE_CASES, WITHOUT_GRADIENT
 
-# The session of continuous integration: float16 moves the bytes of bfloat16. AFA_KERNELS_GATE=all takes everything.
+# What is compiled at every run, beside all that is not as it was when resources.json was recorded. `make gate` and
+# AFA_KERNELS_GATE=all compile everything.
 EVERYTHING = os.environ.get("AFA_KERNELS_GATE") == "all"
-TARGETS = tuple(offline.TARGETS) if EVERYTHING else ("sm_80", "sm_90", "sm_120", "gfx942")
-DTYPES = ("float32", "bfloat16", "float16", "float64") if EVERYTHING else ("float32", "bfloat16")
+TARGETS = ("sm_90", "gfx942")
+DTYPES = frozenset(("float32", "bfloat16"))
 
 # Kernels that read and write less than 16 bytes at a time where sizes allow it, and why that is meant.
 NARROW = {
@@ -61,13 +61,18 @@ SPILLS = {
 }
 
 
+def at_every_run(compilation: offline.Compilation) -> bool:
+    return EVERYTHING or (compilation.target in TARGETS and compilation.dtypes <= DTYPES)
+
+
 @functools.cache
-def found() -> dict[str, dict[str, dict[str, Any]]]:
-    return {
-        name: by_target
-        for name, by_target in offline.resources(TARGETS, dtypes=DTYPES).items()
-        if by_target  # a launch that compiles to the same as an earlier one has none
-    }
+def compiled_here() -> offline.Rows:
+    return offline.resources(lambda compilation: at_every_run(compilation) or not offline.as_recorded(compilation))
+
+
+@functools.cache
+def found() -> offline.Rows:
+    return offline.with_recorded(compiled_here())
 
 
 def complain(problem: dict[tuple[str, str], Any]) -> None:
@@ -121,17 +126,31 @@ def test_wide_accesses() -> None:
 
 def test_resources_are_the_recorded_ones() -> None:
     """Registers, shared memory and occupancy as committed; after a change meant so, `make gate-record`."""
-    record = json.loads(offline.RECORD.read_text())
-    if record["triton"] != triton.__version__:
-        pytest.skip(f"{offline.RECORD.name} is of Triton {record['triton']}, here is {triton.__version__}")
+    record = offline.recorded()
+    if not record:
+        pytest.skip(f"{offline.RECORD.name} is of another version of Triton than {triton.__version__}")
     complain(
         {
-            (name, target): f"{result}, recorded {record['launches'].get(name, {}).get(target)}"
-            for name, by_target in found().items()
+            (name, target): f"{result}, recorded {record.get(name, {}).get(target)}"
+            for name, by_target in compiled_here().items()
             for target, result in by_target.items()
-            if record["launches"].get(name, {}).get(target) != result
+            if record.get(name, {}).get(target) != result
         }
     )
+    planned = {(compilation.name, compilation.target) for compilation in offline.plan()}
+    gone = {(name, target) for name, by_target in record.items() for target in by_target} - planned
+    assert not gone, f"recorded, and launched no more: {gone}"
+
+
+def test_a_changed_kernel_is_compiled() -> None:
+    """Its digest is another one; and the same again where nothing but the line numbers changed."""
+    case = next(case for case in LARGE_CASES if case.op == "attentive_fusion")
+    first, second = (offline.launches(case, torch.float32)[0] for _ in range(2))
+    target = offline.TARGETS["sm_90"]
+    assert offline.front_end(first, target) == offline.front_end(second, target)
+    second.keywords.update(BLOCK_P=512)
+    assert offline.front_end(first, target) != offline.front_end(second, target)
+    assert offline.digest("the same", [("num_warps", 4)]) != offline.digest("the same", [("num_warps", 8)])
 
 
 def test_a_spill_is_seen() -> None:
