@@ -324,10 +324,13 @@ class BnReluConv2d(torch.autograd.Function):
         out, mean, variance = below(*inputs)
         ctx.save_for_backward(hidden, weight, bias, conv_weight, mean, variance)
         ctx.mark_non_differentiable(mean, variance)
+        ctx.set_materialize_grads(False)  # for what has no gradient no zeros are made
         return out, mean, variance
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
         _, hidden, weight, bias, _, _, conv_weight, conv_bias, *_ = ctx.needs_input_grad
         needed = [hidden, weight, bias, conv_weight, conv_bias]
         grads = iter(_backward_op(grad, *ctx.saved_tensors, ctx.batch_statistics, *ctx.options, needed))

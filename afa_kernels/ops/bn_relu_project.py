@@ -153,7 +153,12 @@ def _backward(
     parameters = _parameters(hidden, weight, bias, project_weight)
     outputs = iter(grads)
     grad_hidden = next(outputs) if needed[0] else None
-    computed = [torch.empty_like(p) if wanted else None for p, wanted in zip(parameters, needed[1:])]
+    of_parameters = [next(outputs) if wanted else None for wanted in needed[1:]]
+    # In the type of the arithmetic, in place where that is the parameter's own.
+    computed = [
+        out if out is None else out.view(-1) if out.dtype == p.dtype else torch.empty_like(p)
+        for out, p in zip(of_parameters, parameters)
+    ]
     launch = backends.launcher("bn_relu_project_backward", hidden.device.type)
     launch(
         layout.walkable(grad, torch.contiguous_format),
@@ -164,9 +169,8 @@ def _backward(
         grad_hidden,
         *computed,
     )
-    for values in computed:
-        if values is not None:
-            out = next(outputs)
+    for out, values in zip(of_parameters, computed):
+        if out is not None and values is not None and out.dtype != values.dtype:
             out.copy_(values.view(out.shape))
     return grads
 
@@ -218,10 +222,13 @@ class BnReluProject(torch.autograd.Function):
         logits, mean, variance = below(*inputs)
         ctx.save_for_backward(hidden, weight, bias, project_weight, mean, variance)
         ctx.mark_non_differentiable(mean, variance)
+        ctx.set_materialize_grads(False)  # for what has no gradient no zeros are made
         return logits, mean, variance
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
         _, hidden, weight, bias, _, _, project, *_ = ctx.needs_input_grad
         needed = [hidden, weight, bias, project]
         grads = iter(_backward_op(grad, *ctx.saved_tensors, ctx.batch_statistics, *ctx.options, needed))

@@ -227,10 +227,13 @@ class ScaleSpaceCrossEntropy(torch.autograd.Function):
         losses, lse = below(*inputs)
         ctx.save_for_backward(*predictions, logits, target, weight, lse)
         ctx.mark_non_differentiable(lse)
+        ctx.set_materialize_grads(False)  # for what has no gradient no zeros are made
         return losses, lse
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
         *predictions, logits, target, weight, lse = ctx.saved_tensors
         needed = list(ctx.needs_input_grad[1 : len(predictions) + 2])
         options = ctx.ignore_index, ctx.phi, ctx.opaque_last, ctx.resize_opacities
