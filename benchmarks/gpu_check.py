@@ -51,8 +51,8 @@ def kernel(device: str) -> str:
 
 
 def run_tests(device: str, *arguments: str, wrapper: tuple[str, ...] = (), **environment: str) -> str:
-    """tests/test_ops.py on the device; what pytest said at the end."""
-    command = [*wrapper, sys.executable, "-m", "pytest", "-q", "tests/test_ops.py", *arguments]
+    """The tests marked `device`, on the device; what pytest said at the end."""
+    command = [*wrapper, sys.executable, "-m", "pytest", "-q", "tests", "-m", "device", *arguments]
     variables = {**os.environ, "AFA_KERNELS_TEST_DEVICE": device, **environment}
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     lines = (done.stdout + done.stderr).strip().splitlines()
@@ -62,7 +62,7 @@ def run_tests(device: str, *arguments: str, wrapper: tuple[str, ...] = (), **env
 
 
 def tests(device: str) -> str:
-    """The battery over the table of cases; on the CPU, where `make test` runs it all, a small part."""
+    """The battery and the recorded values; on the CPU, where `make test` runs it all, a small part of the battery."""
     parallel = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
     return run_tests(device, *(parallel if device == "cuda" else ["-k", "test_values and few_values"]))
 

@@ -6,7 +6,7 @@ TRITON_INTERPRET=1 pytest tests/test_ops.py tests/test_properties.py
 pytest tests/ttsem                                        the Triton kernels under a checker of memory and races
 pytest tests/gate                                         the Triton kernels compiled for GPUs that are not here
 
-and where there is a GPU a fifth (`make gpu-check`): AFA_KERNELS_TEST_DEVICE=cuda pytest tests/test_ops.py.
+and where there is a GPU a fifth (`make gpu-check`): AFA_KERNELS_TEST_DEVICE=cuda pytest tests -m device.
 
 AFA_KERNELS_REQUIRE=cpu makes a missing native library a failure; without it those tests are skipped with the reason.
 """
@@ -28,7 +28,7 @@ from afa_kernels.testing import DEVICE
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 # A test passes or fails by the code alone; --hypothesis-profile=explore draws new examples at every run.
-hypothesis.settings.register_profile("tests", max_examples=12 if INTERPRETED else 60, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("tests", max_examples=6 if INTERPRETED else 60, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile("tests")
 
@@ -48,6 +48,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # nor has the oracle
     config.addinivalue_line("markers", "once: not in the session of Triton's interpreter")
+    config.addinivalue_line("markers", "device: runs on AFA_KERNELS_TEST_DEVICE")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

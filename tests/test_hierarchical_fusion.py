@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
+import recorded
 import torch
 from torch import Tensor
 
 import afa_kernels
-from afa_kernels.testing import saved_storages
-
-GOLDEN = Path(__file__).parent / "golden"
+from afa_kernels.testing import DEVICE, saved_storages
 
 
 def row(*values: float) -> Tensor:
@@ -40,38 +36,34 @@ def test_fine_scales_are_resized_down_one_by_one(backend: str) -> None:
             torch.testing.assert_close(fused, row(0.25 * 8 + 0.75 * 3))
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", [path.stem for path in sorted(GOLDEN.glob("hma_*")) + sorted(GOLDEN.glob("nv_*"))])
-def test_golden(name: str, dtype: torch.dtype, backend: str) -> None:
+@pytest.mark.parametrize("name", recorded.names("hma_", "nv_"))
+def test_recorded(name: str, dtype: torch.dtype, backend: str) -> None:
     """The predictions, the auxiliary ones where there are, and the gradients of their loss."""
-    data = np.load(GOLDEN / f"{name}.npz")
-    scales = [float(s) for s in data["in.scales"]]
-    size = tuple(int(s) for s in data["in.image_size"])
+    record = recorded.load(name)
+    scales, size = record["in.scales"].tolist(), tuple(record["in.image_size"].tolist())
     variant = "nvidia" if name.startswith("nv_") else "afa"
-    kinds = ["pred", "attn"] + (["aux"] if f"in.aux_{scales[0]}" in data else [])
-    leaves = {
-        f"{kind}_{s}": torch.from_numpy(data[f"in.{kind}_{s}"]).to(dtype).requires_grad_()
-        for kind in kinds
-        for s in scales
-    }
+    kinds = ["pred", "attn"] + (["aux"] if f"in.aux_{scales[0]}" in record else [])
+    leaves = {f"{kind}_{s}": record[f"in.{kind}_{s}"].to(dtype).requires_grad_() for kind in kinds for s in scales}
     attentions = [leaves[f"attn_{s}"] for s in scales]
-    loss = torch.zeros((), dtype=dtype)
+    loss = torch.zeros((), dtype=dtype, device=DEVICE)
     budget = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
     with afa_kernels.use_backend(backend):
         for kind in (kind for kind in kinds if kind != "attn"):
             predictions = [leaves[f"{kind}_{s}"] for s in scales]
             fused = afa_kernels.hierarchical_fusion(predictions, attentions, scales, variant, size)
-            torch.testing.assert_close(fused.double(), torch.from_numpy(data[f"out.{kind}"]), **budget)
+            torch.testing.assert_close(fused.double(), record[f"out.{kind}"], **budget)
             share = 0.4 if kind == "aux" else 1.0
-            loss = loss + share * (fused * torch.from_numpy(data[f"cot.{kind}"]).to(dtype)).sum()
+            loss = loss + share * (fused * record[f"cot.{kind}"].to(dtype)).sum()
         if name == "hma_compose_2scales_train":  # whose loss has the resized predictions in it
             for s in scales:
                 resized = torch.nn.functional.interpolate(leaves[f"pred_{s}"], size, mode="bilinear")
-                loss = loss + 0.05 * (resized * torch.from_numpy(data[f"cot.pred_{s}_resized"]).to(dtype)).sum()
+                loss = loss + 0.05 * (resized * record[f"cot.pred_{s}_resized"].to(dtype)).sum()
         loss.backward()
     for key, leaf in leaves.items():
-        if f"gin.{key}" in data:
-            expected = torch.from_numpy(data[f"gin.{key}"]).double()
+        if f"gin.{key}" in record:
+            expected = record[f"gin.{key}"].double()
             assert leaf.grad is not None
             torch.testing.assert_close(leaf.grad.double(), expected, rtol=budget["rtol"], atol=budget["rtol"] / 10)
         else:

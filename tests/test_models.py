@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import recorded
 import torch
 import torch.multiprocessing
 from torch import Tensor, nn
@@ -21,12 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 import afa_kernels
 from afa_kernels.models import AFADLAUp, AFAIDAUp, AFALevelFusion
-
-GOLDEN = sorted(
-    path.stem
-    for path in (Path(__file__).parent / "golden").glob("*.npz")
-    if path.stem.startswith(("afaidaup", "afadlaup", "final"))
-)
+from afa_kernels.testing import DEVICE
 
 
 def recorded_model(name: str, note: str) -> nn.Module:
@@ -39,19 +34,18 @@ def recorded_model(name: str, note: str) -> nn.Module:
     return AFAIDAUp(16, channels, factors, norm)
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_golden(name: str, backend: str) -> None:
+@pytest.mark.device
+@pytest.mark.once
+@pytest.mark.parametrize("name", recorded.names("afaidaup", "afadlaup", "final"))
+def test_recorded(name: str, backend: str) -> None:
     """Outputs, gradients and buffers of the official code, from its own state dict."""
-    data = np.load(Path(__file__).parent / "golden" / f"{name}.npz")
-    meta = json.loads(str(data["meta"]))
+    record, meta = recorded.load(name), recorded.meta(name)
     dtype, tolerance = (torch.float64, 1e-6) if meta["dtype"] == "f8" else (torch.float32, 1e-4)
 
     def group(prefix: str) -> dict[str, Tensor]:
-        names = [key for key in data.files if key.startswith(prefix + ".")]
-        found = {key.removeprefix(prefix + "."): torch.from_numpy(np.array(data[key])) for key in names}
-        return {key: t.to(dtype) if t.is_floating_point() else t for key, t in found.items()}
+        return recorded.group(record, prefix, dtype)
 
-    model = recorded_model(name, meta["note"]).to(dtype)
+    model = recorded_model(name, meta["note"]).to(DEVICE, dtype)
     model.load_state_dict(group("w"), strict=True)
     model.train("train" in meta["note"].split())
     inputs = {key: t.requires_grad_() for key, t in group("in").items()}

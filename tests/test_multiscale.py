@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
+import recorded
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import afa_kernels
 from afa_kernels.nn import MultiScale, ScaleSpaceRendering
-from afa_kernels.testing import peak_bytes
+from afa_kernels.testing import DEVICE, peak_bytes
 
 SCALES = (0.5, 1.0, 1.5)
 
 
-def test_golden(backend: str) -> None:
+@pytest.mark.device
+def test_recorded(backend: str) -> None:
     """Training of dla-afa with its head: predictions, auxiliary predictions, gradients, statistics."""
-    data = np.load(Path(__file__).parent / "golden" / "ssr_compose_2scales_head_train.npz")
+    record = recorded.load("ssr_compose_2scales_head_train")
 
     def group(prefix: str) -> dict[str, Tensor]:
-        names = [key for key in data.files if key.startswith(prefix)]
-        found = {key.removeprefix(prefix): torch.from_numpy(np.array(data[key])) for key in names}
-        return {key: t.double() if t.is_floating_point() else t for key, t in found.items()}
+        return recorded.group(record, prefix, torch.float64)
 
-    fuse = ScaleSpaceRendering(8).double()
-    fuse.load_state_dict(group("w."), strict=True)
-    inputs = {key: t.requires_grad_() for key, t in group("in.").items() if t.is_floating_point() and key != "scales"}
-    expected, cotangents = group("out."), group("cot.")
+    fuse = ScaleSpaceRendering(8).to(DEVICE, torch.float64)
+    fuse.load_state_dict(group("w"), strict=True)
+    inputs = {key: t.requires_grad_() for key, t in group("in").items() if t.is_floating_point() and key != "scales"}
+    expected, cotangents = group("out"), group("cot")
     scales, size = (0.5, 1.0), (12, 16)
     with afa_kernels.use_backend(backend):
         features = [inputs[f"feat_{s}"] for s in scales]
@@ -43,17 +41,17 @@ def test_golden(backend: str) -> None:
             outputs[f"pred_{s}_resized"] = F.interpolate(inputs[f"pred_{s}"], size, mode="bilinear")
         loss = sum((1.0 if name == "pred" else 0.05) * (o * cotangents[name]).sum() for name, o in outputs.items())
         loss.backward()
-        twin = ScaleSpaceRendering(8).double()
-        twin.load_state_dict(group("w."))
+        twin = ScaleSpaceRendering(8).to(DEVICE, torch.float64)
+        twin.load_state_dict(group("w"))
         predictions = [inputs[f"pred_{s}"] for s in scales]
         torch.testing.assert_close(twin(predictions, features, scales, size), outputs["pred"])
     for name, output in outputs.items():
         torch.testing.assert_close(output, expected[name], rtol=1e-6, atol=1e-9)
-    for name, gradient in group("gin.").items():
+    for name, gradient in group("gin").items():
         torch.testing.assert_close(inputs[name].grad, gradient, rtol=1e-6, atol=1e-7)
-    for name, gradient in group("gw.").items():
+    for name, gradient in group("gw").items():
         torch.testing.assert_close(fuse.get_parameter(name).grad, gradient, rtol=1e-6, atol=1e-6)
-    for name, buffer in group("buf.").items():
+    for name, buffer in group("buf").items():
         torch.testing.assert_close(fuse.get_buffer(name), buffer, rtol=1e-6, atol=1e-9)
 
 
@@ -75,6 +73,7 @@ def model(fuse: str = "ssr", **options: object) -> MultiScale:
     return MultiScale(Network(), SCALES, fuse, head, **options).eval()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("size", [(24, 32), (21, 37)])
 @pytest.mark.parametrize("fuse", ["ssr", "hma", "mean"])
 def test_streaming_as_all_at_once(fuse: str, size: tuple[int, int], backend: str) -> None:
@@ -103,6 +102,7 @@ def test_streaming_as_all_at_once(fuse: str, size: tuple[int, int], backend: str
     torch.testing.assert_close(streamed, sum(weights[:, k : k + 1] * up[k] for k in range(3)))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("fuse", ["ssr", "hma", "mean"])
 def test_training(fuse: str, backend: str) -> None:
     """Over the training scales, with a gradient for every parameter that takes part."""

@@ -31,7 +31,7 @@ from afa_kernels.testing import (
     with_tensors,
 )
 
-pytestmark = pytest.mark.usefixtures("poisoned")
+pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.device]
 
 FIRST = list({case.op: case for case in reversed(CASES) if case.thorough}.values())  # one case per operation
 COMPOSED = ("channel_attention",)  # made of several dispatcher ops, which its own test file looks at

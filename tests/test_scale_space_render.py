@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
+import recorded
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +13,6 @@ from torch import Tensor
 import afa_kernels
 from afa_kernels.testing import saved_storages
 
-GOLDEN = Path(__file__).parent / "golden"
 LN2, LN4 = math.log(2), math.log(4)
 OPTIONS = [(resize, background) for resize in ("weights", "opacities") for background in ("none", "last")]
 
@@ -70,15 +68,11 @@ def test_gradient_by_hand(backend: str) -> None:
     assert [g.item() for g in grads] == pytest.approx([10 / 2, 3 * 10 / 2], rel=1e-14)
 
 
-def recorded(name: str) -> tuple[dict[str, Tensor], list[str]]:
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        record = {key: torch.from_numpy(file[key]) for key in file.files if key != "meta"}
-    return record, [key.removeprefix("in.pred_") for key in record if key.startswith("in.pred_")]
-
-
+@pytest.mark.device
 def test_recorded_inference(backend: str) -> None:
     """The paper's code over five scales, which resizes what the logits are made of to the size at scale 1."""
-    record, scales = recorded("ssr_compose_5scales_eval")
+    record = recorded.load("ssr_compose_5scales_eval")
+    scales = record["in.scales"].tolist()
     leaves = {f"{n}_{s}": record[f"in.{n}_{s}"].double().requires_grad_() for s in scales for n in ("pred", "feat")}
     size = leaves["feat_1.0"].shape[2:]
     logits = torch.cat([F.interpolate(leaves[f"feat_{s}"], size, mode="bilinear") for s in scales], dim=1)
@@ -87,9 +81,11 @@ def test_recorded_inference(backend: str) -> None:
     assert_recorded_gradients(leaves, out, record["cot.pred"].double(), record)
 
 
+@pytest.mark.device
 def test_recorded_training(backend: str) -> None:
     """The paper's code over two scales, its four auxiliary predictions rendered with the same logits."""
-    record, scales = recorded("ssr_compose_2scales_train")
+    record = recorded.load("ssr_compose_2scales_train")
+    scales = record["in.scales"].tolist()
     maps = ["pred", "feat", *(f"final_{{}}_{j}" for j in range(4))]
     names = [m.format(s) if "{}" in m else f"{m}_{s}" for s in scales for m in maps]
     leaves = {name: record[f"in.{name}"].double().requires_grad_() for name in names}

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
+import recorded
 import torch
 from torch import Tensor
 
 import afa_kernels
 from afa_kernels.testing import saved_storages
 
-GOLDEN = Path(__file__).parent / "golden"
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 
 # logits of one pixel, phi, background; then the weights and what is left
@@ -65,12 +63,12 @@ def test_gradient_by_hand(logits: tuple[float, ...], phi: str, expected: tuple[f
     assert grad.flatten().tolist() == pytest.approx(expected, rel=1e-13, abs=1e-13)
 
 
-@pytest.mark.parametrize("name", ["ssr_weights_2", "ssr_weights_3", "ssr_weights_5_f32"])
+@pytest.mark.device
+@pytest.mark.parametrize("name", recorded.names("ssr_weights_"))
 def test_recorded(name: str, backend: str) -> None:
     """The paper's code: its weights, and the gradients of its depths; those of the logits but for abs at 0."""
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        record = {key: torch.from_numpy(file[key]) for key in file.files if key != "meta"}
-    scales = [key.removeprefix("in.logit_") for key in record if key.startswith("in.logit_")]
+    record = recorded.load(name)
+    scales = record["in.scales"].tolist()
     dtype = record[f"out.attn_{scales[0]}"].dtype
     logits = [record[f"in.logit_{s}"].to(dtype).requires_grad_() for s in scales]
     weights, _ = afa_kernels.scale_space_weights(logits)
