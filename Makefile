@@ -28,8 +28,7 @@ test: $(VENV)/installed
 	  $(PY) -m pytest tests/gate; \
 	else echo "Triton's three sessions are skipped: the package triton is not installed here"; fi
 
-# Every target and element type; gate-record compiles
-# what has changed, and rewrites the registers, shared memory and occupancy that the gate compares.
+# Compiles everything again; gate-record what has changed, and rewrites the registers, shared memory and occupancy.
 gate: $(VENV)/installed
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/gate
 
