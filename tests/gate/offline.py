@@ -231,8 +231,9 @@ def plan() -> tuple[Compilation, ...]:
             counts[title(launch)] += 1
             name = f"{case} | {'+'.join(sorted(dtypes))} | {title(launch)} {counts[title(launch)]}"
             for target in TARGETS:
-                options = sorted(source(launch, TARGETS[target])[1].items(), key=str)
-                key = target, digest(by_vendor[target in AMD], options)
+                _, options = source(launch, TARGETS[target])
+                options = {**options, "extern_libs": None}  # Triton's own, by their paths on this machine
+                key = target, digest(by_vendor[target in AMD], sorted(options.items(), key=str))
                 found.setdefault(key, Compilation(name, dtypes, without_memory(launch), *key))
     return tuple(found.values())
 
