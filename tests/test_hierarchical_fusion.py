@@ -37,7 +37,7 @@ def test_fine_scales_are_resized_down_one_by_one(backend: str) -> None:
 
 
 @pytest.mark.device
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.once)])
 @pytest.mark.parametrize("name", recorded.names("hma_", "nv_"))
 def test_recorded(name: str, dtype: torch.dtype, backend: str) -> None:
     """The predictions, the auxiliary ones where there are, and the gradients of their loss."""

@@ -289,6 +289,7 @@ def test_compile(case: Case, kernel: str) -> None:
     assert_compiled_agrees(case, kernel, [case.inputs(torch.float32)], backend="aot_eager", dynamic=False)
 
 
+@once
 @over("case", FIRST)
 def test_compile_dynamic(case: Case, kernel: str) -> None:
     """One compilation serves every size."""
@@ -303,6 +304,7 @@ def test_compile_dynamic(case: Case, kernel: str) -> None:
     assert_compiled_agrees(case, kernel, calls, backend="aot_eager", dynamic=True)
 
 
+@once
 @over("case", FIRST)
 def test_compile_inductor(case: Case, kernel: str) -> None:
     assert_compiled_agrees(case, kernel, [case.inputs(torch.float32)], backend="inductor", dynamic=False)
