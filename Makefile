@@ -16,7 +16,7 @@ demo: $(VENV)/installed
 	$(PY) -m benchmarks.inference_memory --size 256 512 --plot demo/memory.png
 
 # Four sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, and the
-# gate compiles for GPUs that are not here. On two cores they take about 2, 6, 3 and 6 minutes.
+# gate compiles for GPUs that are not here. On two cores they take about 2, 4, 2 and 3 minutes.
 test: $(VENV)/installed
 	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests
 	@if $(PY) -c "import triton"; then \
