@@ -1,12 +1,18 @@
-"""What a DLA-34-shaped up-path saves, holds and takes in training, with and without afa_kernels.
+"""The memory of multi-scale inference by the number of scales, and of training an up-path.
 
-    python -m benchmarks.training_memory                                      both parts, about 10 minutes
-    python -m benchmarks.training_memory --parts losses                       one of them; the record keeps the other
-    python -m benchmarks.training_memory --plot docs/images/training.png      the losses of the record
+    python -m benchmarks.memory inference --record                  1024x2048, 19 classes; about a minute
+    python -m benchmarks.memory inference --size 256 512 --plot demo/memory.png
+    python -m benchmarks.memory training --record                   about 10 minutes
+    python -m benchmarks.memory training --parts losses --record    one of its parts; the record keeps the other
+    python -m benchmarks.memory training --plot docs/images/training.png      the losses of the record
 
-AFADLAUp over channels 32 to 512 and the fusion of its three finest levels, batch 3, at half the size of the image. The
-same network three times: on the chosen backend; on the backend "reference", which is plain PyTorch; and composed as in
-the official code, where every batch norm and ReLU is a module that saves for itself. Saved bytes are those of unique
+Inference: a network predicts at half the size of its input, coarse to fine at 0.5, 1, 1.5, 1.75 and 2 times the
+image's. What a call holds at most is counted in units of one rendered map, the network's predictions left out ("beyond
+the network's own") or, as `with predictions`, counted while they are needed. The official composition resizes every
+prediction to the image, keeps it until the weights of all scales are known, and adds them up. Exact counts of the
+allocator; resident bytes are how much the process grows, memory that native code takes for itself included.
+
+Training: the network of `networks.py` at batch 3 and half the size of the image. Saved bytes are those of unique
 storages that autograd's hooks see, peak bytes the allocator's, times medians of alternating steps. Then each trains for
 20 SGD steps from the same weights on the same data, whose target is the largest of the finest level's first channels.
 """
@@ -14,70 +20,131 @@ storages that autograd's hooks see, peak bytes the allocator's, times medians of
 from __future__ import annotations
 
 import argparse
-import contextlib
-import copy
+import functools
 import json
 import shlex
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import afa_kernels
-from afa_kernels.models import AFADLAUp, AFALevelFusion
 from afa_kernels.testing import alternate, peak_bytes, saved_bytes
-from benchmarks.run import ROOT, circumstances
+from benchmarks.networks import BATCH, Network, data, networks, on
+from benchmarks.ops._shapes import CLASSES, SCALES, resize
+from benchmarks.ops.scale_space_weights import eager as weigh
+from benchmarks.run import ROOT, circumstances, peak_resident_bytes
 
-RECORD = ROOT / "benchmarks" / "results" / "training_memory.json"
-CHANNELS, BATCH, CLASSES, STEPS, RATE = (32, 64, 128, 256, 512), 3, 19, 20, 0.3
+RESULTS = ROOT / "benchmarks" / "results"
+STEPS, RATE = 20, 0.3
 
-
-class OfficialNorm(nn.BatchNorm2d):
-    """A batch norm that no operation of this package takes for its own."""
-
-
-class Network(nn.Module):
-    def __init__(self, norm: Any = "bn") -> None:
-        super().__init__()
-        self.up = AFADLAUp(CHANNELS, [2**i for i in range(len(CHANNELS))], norm=norm)
-        self.fusion = AFALevelFusion(CHANNELS[2::-1], norm)
-        self.classes = nn.Conv2d(CHANNELS[0], CLASSES, 1)
-
-    def forward(self, levels: list[Tensor], target: Tensor) -> Tensor:
-        return F.cross_entropy(self.classes(self.fusion(self.up(levels)[1:])), target)
+Scales = Iterable[tuple[Tensor, Tensor]]  # predictions and logits, made one after the other
+Contestant = Callable[[Scales, tuple[int, int]], Tensor]
+Found = dict[str, list[dict[str, Any]]]
 
 
-def networks() -> dict[str, tuple[Network, str | None]]:
-    """Each with its backend; all with the same parameters."""
-    torch.manual_seed(0)
-    ours, official = Network(), Network(OfficialNorm)
-    official.load_state_dict(ours.state_dict())
-    return {
-        "afa_kernels": (ours, None),
-        "reference backend": (copy.deepcopy(ours), "reference"),
-        "official composition": (official, "reference"),
-    }
+def official(scales: Scales, size: tuple[int, int]) -> Tensor:
+    predictions, logits = [], []
+    for prediction, y in scales:
+        predictions.append(resize(prediction, size))
+        logits.append(y)
+        del prediction
+    weights, _ = weigh(torch.cat(logits, 1))
+    rendered = torch.zeros(())
+    for k, prediction in enumerate(predictions):
+        rendered = rendered + resize(weights[:, k : k + 1], size) * prediction
+    return rendered
 
 
-def on(backend: str | None) -> contextlib.AbstractContextManager[Any]:
-    return contextlib.nullcontext() if backend is None else afa_kernels.use_backend(backend)
+def all_at_once(scales: Scales, size: tuple[int, int]) -> Tensor:
+    predictions, logits = zip(*scales)
+    return afa_kernels.scale_space_render(predictions, logits, size)
 
 
-def data(height: int, width: int) -> tuple[list[Tensor], Tensor]:
-    """Levels for an image of that size, and a target that can be learned from the finest."""
-    generator = torch.Generator().manual_seed(1)
-    levels = [
-        torch.randn(BATCH, c, height >> (i + 1), width >> (i + 1), generator=generator) for i, c in enumerate(CHANNELS)
-    ]
-    return levels, levels[0][:, :CLASSES].argmax(1)
+def renderer(scales: Scales, size: tuple[int, int]) -> Tensor:
+    state = afa_kernels.ScaleSpaceRenderer(size)
+    for prediction, y in scales:
+        state.add(prediction, y)
+        del prediction
+    return state.render()
 
 
-def memory(height: int, width: int) -> dict[str, dict[str, Any]]:
+def labels(scales: Scales, size: tuple[int, int]) -> Tensor:
+    predictions, logits = zip(*scales)
+    found = afa_kernels.scale_space_labels(predictions, logits, size, dtype=torch.uint8)
+    assert isinstance(found, Tensor)
+    return found
+
+
+CONTESTANTS: dict[str, Contestant] = {
+    "official composition": official,
+    "scale_space_render": all_at_once,
+    "ScaleSpaceRenderer": renderer,
+    "scale_space_labels": labels,
+}
+
+
+def inference(size: tuple[int, int]) -> dict[str, list[dict[str, Any]]]:
+    """For each contestant, of 1 to 5 scales the most bytes held, in rendered maps."""
+    height, width = size
+    one_map = 4 * CLASSES * height * width
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
+
+    def predict(scale: float) -> tuple[Tensor, Tensor]:
+        prediction = torch.randn(1, CLASSES, int(scale / 2 * height), int(scale / 2 * width))
+        return prediction, torch.randn(1, 1, height // 2, width // 2)
+
+    def fuse_as_they_come(contestant: Contestant, count: int) -> Tensor:
+        return contestant(map(predict, SCALES[:count]), size)
+
+    for count in range(1, len(SCALES) + 1):
+        given = [predict(scale) for scale in SCALES[:count]]
+        for name, contestant in CONTESTANTS.items():
+            fuse = functools.partial(contestant, given, size)
+            counts = {
+                "beyond the network": peak_bytes(fuse),
+                "with predictions": peak_bytes(functools.partial(fuse_as_they_come, contestant, count)),
+                "resident": peak_resident_bytes(fuse),
+            }
+            found[name].append({"scales": count} | {k: v and v / one_map for k, v in counts.items()})
+    return found
+
+
+def inference_table(found: dict[str, list[dict[str, Any]]]) -> str:
+    kinds = [kind for kind in next(iter(found.values()))[0] if kind != "scales"]
+    lines = ["| rendered maps held, of 5 scales | " + " | ".join(kinds) + " |", "| --- |" + " ---: |" * len(kinds)]
+    for name, rows in found.items():
+        values = ("-" if rows[-1][kind] is None else f"{rows[-1][kind]:.2f}" for kind in kinds)
+        lines.append(f"| {name} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def plot_inference(found: dict[str, list[dict[str, Any]]], size: tuple[int, int], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.8), layout="constrained")
+    for name, rows in found.items():
+        axes.plot([row["scales"] for row in rows], [row["with predictions"] for row in rows], "o-", label=name)
+    axes.set(
+        xlabel="scales",
+        ylabel=f"rendered maps ({4 * CLASSES * size[0] * size[1] / 2**20:.1f} MiB)",
+        title=f"Most memory held, predictions included, {size[0]} x {size[1]}, {CLASSES} classes",
+        xticks=range(1, len(SCALES) + 1),
+        ylim=(0, None),
+    )
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+def bytes_and_time(height: int, width: int) -> dict[str, dict[str, Any]]:
     levels, target = data(height, width)
     found: dict[str, dict[str, Any]] = {}
     steps: dict[str, Callable[[], None]] = {}
@@ -117,10 +184,18 @@ def losses(height: int, width: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-PARTS = {"memory": memory, "losses": losses}
+PARTS = {"memory": bytes_and_time, "losses": losses}
 
 
-def plot(record: dict[str, Any], path: Path) -> None:
+def training_table(record: dict[str, Any]) -> str:
+    lines = ["| network | saved for backward | peak | step |", "| --- | ---: | ---: | ---: |"]
+    for name, found in record["networks"].items():
+        saved, peak = (f"{found[key] / 1e6:.0f} MB" for key in ("saved bytes", "peak bytes"))
+        lines.append(f"| {name} | {saved} | {peak} | {found['seconds']:.1f} s |")
+    return "\n".join(lines)
+
+
+def plot_losses(record: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -135,22 +210,63 @@ def plot(record: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def record_path(subject: str) -> Path:
+    return RESULTS / f"{subject}_memory.json"
+
+
+def load(subject: str) -> dict[str, Any]:
+    """Return the record of "inference" or "training"."""
+    return json.loads(record_path(subject).read_text())
+
+
+def save(subject: str, record: dict[str, Any]) -> None:
+    record_path(subject).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def command() -> str:
+    return shlex.join(["python", "-m", "benchmarks.memory", *sys.argv[1:]])
+
+
+def run_inference(options: argparse.Namespace) -> None:
+    size: tuple[int, int] = tuple(options.size or (1024, 2048))  # type: ignore[assignment]
+    with torch.inference_mode():
+        found = inference(size)
+    print(f"Multi-scale inference at {size[0]} x {size[1]}, {CLASSES} classes\n\n{inference_table(found)}")
+    if options.record:
+        circumstance = {**circumstances(), "size": size, "classes": CLASSES, "command": command()}
+        save("inference", {**circumstance, "found": found})
+    if options.plot is not None:
+        plot_inference(found, size, options.plot)
+        print(f"\nPlot: {options.plot}")
+
+
+def run_training(options: argparse.Namespace) -> None:
+    record = load("training") if record_path("training").exists() else {"networks": {}}
+    if options.plot is not None:
+        plot_losses(record, options.plot)
+        return
+    size = tuple(options.size or (512, 1024))
+    for part in options.parts:
+        for name, found in PARTS[part](*size).items():
+            record["networks"].setdefault(name, {}).update(found)
+        record[part] = {**circumstances(), "batch": BATCH, "image": list(size), "command": command()}
+    if options.record:
+        save("training", record)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), metavar=("HEIGHT", "WIDTH"), help="image")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--plot", type=Path, help="draw the losses of the record there, and measure nothing")
+    subjects = parser.add_subparsers(required=True)
+    for run, parts in ((run_inference, False), (run_training, True)):
+        subject = subjects.add_parser(run.__name__.removeprefix("run_"))
+        subject.set_defaults(run=run)
+        subject.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the image")
+        subject.add_argument("--record", action="store_true", help="write the record in benchmarks/results")
+        subject.add_argument("--plot", type=Path, metavar="FILE", help="of training: of its record, measuring nothing")
+        if parts:
+            subject.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"networks": {}}
-    if options.plot is not None:
-        plot(record, options.plot)
-        return
-    for part in options.parts:
-        for name, found in PARTS[part](*options.size).items():
-            record["networks"].setdefault(name, {}).update(found)
-        command = shlex.join(["python", "-m", "benchmarks.training_memory", *sys.argv[1:]])
-        record[part] = {**circumstances(), "batch": BATCH, "image": list(options.size), "command": command}
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    options.run(options)
 
 
 if __name__ == "__main__":

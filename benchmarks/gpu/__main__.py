@@ -26,12 +26,12 @@ from typing import Any
 from unittest import mock
 
 import torch
+from benchmarks.shapes import workloads
 from torch import Tensor, nn
 
 import afa_kernels
 from afa_kernels.testing import CASES, Case, alternate, check, cotangents, gradients, tensors, with_tensors
 from benchmarks.run import ROOT, circumstances, measure, summary
-from benchmarks.shapes import workloads
 
 FIRST = list({case.op: case for case in reversed(CASES) if case.thorough}.values())  # one case of each operation
 COPIED = 2**28  # floats
