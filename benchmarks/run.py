@@ -122,33 +122,33 @@ def measure_import(repeats: int) -> Iterator[Record]:
 def circumstances() -> Record:
     """Where and when: the same for all records of a process."""
     return {
-        "device": _processor(),
+        "device": processor(),
         "threads": torch.get_num_threads(),
         "thp": int(os.environ.get(THP, "0")),
         "torch": torch.__version__,
-        "triton": _version("triton"),
+        "triton": version("triton"),
         "version": afa_kernels.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "benchmarks.run", *(a for a in sys.argv[1:] if a != "--in-process")]),
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit that was measured, with "-dirty" where files had changed since; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:

@@ -14,8 +14,8 @@ from benchmarks.traffic.ours import least, load, ours, table
 # (operation, pass): the most, over the least, PyTorch's operators included. attentive_fusion's backward adds its
 # partial sums and reads them back. A backward pass of scale_space_render writes the weights at output resolution and
 # reads the gradient once a scale; that of scale_space_cross_entropy first makes this gradient, a band of rows at a
-# time. Its forward keeps log(sum exp), and its mean reads the losses and the targets once more: of 8 classes a lot. bn_relu_conv2d is made
-# of PyTorch's kernels: the normalised map is written, read and written rectified, and read by the convolution.
+# time. Its forward keeps log(sum exp), and its mean reads the losses and the targets once more: of 8 classes a lot.
+# bn_relu_conv2d is made of PyTorch's kernels: its normalised map is written, read, written rectified, and read again.
 MOST = {
     ("attentive_fusion", "forward"): 1.02,
     ("attentive_fusion", "backward"): 1.02 + 2 / 256,

@@ -5,6 +5,7 @@ has what `Benchmark` lists, and where they apply
 
     scratch(case, arguments, outputs, training)     bytes that the C++ kernels move besides the least
     ours(...)                                       the operation, where it does not return what `eager` does
+    types(dtype)                                    the element type of each tensor, where they are not all the same
     prepare(arguments)                              gives the arguments other values than normal ones
     BY_NORM = True                                  rounding decides at an edge: results are compared by their norm
 """

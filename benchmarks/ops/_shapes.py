@@ -40,16 +40,16 @@ def maps(quick: bool, *, crops: bool = False) -> list[Shape]:
 
 
 def gpu_maps(quick: bool) -> list[Shape]:
-    """Return the levels, the crops, and the levels of eight images; with `quick` one small map."""
+    """Return the levels, the crops, and the levels of eight images; with `quick` one small map of odd sizes."""
     if quick:
-        return [(2, 16, 8, 16)]
+        return [(2, 19, 7, 13)]
     return [*LEVELS, *CROPS, *((8, c, h, w) for _, c, h, w in LEVELS)]
 
 
 def gpu_pyramids(quick: bool) -> list[Pyramid]:
     """Return two sizes of image with two and five scales; with `quick` one of a small image."""
     if quick:
-        return [((32, 64), SCALES[:2], (16, 32))]
+        return [((31, 53), SCALES[:2], (15, 27))]
     return [
         (image, SCALES[:count], (image[0] // 2, image[1] // 2))
         for image in ((1024, 2048), (512, 1024))
@@ -65,13 +65,14 @@ def pyramid(op: str, of: Pyramid, layout: str = "contiguous", quick: bool = Fals
     predictions: list[Shape] = [(1, CLASSES, int(s / 2 * height), int(s / 2 * width)) for s in scales]
     logits: Shape = (1, len(scales), attention[0] // shrink, attention[1] // shrink)
     covers = f"{name((1, CLASSES, height, width))}, {len(scales)} scales"
+    shapes: tuple[Shape | list[Shape], ...] = (predictions, logits)
     layouts = (*[layout] * len(scales), "contiguous")
-    return Case(op, covers, (predictions, logits), {"size": (height, width), **options}, layouts)
+    return Case(op, covers, shapes, {"size": (height, width), **options}, layouts)
 
 
 def small_pyramid(op: str, **options: Any) -> Case:
     """Return the call over two scales and 8 classes that Triton's interpreter runs."""
-    shapes = ([(1, 8, 8, 32), (1, 8, 16, 64)], (1, 2, 8, 32))
+    shapes: tuple[Shape | list[Shape], ...] = ([(1, 8, 8, 32), (1, 8, 16, 64)], (1, 2, 8, 32))
     return Case(op, "two scales, 8 classes", shapes, {"size": (16, 64), **options})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from afa_kernels.ops.scale_space_accumulate import scale_space_accumulate
@@ -12,7 +13,7 @@ from afa_kernels.testing import Case
 from benchmarks.ops._bytes import once, size
 from benchmarks.ops._shapes import CLASSES, LAYOUTS, Shape, name, resize
 
-__all__ = ["TRAFFIC", "eager", "gpu", "least", "ours", "prepare", "scratch", "workloads"]
+__all__ = ["TRAFFIC", "eager", "gpu", "least", "ours", "prepare", "scratch", "types", "workloads"]
 
 
 def eager(
@@ -34,6 +35,12 @@ def ours(
 def prepare(arguments: Sequence[Tensor]) -> None:
     """Opacities so small that a thousand calls leave a transmittance of the same magnitude."""
     arguments[3].mul_(1e-3)
+
+
+def types(dtype: torch.dtype) -> tuple[torch.dtype, ...]:
+    """Everything but the prediction is float32 at least."""
+    wide = torch.promote_types(dtype, torch.float32)
+    return wide, wide, dtype, wide
 
 
 def least(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> dict[str, int]:
@@ -58,7 +65,7 @@ def workloads(quick: bool) -> list[tuple[Case, bool]]:
 
 
 def gpu(quick: bool) -> list[Case]:
-    images = ((32, 64),) if quick else ((1024, 2048), (512, 1024))
+    images = ((30, 54),) if quick else ((1024, 2048), (512, 1024))
     return [call((1, CLASSES, *image), layout) for layout in LAYOUTS for image in images]
 
 
