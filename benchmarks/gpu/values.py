@@ -28,7 +28,9 @@ def tests(session: Session) -> str | None:
     elif importlib.util.find_spec("xdist") is not None:
         command += ["-n", WORKERS]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    variables = {**session.environment(), "AFA_KERNELS_TEST_DEVICE": session.device, "PYTHONPATH": path}
+    # Of a pytest around this one, whose worker this pytest would take itself for, nothing.
+    outer = {name: value for name, value in session.environment().items() if not name.startswith("PYTEST_")}
+    variables = {**outer, "AFA_KERNELS_TEST_DEVICE": session.device, "PYTHONPATH": path}
     process = subprocess.Popen(command, cwd=ROOT, env=variables, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
         status = process.wait(timeout=max(1.0, session.left()))
