@@ -8,12 +8,12 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 NATIVE := setup.py pyproject.toml $(wildcard csrc/*) $(wildcard csrc/cpu/*)
 
-.PHONY: demo test gate gate-record check fix gpu-check bench clean
+.PHONY: demo test gate gate-record check fix gpu bench clean
 
 demo: $(VENV)/installed
 	$(PY) examples/boundary_detection.py --labels $(if $(IMAGE),--image "$(IMAGE)")
 	@echo
-	$(PY) -m benchmarks.inference_memory --size 256 512 --plot demo/memory.png
+	$(PY) -m benchmarks.memory inference --size 256 512 --plot demo/memory.png
 
 # Four sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, and the
 # gate compiles for GPUs that are not here. On two cores they take about 2, 4, 2 and 3 minutes.
@@ -46,14 +46,16 @@ fix: $(VENV)/installed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp
 
-# For a machine with a GPU: everything that only it can show, and a record to commit.
-gpu-check: $(VENV)/installed
-	$(PY) -m benchmarks.gpu_check
+# For a machine with a GPU: everything that only it can show, into a record to commit. It installs nothing; PYTHON needs
+# torch, Triton and pytest.
+gpu:
+	$(PYTHON) -m benchmarks.gpu all
 
 bench: $(VENV)/installed
 	$(PY) -m benchmarks.run --output benchmarks/results/cpu.jsonl
 	$(PY) -m benchmarks.registration
-	$(PY) -m benchmarks.report --write README.md --output benchmarks/results/cpu.md
+	$(PY) -m pytest benchmarks/test_micro.py --benchmark-only
+	$(PY) -m benchmarks.report --write README.md docs/benchmarks.md docs/verification.md --output benchmarks/results/cpu.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info afa_kernels/_native*.so demo .cache
