@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,8 +48,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked source distribution, built from a copy of this tree."""
     folder = tmp_path_factory.mktemp("packaging")
     shutil.copytree(ROOT, folder / "tree", ignore=MADE)
-    with tarfile.open(build("sdist", folder / "tree")) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
+    shutil.unpack_archive(build("sdist", folder / "tree"), folder / "unpacked")
     (unpacked,) = (folder / "unpacked").iterdir()
     return unpacked
 
