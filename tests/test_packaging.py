@@ -16,7 +16,7 @@ pytest.importorskip("setuptools", minversion="77")
 
 ROOT = Path(__file__).parents[1]
 MADE = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", ".cache", ".hypothesis", "build", "dist", "demo", "*.egg-info", "*.so", "__pycache__"
+    ".git", ".venv*", ".*_cache", ".cache", ".hypothesis", "build", "dist", "demo", "*.egg-info", "*.so", "__pycache__"
 )
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; "  # as in an isolated build: no module of that name is found
 WITH_TORCH = ""
