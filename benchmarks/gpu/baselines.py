@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 import torch
+import torch._functorch.config
 
 from benchmarks.gpu.calls import timed
 from benchmarks.gpu.kernels import label, measure
@@ -19,6 +20,7 @@ SHARES = {"eager": 0.35, "compiled": 0.4, "compiled max-autotune": 1.0}  # of th
 
 def run(session: Session) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch._functorch.config.donated_buffer = False  # a backward pass is timed many times over one forward pass
     workloads, timer = timed(session.ops, session.device), Timer(session.device)
     if session.quick:
         workloads = workloads[:2]

@@ -78,9 +78,10 @@ def measure(
 
 def compile_ahead(session: Session, workloads: list[Workload]) -> str:
     """Compile in several processes what the first workloads launch, into Triton's cache on disk."""
-    first = [w for w in workloads if w.case.shapes and _images(w) == 1]
+    first = [i for i, w in enumerate(workloads) if session.quick or _images(w) == 1]
+    prepare = functools.partial(_prepare, session.ops, session.device)
     if session.quick:
-        return f"{sum(map(prepare, first[:3]))} launches"
+        return f"{sum(map(prepare, first[:3]))} launches in this process"
     count, limit = min(PROCESSES, os.cpu_count() or 1), AHEAD * session.budget
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(count, mp_context=context)
@@ -95,7 +96,8 @@ def compile_ahead(session: Session, workloads: list[Workload]) -> str:
     return f"{done} launches in {count} processes"
 
 
-def prepare(workload: Workload) -> int:
+def _prepare(names: tuple[str, ...], device: str, i: int) -> int:
+    workload = timed(names, device)[i]
     arguments = workload.unfilled()
     for t in tensors(arguments):
         t.requires_grad_(workload.training)

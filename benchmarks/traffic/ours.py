@@ -12,10 +12,10 @@ import torch
 
 import afa_kernels
 from afa_kernels.ops import scale_space_cross_entropy
-from afa_kernels.testing import Case, cotangents, listed, tensors
+from afa_kernels.testing import Case, listed, tensors
 from benchmarks import ops
 from benchmarks.traffic.meter import Traffic, counted
-from benchmarks.workload import bind, differentiable
+from benchmarks.workload import Workload, differentiable
 
 RECORD = Path(__file__).parents[1] / "results" / "traffic.json"
 
@@ -24,24 +24,25 @@ Row = dict[str, Any]
 
 def passes(case: Case, function: Callable[..., Any]) -> dict[str, Traffic]:
     """Return the traffic of one forward and, where there is one, one backward pass."""
-    arguments, function = case.inputs(torch.float32, "cpu"), bind(case, function)
-    leaves = [t.requires_grad_(differentiable(case.op)) for t in tensors(arguments)]
+    workload = Workload(case, differentiable(case.op))
+    arguments, function = workload.inputs(), workload.bind(function)
     with counted() as forward:
         outputs = listed(function(*arguments))
     if not differentiable(case.op):
         return {"forward": forward}
-    upstream = [torch.empty_like(o).copy_(g) for o, g in zip(outputs, cotangents(outputs), strict=True)]
+    upstream = workload.upstream(outputs)
     with counted() as backward:
-        torch.autograd.grad(outputs, leaves, upstream)
+        torch.autograd.grad(outputs, tensors(arguments), upstream)
     return {"forward": forward, "backward": backward}
 
 
 def least(case: Case) -> dict[str, int]:
     """Return the bytes that each pass moves at least."""
-    arguments = case.inputs(torch.float32, "cpu")
+    workload = Workload(case, training=False)
+    arguments = workload.inputs()
     with afa_kernels.use_backend("reference"), torch.no_grad():
-        outputs = listed(bind(case, ops.ours(case.op))(*arguments))
-    return ops.of(case.op).least(case, arguments, outputs)
+        outputs = listed(workload.ours()(*arguments))
+    return workload.least(arguments, outputs)
 
 
 def ours(case: Case) -> dict[str, Traffic]:
