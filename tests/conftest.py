@@ -1,25 +1,26 @@
 """What a session tests. Four sessions cover everything, each a process of its own:
 
 pytest tests                                              the backends reference and cpu
-TRITON_INTERPRET=1 pytest tests/test_ops.py tests/test_properties.py
-                                                          the backend triton, in its interpreter
+TRITON_INTERPRET=1 pytest tests/battery                   the backend triton, in its interpreter
 pytest tests/ttsem                                        the Triton kernels under a checker of memory and races
 pytest tests/gate                                         the Triton kernels compiled for GPUs that are not here
 
 and where there is a GPU a fifth (`benchmarks.gpu`): AFA_KERNELS_TEST_DEVICE=cuda pytest tests -m device.
 
 AFA_KERNELS_REQUIRE=cpu makes a missing native library a failure; without it those tests are skipped with the reason.
+
+This folder is on the path, as pytest puts a conftest's: tests import `cases`, a file for each operation, and `support`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from guard_bands import GuardBands
+from support.guard_bands import GuardBands
+from support.session import INTERPRETED, backends_of_session, runnable
 
 from afa_kernels import backends
 from afa_kernels.testing import DEVICE
@@ -28,9 +29,7 @@ try:
     import hypothesis
 except ImportError:  # one file alone needs it
     hypothesis = None  # type: ignore[assignment]
-    collect_ignore = ["test_properties.py"]
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+    collect_ignore = ["battery/test_properties.py"]
 
 # A test passes or fails by the code alone; --hypothesis-profile=explore draws new examples at every run.
 if hypothesis is not None:
@@ -39,10 +38,6 @@ if hypothesis is not None:
     )
     hypothesis.settings.register_profile("explore", max_examples=2000, deadline=None)
     hypothesis.settings.load_profile("tests")
-
-
-def backends_of_session() -> tuple[str, ...]:
-    return ("triton",) if INTERPRETED or DEVICE != "cpu" else ("reference", "cpu")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -65,24 +60,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in once]
 
 
-def runnable(name: str) -> str:
-    reason = backends.why_not(name, DEVICE)
-    if reason is not None and name in os.environ.get("AFA_KERNELS_REQUIRE", "").split(","):
-        pytest.fail(f"AFA_KERNELS_REQUIRE names the backend {name}, which cannot run: {reason}")
-    if reason is not None:
-        pytest.skip(f"the backend {name} cannot run: {reason}")
-    return name
-
-
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    with backends.use_backend(runnable(request.param)):  # a backward pass runs on the backend of its own moment
+    with backends.use_backend(runnable(request.param)):
         yield request.param
 
 
 @pytest.fixture
 def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
-    with backends.use_backend(runnable(request.param)):  # a backward pass runs on the backend of its own moment
+    with backends.use_backend(runnable(request.param)):
         yield request.param
 
 

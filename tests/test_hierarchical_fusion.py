@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import recorded
 import torch
+from support import recorded
 from torch import Tensor
 
 import afa_kernels

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import recorded
 import torch
 import torch.multiprocessing
+from support import recorded
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import recorded
 import torch
 import torch.nn.functional as F
+from support import recorded
 from torch import Tensor, nn
 
 import afa_kernels

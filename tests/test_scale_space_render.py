@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-import recorded
 import torch
 import torch.nn.functional as F
+from support import recorded
 from torch import Tensor
 
 import afa_kernels

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-import recorded
 import torch
+from support import recorded
 from torch import Tensor
 
 import afa_kernels

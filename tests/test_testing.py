@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from guard_bands import BAND, GuardBands
+from support.guard_bands import BAND, GuardBands
 from torch import Tensor
 
 from afa_kernels.testing import DTYPES, LAYOUTS, UNITS, UNITS_OF_ARITHMETIC, disagreement, peak_bytes, saved_bytes

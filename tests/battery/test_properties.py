@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.session import INTERPRETED
 
 from afa_kernels.testing import DTYPES, LAYOUTS, Case, check
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 anything = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-TRITON = os.environ.get("TRITON_INTERPRET") == "1"  # whose interpreter is slow
+TRITON = INTERPRETED  # whose interpreter is slow
 sides = st.integers(1, 5 if TRITON else 12)
 sizes = st.tuples(sides, sides)
 batches = st.integers(0, 3)

@@ -14,14 +14,15 @@ BAND = 4096  # elements on each side
 
 
 class GuardBands(contextlib.ExitStack):
-    """While active, torch.empty and Tensor.new_empty give the inside of a larger buffer; `check` looks at the bands."""
+    """While active, torch's `empty` functions give the inside of a larger buffer; `check` looks at the bands."""
 
     def __init__(self) -> None:
         super().__init__()
         self.buffers: list[Tensor] = []
 
     def __enter__(self) -> GuardBands:
-        for owner, name in ((torch, "empty"), (Tensor, "new_empty")):
+        functions = [(torch, name) for name in ("empty", "empty_like", "empty_strided")]
+        for owner, name in (*functions, (Tensor, "new_empty")):
             self.enter_context(mock.patch.object(owner, name, self._guarded(getattr(owner, name))))
         return self
 

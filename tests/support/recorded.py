@@ -12,7 +12,7 @@ from torch import Tensor
 
 from afa_kernels.testing import DEVICE
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def names(*prefixes: str) -> list[str]:

@@ -1,0 +1,64 @@
+"""Cases of channel_attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from afa_kernels.testing import Case, Shape
+from cases._values import FLOAT32, HALVES, NON_FINITE
+
+
+def call(
+    covers: str,
+    shape: Shape,
+    outputs: int = 16,
+    hidden: int = 3,
+    layout: str = "contiguous",
+    running: bool = True,
+    slope: float = 0.0,
+    abs_weight: bool = False,
+    **details: Any,
+) -> Case:
+    """In evaluation mode; or in training without running statistics to move."""
+    options = {
+        "running_mean": torch.linspace(-1, 1, hidden) if running else None,
+        "running_var": torch.linspace(0.5, 2, hidden) if running else None,
+        "training": not running,
+        "activation_slope": slope,
+        "abs_weight": abs_weight,
+    }
+    shapes = (shape, (hidden, shape[1], 1, 1), (hidden,), (hidden,), (outputs, hidden, 1, 1))
+    names = ("x", "conv1_weight", "weight", "bias", "conv2_weight")
+    layouts = (layout, *4 * ("contiguous",))
+    return Case("channel_attention", covers, shapes, options, layouts, names=names, **details)
+
+
+CASES: tuple[Case, ...] = (
+    call("NCHW", (2, 5, 3, 4), thorough=True),
+    call("channels_last, InPlaceABN", (2, 5, 3, 4), 7, 2, "channels_last", True, 0.01, True, thorough=True),
+    call("few values", (1, 2, 2, 2), 2, 2),
+    call("few values in channels_last", (2, 3, 2, 2), 3, 1, "channels_last", True, 0.01),
+    call("statistics of the batch", (5, 3, 2, 3), 4, 2, running=False),
+    call("statistics of the batch, InPlaceABN", (5, 3, 2, 3), 4, 2, "channels_last", False, 0.01, True),
+    call("several blocks along every axis", (2, 67, 2, 3), 71, 19, dtypes=FLOAT32),
+    call("sizes a multiple of every block", (2, 64, 4, 4), 64, 16, dtypes=FLOAT32),
+    call("one channel, one unit, one pixel", (3, 1, 1, 1), 1, 1),
+    call("empty batch", (0, 3, 4, 5)),
+    call("mixed element types", (2, 5, 3, 4), dtypes=((torch.float32, *HALVES, torch.float64, torch.float32),)),
+    call("slices along every axis", (2, 5, 3, 4), layout="sliced", dtypes=FLOAT32),
+    call("NaN and infinity", (2, 3, 2, 3), 4, 2, planted={0: NON_FINITE}),
+)
+
+# Sizes of real networks.
+LARGE_CASES: tuple[Case, ...] = (
+    *(
+        call(f"{name}, {layout}", shape, outputs, hidden, layout, thorough=name == "sizes divide by 16")
+        for name, shape, outputs, hidden in (
+            ("sizes divide by 16", (2, 512, 64, 128), 512, 32),
+            ("odd sizes", (2, 67, 129, 253), 131, 9),
+        )
+        for layout in ("contiguous", "channels_last")
+    ),
+)
