@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from cases import CASES
 from torch import Tensor
 
 import afa_kernels
 from afa_kernels import ScaleSpaceRenderer
-from afa_kernels.testing import CASES, Case, Dtypes, disagreement, doubled, peak_bytes
+from afa_kernels.testing import Case, Dtypes, disagreement, doubled, peak_bytes
 
 # Every case on the CPU; in Triton's interpreter, which is slow, the thorough ones. Not those of a list of logits, which
 # have sizes of their own, nor those whose predictions shrink, which are refused.
@@ -48,8 +49,8 @@ def test_as_all_at_once(case: Case, dtypes: Dtypes, backend: str) -> None:
         rendered = renderer.render()
     first = arguments[0][0].dtype
     assert rendered.dtype == (torch.float64 if first == torch.float64 else torch.float32)
-    oracle = case(doubled(arguments), "reference")[0]
-    eager = case(arguments, "reference")[0].to(rendered.dtype)
+    oracle = case.outputs(doubled(arguments), "reference")[0]
+    eager = case.outputs(arguments, "reference")[0].to(rendered.dtype)
     reason = disagreement(rendered, oracle, eager, torch.float32)
     assert reason is None, reason
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from cases import CASES
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 import afa_kernels
-from afa_kernels.testing import CASES, Case, Dtypes, doubled, peak_bytes
+from afa_kernels.testing import Case, Dtypes, doubled, peak_bytes
 
 # Every case on the CPU; in Triton's interpreter, which is slow, the thorough ones.
 RENDERS = [
@@ -42,7 +43,7 @@ def test_as_the_rendering(case: Case, dtypes: Dtypes, backend: str) -> None:
     if backend == "triton" and isinstance(dtypes, tuple) and {torch.float64, torch.bfloat16} <= set(dtypes):
         pytest.skip("Triton's interpreter reads a float64 as an integer to make a bfloat16 of it")
     arguments = case.inputs(dtypes)
-    rendered = case(doubled(arguments), "reference")[0]
+    rendered = case.outputs(doubled(arguments), "reference")[0]
     with afa_kernels.use_backend(backend):
         labels, scores = afa_kernels.scale_space_labels(*arguments, **case.options, value="score")
         same, probabilities = afa_kernels.scale_space_labels(
