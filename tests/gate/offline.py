@@ -82,14 +82,24 @@ def source(launch: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, Any]
 
 
 def front_end(launch: Launch, target: GPUTarget) -> str:
-    """Triton's IR of the launch, before any pass and without line numbers. It depends on the target's vendor only."""
+    """Triton's IR of the launch, before any pass, as it would be wherever the kernel stood and whatever it called.
+
+    It has no line numbers, and of the functions of afa_kernels no names. It depends on the target's vendor only.
+    """
     ast, options = source(launch, target)
     backend, context = make_backend(target), ir.context()
     ir.load_dialects(context)
     backend.load_dialects(context)
     options = backend.parse_options(options)
     implementation = backend.get_codegen_implementation(options)
-    return ast.make_ir(target, options, implementation, backend.get_module_map(), context).str_nodebug()
+    text = ast.make_ir(target, options, implementation, backend.get_module_map(), context).str_nodebug()
+    return without_names(text)
+
+
+def without_names(ir_text: str) -> str:
+    """The functions of afa_kernels numbered as they come, in place of the names that say where they stand."""
+    numbers: dict[str, str] = {}
+    return re.sub(r"@afa_kernels\.[\w.]+", lambda name: numbers.setdefault(name[0], f"@{len(numbers)}"), ir_text)
 
 
 def digest(*parts: Any) -> str:

@@ -169,6 +169,12 @@ def test_a_changed_kernel_is_compiled() -> None:
     assert offline.digest("the same", [("num_warps", 4)]) != offline.digest("the same", [("num_warps", 8)])
 
 
+def test_a_moved_function_is_not() -> None:
+    calls = "@kernel calls @afa_kernels.a.gate__fp32, @afa_kernels.a.norm__fp32, @afa_kernels.a.gate__fp32"
+    moved = calls.replace("afa_kernels.a.gate", "afa_kernels.b._gate.sigmoid")
+    assert offline.without_names(calls) == offline.without_names(moved) == "@kernel calls @0, @1, @0"
+
+
 def test_a_spill_is_seen() -> None:
     """The gate can fail: a tile far too large for the registers."""
     case = next(case for case in LARGE_CASES if case.op == "attentive_fusion")
