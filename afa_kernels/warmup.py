@@ -76,7 +76,7 @@ def _prepare(op: Any, args: tuple[Any, ...]) -> int:
     devices = {t.device.type for t in tree_leaves(args) if isinstance(t, Tensor)}
     if not all(backends.choose(device) == "triton" for device in devices):
         return 0
-    from afa_kernels.triton_kernels.launch import Launch, instead_of_launching
+    from afa_kernels.triton_kernels._launch import Launch, instead_of_launching
 
     made = 0
 

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels.launch import on_device_of
+from afa_kernels.triton_kernels._launch import on_device_of, spread
 
 
 @triton.jit
@@ -128,11 +128,10 @@ def backward(
     deep: Tensor,
     spatial_logits: Tensor,
     channel_logits: Tensor,
-    grad_shallow: Tensor | None,
-    grad_deep: Tensor | None,
-    grad_spatial: Tensor | None,
-    grad_channel: Tensor | None,
+    needed: list[bool],
+    grads: list[Tensor],
 ) -> None:
+    grad_shallow, grad_deep, grad_spatial, grad_channel = spread(grads, needed)
     batch, channels, height, width = shallow.shape
     pixels = height * width
     tile = heuristics(channels, layout.memory_format(grad) == torch.channels_last, shallow.itemsize)

@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
+from afa_kernels.triton_kernels._launch import on_device_of, spread
 from afa_kernels.triton_kernels.attentive_fusion import heuristics
-from afa_kernels.triton_kernels.launch import on_device_of
 
 STEPS = 8  # blocks of pixels that one program sums over
 
@@ -249,21 +249,25 @@ def forward(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
     project_weight: Tensor,
-    batch_statistics: bool,
     eps: float,
     activation_slope: float,
     abs_weight: bool,
+    logits: Tensor,
     mean: Tensor,
     variance: Tensor,
-    logits: Tensor,
 ) -> None:
     batch, channels, height, width = hidden.shape
     pixels = height * width
     tile, arithmetic = _tile(hidden), _arithmetic(hidden)
     strides = layout.strides(hidden)
+    if running_mean is not None and running_var is not None:
+        mean.copy_(running_mean)
+        variance.copy_(running_var)
     with on_device_of(hidden):
-        if batch_statistics:
+        if running_mean is None:
             parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
             means, squares = (mean.new_empty((batch, parts, channels)) for _ in range(2))
             _statistics_kernel[(parts * triton.cdiv(channels, tile["BLOCK_C"]), batch)](
@@ -292,11 +296,10 @@ def backward(
     eps: float,
     activation_slope: float,
     abs_weight: bool,
-    grad_hidden: Tensor | None,
-    grad_weight: Tensor | None,
-    grad_bias: Tensor | None,
-    grad_project: Tensor | None,
+    needed: list[bool],
+    grads: list[Tensor],
 ) -> None:
+    grad_hidden, *of_parameters = spread(grads, needed)
     batch, channels, height, width = hidden.shape
     pixels = height * width
     tile, arithmetic = _tile(hidden), _arithmetic(hidden)
@@ -304,7 +307,7 @@ def backward(
     grad_strides, strides = layout.strides(grad), layout.strides(hidden)
     constants, slopes = (torch.empty_like(mean) if batch_statistics else None for _ in range(2))
     with on_device_of(hidden):
-        if batch_statistics or any(t is not None for t in (grad_weight, grad_bias, grad_project)):
+        if batch_statistics or any(needed[1:]):
             parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
             sums = [mean.new_empty((batch, parts, channels)) for _ in range(3)]
             _sums_kernel[(parts * channel_blocks, batch)](
@@ -314,7 +317,7 @@ def backward(
             )  # fmt: skip
             _parameters_kernel[(triton.cdiv(channels, 32),)](
                 *sums, weight, bias, project_weight, mean, variance,
-                grad_weight, grad_bias, grad_project, constants, slopes, batch * parts, batch * pixels, channels,
+                *of_parameters, constants, slopes, batch * parts, batch * pixels, channels,
                 EPS=eps, ABS_WEIGHT=abs_weight, BLOCK_C=32, BLOCK_B=32,
             )  # fmt: skip
         if grad_hidden is not None:

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from afa_kernels.triton_kernels._launch import on_device_of
 from afa_kernels.triton_kernels.bn_relu_project import norm, rectify
-from afa_kernels.triton_kernels.launch import on_device_of
 
 BLOCKS = {"BLOCK_M": 16, "BLOCK_C": 32, "BLOCK_O": 64, "num_warps": 8}
 

@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
+from afa_kernels.triton_kernels._launch import on_device_of
 from afa_kernels.triton_kernels.attentive_fusion import heuristics
-from afa_kernels.triton_kernels.launch import on_device_of
 
 STEPS = 8  # blocks of pixels that one program reduces
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels.launch import on_device_of
+from afa_kernels.triton_kernels._launch import on_device_of, spread
 from afa_kernels.triton_kernels.scale_space_render import (
     composite,
     gather,
@@ -143,16 +143,15 @@ def backward(
     predictions: list[Tensor],
     attentions: list[Tensor],
     premultiplied: bool,
-    grad_predictions: list[Tensor],
-    predictions_needed: list[bool],
-    grad_attentions: list[Tensor],
-    attentions_needed: list[bool],
+    needed: list[bool],
+    grads: list[Tensor],
 ) -> None:
     batch, channels, height, width = grad.shape
     dtype = torch.float64 if predictions[0].dtype == torch.float64 else torch.float32
     scales = len(predictions)
-    weights = grad.new_empty((batch, scales, height, width), dtype=dtype) if grad_predictions else None
-    grad_opacities = grad.new_empty((batch, scales - 1, height, width), dtype=dtype) if grad_attentions else None
+    places = spread(grads, needed)
+    weights = grad.new_empty((batch, scales, height, width), dtype=dtype) if any(needed[:scales]) else None
+    grad_opacities = grad.new_empty((batch, scales - 1, height, width), dtype=dtype) if any(needed[scales:]) else None
     tile = heuristics(channels, width, scales, layout.memory_format(grad) == torch.channels_last, grad.itemsize)
     with on_device_of(grad):
         _opacities_backward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
@@ -163,14 +162,12 @@ def backward(
             attention_same_sizes=tuple(size_of(x) == size_of(grad) for x in attentions), premultiplied=premultiplied,
             **tile, arithmetic=_arithmetic_of(predictions),
         )  # fmt: skip
-    outputs = iter(grad_predictions)
-    for k, wanted in enumerate(predictions_needed):
-        if wanted:
-            gather(grad, weights, k, next(outputs), height)
-    outputs = iter(grad_attentions)
-    for k, wanted in enumerate(attentions_needed):
-        if wanted and grad_opacities is not None:
-            gather(grad_opacities[:, k : k + 1], None, 0, next(outputs), height)
+    for k, grad_prediction in enumerate(places[:scales]):
+        if grad_prediction is not None:
+            gather(grad, weights, k, grad_prediction, height)
+    for k, grad_attention in enumerate(places[scales:]):
+        if grad_attention is not None and grad_opacities is not None:
+            gather(grad_opacities[:, k : k + 1], None, 0, grad_attention, height)
 
 
 def _arithmetic_of(predictions: list[Tensor]) -> tl.dtype:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import attentive_fusion
+from afa_kernels.triton_kernels._launch import on_device_of, spread
 from afa_kernels.triton_kernels.attentive_fusion import gate
-from afa_kernels.triton_kernels.launch import on_device_of
 
 
 @triton.jit
@@ -175,8 +175,8 @@ def backward(
     features: list[Tensor],
     spatial_logits: list[Tensor],
     channel_logits: list[Tensor],
-    grads: list[Tensor],
     needed: list[bool],
+    grads: list[Tensor],
 ) -> None:
     batch, channels, height, width = grad.shape
     pixels = height * width
@@ -184,9 +184,8 @@ def backward(
     tile = heuristics(len(features), channels, channels_last, grad.itemsize, aligned=channels % 8 == 0)
     blocks = triton.cdiv(pixels, tile["BLOCK_P"])
     inputs = len(features)
-    given = iter(grads)
-    in_place = tuple(next(given) if wanted else None for wanted in needed)
-    dx, ds, dq = in_place[:inputs], in_place[inputs : 2 * inputs], in_place[2 * inputs :]
+    places = spread(grads, needed)
+    dx, ds, dq = places[:inputs], places[inputs : 2 * inputs], places[2 * inputs :]
     channel_sums = None
     if any(needed[2 * inputs :]):
         dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels.launch import on_device_of
+from afa_kernels.triton_kernels._launch import on_device_of
 from afa_kernels.triton_kernels.scale_space_render import heuristics, sample, size_of
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import scale_space_weights
-from afa_kernels.triton_kernels.launch import on_device_of
+from afa_kernels.triton_kernels._launch import on_device_of, spread
 from afa_kernels.triton_kernels.scale_space_render import (
     add_exp,
     composite,
@@ -189,21 +189,21 @@ def backward(
     phi: str,
     opaque_last: bool,
     resize_opacities: bool,
-    grad_predictions: list[Tensor],
     needed: list[bool],
-    grad_logits: Tensor | None,
+    grads: list[Tensor],
 ) -> None:
+    *grad_predictions, grad_logits = spread(grads, needed)
     batch, height, width = grad.shape
     channels = predictions[0].shape[1]
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     resized = (batch, len(predictions), height, width)
-    weights_out = maps.new_empty(resized) if any(needed) else None
+    weights_out = maps.new_empty(resized) if any(needed[:-1]) else None
     grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
     memory_format = layout.memory_format(predictions[0])
     channels_last = memory_format == torch.channels_last
     tile = heuristics(channels, width, len(predictions), channels_last, maps.itemsize)
-    wanted = [k for k, is_needed in enumerate(needed) if is_needed]
-    sources = [x.shape[2] for x in grad_predictions]
+    wanted = [(k, x) for k, x in enumerate(grad_predictions) if x is not None]
+    sources = [x.shape[2] for _, x in wanted]
     for owned, first, last in bands(height, sources, BAND_BYTES // (batch * channels * width * maps.itemsize)):
         band = None
         if wanted:
@@ -219,14 +219,14 @@ def backward(
                 maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
                 opaque_last=opaque_last, **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
             )  # fmt: skip
-        for k, rows, out in zip(wanted, owned, grad_predictions):
+        for (k, out), rows in zip(wanted, owned):
             if band is not None and rows[0] < rows[1]:
                 gather(band, weights_out, k, out, height, rows, first)
     if grad_logits is not None and grad_maps_out is not None:
         grad_maps = maps.new_empty(maps.shape)
         gather(grad_maps_out, None, 0, grad_maps, height)
         scale_space_weights.backward(
-            logits, grad_maps, None, phi, opaque_last, grad_logits, composite=not resize_opacities
+            grad_maps, None, logits, phi, opaque_last, grad_logits, composite=not resize_opacities
         )
 
 

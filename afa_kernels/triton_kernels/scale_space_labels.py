@@ -9,7 +9,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import scale_space_weights
-from afa_kernels.triton_kernels.launch import on_device_of
+from afa_kernels.triton_kernels._launch import on_device_of
 from afa_kernels.triton_kernels.scale_space_render import (
     add_exp,
     composite,
@@ -85,10 +85,10 @@ def forward(
     phi: str,
     opaque_last: bool,
     resize_opacities: bool,
-    probability: bool,
-    labels: Tensor,
-    values: Tensor | None,
+    value: str,
+    outputs: list[Tensor],
 ) -> None:
+    labels, values = outputs[0], outputs[1] if value != "none" else None
     batch, height, width = labels.shape
     channels = predictions[0].shape[1]
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
@@ -101,6 +101,6 @@ def forward(
             (height, width), channels,
             K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
             maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
-            opaque_last=opaque_last, probability=probability,
+            opaque_last=opaque_last, probability=value == "probability",
             **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
         )  # fmt: skip

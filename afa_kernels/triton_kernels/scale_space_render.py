@@ -13,7 +13,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import scale_space_weights
-from afa_kernels.triton_kernels.launch import on_device_of
+from afa_kernels.triton_kernels._launch import on_device_of, spread
 
 
 @triton.jit
@@ -302,14 +302,14 @@ def backward(
     phi: str,
     opaque_last: bool,
     resize_opacities: bool,
-    grad_predictions: list[Tensor],
     needed: list[bool],
-    grad_logits: Tensor | None,
+    grads: list[Tensor],
 ) -> None:
+    *grad_predictions, grad_logits = spread(grads, needed)
     batch, channels, height, width = grad.shape
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     resized = (batch, len(predictions), height, width)
-    weights_out = maps.new_empty(resized) if any(needed) else None
+    weights_out = maps.new_empty(resized) if any(needed[:-1]) else None
     grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
     channels_last = layout.memory_format(grad) == torch.channels_last
     tile = heuristics(channels, width, len(predictions), channels_last, grad.itemsize)
@@ -322,15 +322,14 @@ def backward(
             maps_same_size=size_of(maps) == size_of(grad), resize_opacities=resize_opacities, opaque_last=opaque_last,
             **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
         )  # fmt: skip
-    outputs = iter(grad_predictions)
-    for k, wanted in enumerate(needed):
-        if wanted:
-            gather(grad, weights_out, k, next(outputs), height)
+    for k, grad_prediction in enumerate(grad_predictions):
+        if grad_prediction is not None:
+            gather(grad, weights_out, k, grad_prediction, height)
     if grad_logits is not None and grad_maps_out is not None:
         grad_maps = maps.new_empty(maps.shape)
         gather(grad_maps_out, None, 0, grad_maps, height)
         scale_space_weights.backward(
-            logits, grad_maps, None, phi, opaque_last, grad_logits, composite=not resize_opacities
+            grad_maps, None, logits, phi, opaque_last, grad_logits, composite=not resize_opacities
         )
 
 

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels.launch import on_device_of
+from afa_kernels.triton_kernels._launch import on_device_of
 
 
 @triton.jit
@@ -149,9 +149,9 @@ def forward(
 
 
 def backward(
-    logits: Tensor,
     grad_weights: Tensor | None,
     grad_transmittance: Tensor | None,
+    logits: Tensor,
     phi: str,
     opaque_last: bool,
     grad_logits: Tensor,

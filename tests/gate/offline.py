@@ -40,7 +40,7 @@ from triton.runtime.jit import MockTensor, create_function_from_signature
 import afa_kernels
 from afa_kernels import backends, triton_kernels
 from afa_kernels.testing import LARGE_CASES, WITHOUT_GRADIENT, Case, Dtypes, gradients
-from afa_kernels.triton_kernels.launch import Launch, instead_of_launching
+from afa_kernels.triton_kernels._launch import Launch, instead_of_launching
 
 RECORD = Path(__file__).with_name("resources.json")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -18,6 +18,12 @@ _run = JITFunction.run
 def on_device_of(x: Tensor) -> contextlib.AbstractContextManager[None]:
     """Triton launches on the current device; make that the tensor's."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def spread(grads: Sequence[Tensor], needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    """Return the gradients that are needed at their places, and None at the others."""
+    given = iter(grads)
+    return tuple(next(given) if wanted else None for wanted in needed)
 
 
 @dataclass(frozen=True)
