@@ -76,7 +76,7 @@ def _prepare(op: Any, args: tuple[Any, ...]) -> int:
     devices = {t.device.type for t in tree_leaves(args) if isinstance(t, Tensor)}
     if not all(backends.choose(device) == "triton" for device in devices):
         return 0
-    from afa_kernels.triton_kernels._launch import Launch, instead_of_launching
+    from afa_kernels.triton_kernels._launch import Launch, hooked
 
     made = 0
 
@@ -86,8 +86,9 @@ def _prepare(op: Any, args: tuple[Any, ...]) -> int:
         made += 1
 
     def unfilled(x: Tensor) -> Tensor:
-        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+        memory = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+        return memory if x.is_floating_point() else memory.zero_()  # a class, for a check that looks
 
-    with torch.no_grad(), instead_of_launching(prepare):
+    with torch.no_grad(), hooked(prepare):
         op(*tree_map_only(Tensor, unfilled, args))
     return made

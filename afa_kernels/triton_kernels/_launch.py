@@ -1,51 +1,73 @@
-"""What every launcher needs: the tensor's device as the current one. And a way to see launches without making them."""
+"""How every launcher launches: on the device of its tensors, and seen by who asks to see."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-_run = JITFunction.run
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch as its launcher asked for it: `kernel[grid](*arguments, **keywords)`."""
+
+    kernel: JITFunction[Any]
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    def run(self) -> None:
+        with on_device_of(self.arguments):
+            self.kernel[self.grid](*self.arguments, **self.keywords)
+
+    def compile(self) -> None:
+        """Compile for the device what this launch needs and load it there, and run nothing."""
+        with on_device_of(self.arguments):
+            compiled = self.kernel.run(*self.arguments, grid=self.grid, warmup=True, **self.keywords)
+            if compiled is not None:  # the interpreter compiles nothing
+                compiled._init_handles()  # what the first launch does: the module is loaded, its launcher made
 
 
-def on_device_of(x: Tensor) -> contextlib.AbstractContextManager[None]:
-    """Triton launches on the current device; make that the tensor's."""
+_handle: ContextVar[Callable[[Launch], None] | None] = ContextVar("_handle", default=None)
+
+
+def launch(kernel: JITFunction[Any], grid: tuple[int, ...], *arguments: Any, **keywords: Any) -> None:
+    """Launch `kernel` on the device of its first tensor, or let who has hooked launches have it."""
+    made = Launch(kernel, grid, arguments, {**keywords, "enable_fp_fusion": True})
+    (_handle.get() or Launch.run)(made)
+
+
+@contextlib.contextmanager
+def hooked(handle: Callable[[Launch], None]) -> Iterator[None]:
+    """Inside, in this thread or task, `launch` calls `handle` in place of launching; nothing compiles or runs."""
+    token = _handle.set(handle)
+    try:
+        yield
+    finally:
+        _handle.reset(token)
+
+
+def on_device_of(arguments: Sequence[Any]) -> contextlib.AbstractContextManager[None]:
+    """Make the device of the first tensor the current one: Triton launches there, whose ever the tensors are."""
+    x = next(_tensors(arguments))
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def _tensors(arguments: Sequence[Any]) -> Iterator[Tensor]:
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            yield argument
+        elif isinstance(argument, tuple):
+            yield from _tensors(argument)
 
 
 def spread(grads: Sequence[Tensor], needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """Return the gradients that are needed at their places, and None at the others."""
     given = iter(grads)
     return tuple(next(given) if wanted else None for wanted in needed)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One launch as its launcher made it: `kernel[grid](*arguments, **keywords)`."""
-
-    kernel: JITFunction
-    grid: tuple[int, ...]
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-
-    def compile(self) -> None:
-        """Compile for the current device what this launch needs, and run nothing."""
-        _run(self.kernel, *self.arguments, grid=self.grid, warmup=True, **self.keywords)
-
-
-@contextlib.contextmanager
-def instead_of_launching(handle: Callable[[Launch], None]) -> Iterator[None]:
-    """Inside, every launch of a Triton kernel goes to `handle`; nothing is compiled and nothing runs."""
-
-    def run(kernel: JITFunction, *arguments: Any, grid: tuple[int, ...], warmup: bool, **keywords: Any) -> None:
-        handle(Launch(kernel, grid, arguments, keywords))
-
-    with mock.patch.object(JITFunction, "run", run):
-        yield

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels._launch import on_device_of, spread
+from afa_kernels.triton_kernels._launch import launch, spread
 
 
 @triton.jit
@@ -113,13 +113,13 @@ def forward(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_logit
     batch, channels, height, width = shallow.shape
     pixels = height * width
     tile = heuristics(channels, layout.memory_format(out) == torch.channels_last, shallow.itemsize)
-    with on_device_of(out):
-        _forward_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
-            shallow, deep, spatial_logits, channel_logits, out, channels, pixels,
-            *layout.strides(shallow), *layout.strides(deep), *_pixel_strides(spatial_logits),
-            *channel_logits.stride()[:2], *layout.strides(out),
-            **tile, arithmetic=_arithmetic(shallow),
-        )  # fmt: skip
+    launch(
+        _forward_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), batch),
+        shallow, deep, spatial_logits, channel_logits, out, channels, pixels,
+        *layout.strides(shallow), *layout.strides(deep), *_pixel_strides(spatial_logits),
+        *channel_logits.stride()[:2], *layout.strides(out),
+        **tile, arithmetic=_arithmetic(shallow),
+    )  # fmt: skip
 
 
 def backward(
@@ -140,18 +140,25 @@ def backward(
     if grad_channel is not None:
         dtype = torch.float64 if shallow.dtype == torch.float64 else torch.float32
         channel_sums = torch.empty((batch, blocks, channels), dtype=dtype, device=grad.device)
-    with on_device_of(grad):
-        _backward_kernel[(blocks, batch)](
-            grad, shallow, deep, spatial_logits, channel_logits, grad_shallow, grad_deep, grad_spatial, channel_sums,
-            channels, pixels, blocks,
-            *layout.strides(grad), *layout.strides(shallow), *layout.strides(deep), *_pixel_strides(spatial_logits),
-            *channel_logits.stride()[:2], *_strides_or_zeros(grad_shallow), *_strides_or_zeros(grad_deep),
-            **tile, arithmetic=_arithmetic(shallow),
-        )  # fmt: skip
-        if grad_channel is not None:
-            _channel_kernel[(triton.cdiv(channels, 64), batch)](
-                channel_sums, grad_channel, channels, blocks, BLOCK_C=64, BLOCK_B=32
-            )
+    launch(
+        _backward_kernel, (blocks, batch),
+        grad, shallow, deep, spatial_logits, channel_logits, grad_shallow, grad_deep, grad_spatial, channel_sums,
+        channels, pixels, blocks,
+        *layout.strides(grad), *layout.strides(shallow), *layout.strides(deep), *_pixel_strides(spatial_logits),
+        *channel_logits.stride()[:2], *_strides_or_zeros(grad_shallow), *_strides_or_zeros(grad_deep),
+        **tile, arithmetic=_arithmetic(shallow),
+    )  # fmt: skip
+    if grad_channel is not None:
+        launch(
+            _channel_kernel,
+            (triton.cdiv(channels, 64), batch),
+            channel_sums,
+            grad_channel,
+            channels,
+            blocks,
+            BLOCK_C=64,
+            BLOCK_B=32,
+        )
 
 
 def _arithmetic(x: Tensor) -> tl.dtype:

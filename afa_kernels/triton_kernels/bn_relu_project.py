@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels._launch import on_device_of, spread
+from afa_kernels.triton_kernels._launch import launch, spread
 from afa_kernels.triton_kernels.attentive_fusion import heuristics
 
 STEPS = 8  # blocks of pixels that one program sums over
@@ -266,22 +266,34 @@ def forward(
     if running_mean is not None and running_var is not None:
         mean.copy_(running_mean)
         variance.copy_(running_var)
-    with on_device_of(hidden):
-        if running_mean is None:
-            parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
-            means, squares = (mean.new_empty((batch, parts, channels)) for _ in range(2))
-            _statistics_kernel[(parts * triton.cdiv(channels, tile["BLOCK_C"]), batch)](
-                hidden, means, squares, strides, channels, pixels, parts, STEPS=STEPS, **tile, arithmetic=arithmetic
-            )
-            _merge_kernel[(triton.cdiv(channels, 32),)](
-                hidden, means, squares, mean, variance,
-                strides, batch * parts, batch * pixels, channels, pixels, parts, STEPS * tile["BLOCK_P"],
-                BLOCK_C=32, BLOCK_B=32, num_warps=8, arithmetic=arithmetic,
-            )  # fmt: skip
-        _project_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
-            hidden, weight, bias, project_weight, mean, variance, logits, strides, channels, pixels,
-            EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **tile, arithmetic=arithmetic,
+    if running_mean is None:
+        parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
+        means, squares = (mean.new_empty((batch, parts, channels)) for _ in range(2))
+        launch(
+            _statistics_kernel,
+            (parts * triton.cdiv(channels, tile["BLOCK_C"]), batch),
+            hidden,
+            means,
+            squares,
+            strides,
+            channels,
+            pixels,
+            parts,
+            STEPS=STEPS,
+            **tile,
+            arithmetic=arithmetic,
+        )
+        launch(
+            _merge_kernel, (triton.cdiv(channels, 32),),
+            hidden, means, squares, mean, variance,
+            strides, batch * parts, batch * pixels, channels, pixels, parts, STEPS * tile["BLOCK_P"],
+            BLOCK_C=32, BLOCK_B=32, num_warps=8, arithmetic=arithmetic,
         )  # fmt: skip
+    launch(
+        _project_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), batch),
+        hidden, weight, bias, project_weight, mean, variance, logits, strides, channels, pixels,
+        EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **tile, arithmetic=arithmetic,
+    )  # fmt: skip
 
 
 def backward(
@@ -306,26 +318,28 @@ def backward(
     channel_blocks = triton.cdiv(channels, tile["BLOCK_C"])
     grad_strides, strides = layout.strides(grad), layout.strides(hidden)
     constants, slopes = (torch.empty_like(mean) if batch_statistics else None for _ in range(2))
-    with on_device_of(hidden):
-        if batch_statistics or any(needed[1:]):
-            parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
-            sums = [mean.new_empty((batch, parts, channels)) for _ in range(3)]
-            _sums_kernel[(parts * channel_blocks, batch)](
-                grad, hidden, weight, bias, mean, variance, *sums,
-                grad_strides, strides, channels, pixels, parts,
-                EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, STEPS=STEPS, **tile, arithmetic=arithmetic,
-            )  # fmt: skip
-            _parameters_kernel[(triton.cdiv(channels, 32),)](
-                *sums, weight, bias, project_weight, mean, variance,
-                *of_parameters, constants, slopes, batch * parts, batch * pixels, channels,
-                EPS=eps, ABS_WEIGHT=abs_weight, BLOCK_C=32, BLOCK_B=32,
-            )  # fmt: skip
-        if grad_hidden is not None:
-            _gradient_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]) * channel_blocks, batch)](
-                grad, hidden, weight, bias, project_weight, mean, variance, constants, slopes, grad_hidden,
-                grad_strides, strides, layout.strides(grad_hidden), channels, pixels,
-                EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **tile, arithmetic=arithmetic,
-            )  # fmt: skip
+    if batch_statistics or any(needed[1:]):
+        parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
+        sums = [mean.new_empty((batch, parts, channels)) for _ in range(3)]
+        launch(
+            _sums_kernel, (parts * channel_blocks, batch),
+            grad, hidden, weight, bias, mean, variance, *sums,
+            grad_strides, strides, channels, pixels, parts,
+            EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, STEPS=STEPS, **tile, arithmetic=arithmetic,
+        )  # fmt: skip
+        launch(
+            _parameters_kernel, (triton.cdiv(channels, 32),),
+            *sums, weight, bias, project_weight, mean, variance,
+            *of_parameters, constants, slopes, batch * parts, batch * pixels, channels,
+            EPS=eps, ABS_WEIGHT=abs_weight, BLOCK_C=32, BLOCK_B=32,
+        )  # fmt: skip
+    if grad_hidden is not None:
+        launch(
+            _gradient_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]) * channel_blocks, batch),
+            grad, hidden, weight, bias, project_weight, mean, variance, constants, slopes, grad_hidden,
+            grad_strides, strides, layout.strides(grad_hidden), channels, pixels,
+            EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **tile, arithmetic=arithmetic,
+        )  # fmt: skip
 
 
 def _tile(hidden: Tensor) -> dict[str, int]:

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels._launch import on_device_of, spread
+from afa_kernels.triton_kernels._launch import launch, spread
 from afa_kernels.triton_kernels.scale_space_render import (
     composite,
     gather,
@@ -127,15 +127,15 @@ def forward(predictions: list[Tensor], attentions: list[Tensor], premultiplied: 
     batch, channels, height, width = out.shape
     channels_last = layout.memory_format(out) == torch.channels_last
     tile = heuristics(channels, width, len(predictions), channels_last, out.itemsize)
-    with on_device_of(out):
-        _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-            tuple(predictions), tuple(attentions), out,
-            strides_of(predictions), sizes_of(predictions), strides_of(attentions), sizes_of(attentions),
-            layout.strides(out), size_of(out), channels,
-            K=len(predictions), same_sizes=tuple(size_of(x) == size_of(out) for x in predictions),
-            attention_same_sizes=tuple(size_of(x) == size_of(out) for x in attentions), premultiplied=premultiplied,
-            **tile, arithmetic=_arithmetic_of(predictions),
-        )  # fmt: skip
+    launch(
+        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        tuple(predictions), tuple(attentions), out,
+        strides_of(predictions), sizes_of(predictions), strides_of(attentions), sizes_of(attentions),
+        layout.strides(out), size_of(out), channels,
+        K=len(predictions), same_sizes=tuple(size_of(x) == size_of(out) for x in predictions),
+        attention_same_sizes=tuple(size_of(x) == size_of(out) for x in attentions), premultiplied=premultiplied,
+        **tile, arithmetic=_arithmetic_of(predictions),
+    )  # fmt: skip
 
 
 def backward(
@@ -153,15 +153,15 @@ def backward(
     weights = grad.new_empty((batch, scales, height, width), dtype=dtype) if any(needed[:scales]) else None
     grad_opacities = grad.new_empty((batch, scales - 1, height, width), dtype=dtype) if any(needed[scales:]) else None
     tile = heuristics(channels, width, scales, layout.memory_format(grad) == torch.channels_last, grad.itemsize)
-    with on_device_of(grad):
-        _opacities_backward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-            grad, tuple(predictions), tuple(attentions), weights, grad_opacities,
-            layout.strides(grad), strides_of(predictions), sizes_of(predictions),
-            strides_of(attentions), sizes_of(attentions), size_of(grad), channels,
-            K=scales, same_sizes=tuple(size_of(x) == size_of(grad) for x in predictions),
-            attention_same_sizes=tuple(size_of(x) == size_of(grad) for x in attentions), premultiplied=premultiplied,
-            **tile, arithmetic=_arithmetic_of(predictions),
-        )  # fmt: skip
+    launch(
+        _opacities_backward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        grad, tuple(predictions), tuple(attentions), weights, grad_opacities,
+        layout.strides(grad), strides_of(predictions), sizes_of(predictions),
+        strides_of(attentions), sizes_of(attentions), size_of(grad), channels,
+        K=scales, same_sizes=tuple(size_of(x) == size_of(grad) for x in predictions),
+        attention_same_sizes=tuple(size_of(x) == size_of(grad) for x in attentions), premultiplied=premultiplied,
+        **tile, arithmetic=_arithmetic_of(predictions),
+    )  # fmt: skip
     for k, grad_prediction in enumerate(places[:scales]):
         if grad_prediction is not None:
             gather(grad, weights, k, grad_prediction, height)

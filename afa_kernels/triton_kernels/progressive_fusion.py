@@ -12,7 +12,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import attentive_fusion
-from afa_kernels.triton_kernels._launch import on_device_of, spread
+from afa_kernels.triton_kernels._launch import launch, spread
 from afa_kernels.triton_kernels.attentive_fusion import gate
 
 
@@ -162,12 +162,12 @@ def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits
     pixels = height * width
     channels_last = layout.memory_format(out) == torch.channels_last
     tile = heuristics(len(features), channels, channels_last, out.itemsize)
-    with on_device_of(out):
-        _forward_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
-            tuple(features), tuple(spatial_logits), tuple(channel_logits), out,
-            *_strides(features, spatial_logits, channel_logits), layout.strides(out), channels, pixels,
-            K=len(features), **tile, arithmetic=_arithmetic(out),
-        )  # fmt: skip
+    launch(
+        _forward_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), batch),
+        tuple(features), tuple(spatial_logits), tuple(channel_logits), out,
+        *_strides(features, spatial_logits, channel_logits), layout.strides(out), channels, pixels,
+        K=len(features), **tile, arithmetic=_arithmetic(out),
+    )  # fmt: skip
 
 
 def backward(
@@ -191,19 +191,20 @@ def backward(
         dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
         channel_sums = torch.empty((batch, blocks, inputs, channels), dtype=dtype, device=grad.device)
     strides = _strides(features, spatial_logits, channel_logits)
-    with on_device_of(grad):
-        _backward_kernel[(blocks, batch)](
-            grad, tuple(features), tuple(spatial_logits), tuple(channel_logits),
-            dx, ds if any(needed[inputs : 2 * inputs]) else None, channel_sums,
-            layout.strides(grad), *strides,
-            tuple((0, 0, 0) if x is None else layout.strides(x) for x in dx), channels, pixels, blocks,
-            K=inputs, **tile, arithmetic=_arithmetic(grad),
+    launch(
+        _backward_kernel, (blocks, batch),
+        grad, tuple(features), tuple(spatial_logits), tuple(channel_logits),
+        dx, ds if any(needed[inputs : 2 * inputs]) else None, channel_sums,
+        layout.strides(grad), *strides,
+        tuple((0, 0, 0) if x is None else layout.strides(x) for x in dx), channels, pixels, blocks,
+        K=inputs, **tile, arithmetic=_arithmetic(grad),
+    )  # fmt: skip
+    if channel_sums is not None:
+        launch(
+            _channel_kernel, (triton.cdiv(channels, 64), batch),
+            channel_sums, tuple(channel_logits), dq, strides[2], channels, blocks,
+            K=inputs, BLOCK_C=64, BLOCK_B=32, arithmetic=_arithmetic(grad),
         )  # fmt: skip
-        if channel_sums is not None:
-            _channel_kernel[(triton.cdiv(channels, 64), batch)](
-                channel_sums, tuple(channel_logits), dq, strides[2], channels, blocks,
-                K=inputs, BLOCK_C=64, BLOCK_B=32, arithmetic=_arithmetic(grad),
-            )  # fmt: skip
 
 
 def _strides(

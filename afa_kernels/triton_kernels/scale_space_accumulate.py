@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels._launch import on_device_of
+from afa_kernels.triton_kernels._launch import launch
 from afa_kernels.triton_kernels.scale_space_render import heuristics, sample, size_of
 
 
@@ -51,11 +51,11 @@ def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, 
     batch, channels, height, width = rendered.shape
     channels_last = layout.memory_format(rendered) == torch.channels_last
     tile = heuristics(channels, width, 1, channels_last, rendered.itemsize)
-    with on_device_of(rendered):
-        _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-            None if first else rendered, None if first else transmittance, prediction, weight, rendered, transmittance,
-            layout.strides(prediction), size_of(prediction), layout.strides(weight), size_of(weight),
-            layout.strides(rendered), size_of(rendered), channels,
-            same_size=size_of(prediction) == size_of(rendered), weight_same_size=size_of(weight) == size_of(rendered),
-            **tile, arithmetic=tl.float64 if rendered.dtype == torch.float64 else tl.float32,
-        )  # fmt: skip
+    launch(
+        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        None if first else rendered, None if first else transmittance, prediction, weight, rendered, transmittance,
+        layout.strides(prediction), size_of(prediction), layout.strides(weight), size_of(weight),
+        layout.strides(rendered), size_of(rendered), channels,
+        same_size=size_of(prediction) == size_of(rendered), weight_same_size=size_of(weight) == size_of(rendered),
+        **tile, arithmetic=tl.float64 if rendered.dtype == torch.float64 else tl.float32,
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import scale_space_weights
-from afa_kernels.triton_kernels._launch import on_device_of, spread
+from afa_kernels.triton_kernels._launch import launch, spread
 from afa_kernels.triton_kernels.scale_space_render import (
     add_exp,
     composite,
@@ -167,15 +167,15 @@ def forward(
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     channels_last = layout.memory_format(predictions[0]) == torch.channels_last
     tile = heuristics(channels, width, len(predictions), channels_last, maps.itemsize)
-    with on_device_of(losses):
-        _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-            tuple(predictions), maps, target, weight, losses, lse,
-            strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
-            (height, width), channels, ignore_index,
-            K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
-            maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
-            opaque_last=opaque_last, **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
-        )  # fmt: skip
+    launch(
+        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        tuple(predictions), maps, target, weight, losses, lse,
+        strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
+        (height, width), channels, ignore_index,
+        K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
+        maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
+        opaque_last=opaque_last, **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
+    )  # fmt: skip
 
 
 def backward(
@@ -209,16 +209,16 @@ def backward(
         if wanted:
             shape = (batch, channels, last - first, width)
             band = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=memory_format)
-        with on_device_of(grad):
-            _gradient_kernel[((last - first) * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-                grad, target, weight, lse, tuple(predictions), maps, band, weights_out, grad_maps_out,
-                (0, 0, 0) if band is None else layout.strides(band),
-                strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
-                (height, width), channels, ignore_index, first,
-                K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
-                maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
-                opaque_last=opaque_last, **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
-            )  # fmt: skip
+        launch(
+            _gradient_kernel, ((last - first) * triton.cdiv(width, tile["BLOCK_P"]), batch),
+            grad, target, weight, lse, tuple(predictions), maps, band, weights_out, grad_maps_out,
+            (0, 0, 0) if band is None else layout.strides(band),
+            strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
+            (height, width), channels, ignore_index, first,
+            K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
+            maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
+            opaque_last=opaque_last, **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
+        )  # fmt: skip
         for (k, out), rows in zip(wanted, owned):
             if band is not None and rows[0] < rows[1]:
                 gather(band, weights_out, k, out, height, rows, first)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import scale_space_weights
-from afa_kernels.triton_kernels._launch import on_device_of
+from afa_kernels.triton_kernels._launch import launch
 from afa_kernels.triton_kernels.scale_space_render import (
     add_exp,
     composite,
@@ -94,13 +94,13 @@ def forward(
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     channels_last = layout.memory_format(predictions[0]) == torch.channels_last
     tile = heuristics(channels, width, len(predictions), channels_last, maps.itemsize)
-    with on_device_of(labels):
-        _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-            tuple(predictions), maps, labels, values,
-            strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
-            (height, width), channels,
-            K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
-            maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
-            opaque_last=opaque_last, probability=value == "probability",
-            **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
-        )  # fmt: skip
+    launch(
+        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        tuple(predictions), maps, labels, values,
+        strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
+        (height, width), channels,
+        K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
+        maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
+        opaque_last=opaque_last, probability=value == "probability",
+        **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
+    )  # fmt: skip

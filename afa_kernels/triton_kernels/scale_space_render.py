@@ -13,7 +13,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import scale_space_weights
-from afa_kernels.triton_kernels._launch import on_device_of, spread
+from afa_kernels.triton_kernels._launch import launch, spread
 
 
 @triton.jit
@@ -284,15 +284,15 @@ def forward(
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     channels_last = layout.memory_format(out) == torch.channels_last
     tile = heuristics(channels, width, len(predictions), channels_last, out.itemsize)
-    with on_device_of(out):
-        _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-            tuple(predictions), maps, out,
-            strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
-            layout.strides(out), size_of(out), channels,
-            K=len(predictions), same_sizes=tuple(size_of(x) == size_of(out) for x in predictions),
-            maps_same_size=size_of(maps) == size_of(out), resize_opacities=resize_opacities, opaque_last=opaque_last,
-            **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
-        )  # fmt: skip
+    launch(
+        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        tuple(predictions), maps, out,
+        strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
+        layout.strides(out), size_of(out), channels,
+        K=len(predictions), same_sizes=tuple(size_of(x) == size_of(out) for x in predictions),
+        maps_same_size=size_of(maps) == size_of(out), resize_opacities=resize_opacities, opaque_last=opaque_last,
+        **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
+    )  # fmt: skip
 
 
 def backward(
@@ -313,15 +313,15 @@ def backward(
     grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
     channels_last = layout.memory_format(grad) == torch.channels_last
     tile = heuristics(channels, width, len(predictions), channels_last, grad.itemsize)
-    with on_device_of(grad):
-        _maps_backward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-            grad, tuple(predictions), maps, weights_out, grad_maps_out,
-            layout.strides(grad), strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
-            size_of(grad), channels,
-            K=len(predictions), same_sizes=tuple(size_of(x) == size_of(grad) for x in predictions),
-            maps_same_size=size_of(maps) == size_of(grad), resize_opacities=resize_opacities, opaque_last=opaque_last,
-            **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
-        )  # fmt: skip
+    launch(
+        _maps_backward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        grad, tuple(predictions), maps, weights_out, grad_maps_out,
+        layout.strides(grad), strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
+        size_of(grad), channels,
+        K=len(predictions), same_sizes=tuple(size_of(x) == size_of(grad) for x in predictions),
+        maps_same_size=size_of(maps) == size_of(grad), resize_opacities=resize_opacities, opaque_last=opaque_last,
+        **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
+    )  # fmt: skip
     for k, grad_prediction in enumerate(grad_predictions):
         if grad_prediction is not None:
             gather(grad, weights_out, k, grad_prediction, height)
@@ -359,14 +359,14 @@ def gather(
     readers_y, readers_x = (1 if size == size_out else triton.cdiv(2 * o, i) + 2 for i, o in zip(size, size_out))
     tile = heuristics(channels, width, 1, layout.memory_format(out) == torch.channels_last, out.itemsize)
     blocks = triton.cdiv(width, tile["BLOCK_P"])
-    with on_device_of(grad):
-        _gather_kernel[((end - begin) * blocks, triton.cdiv(channels, tile["BLOCK_C"]), batch)](
-            grad, weights, out, layout.strides(grad), layout.strides(out), size, size_out, channels,
-            k, readers_y, readers_x, begin, first_grad_row,
-            K=1 if weights is None else weights.shape[1], same_size=size == size_out,
-            narrow=2 * max(size) * max(size_out) < 2**31, **tile,
-            arithmetic=tl.float64 if grad.dtype == torch.float64 else tl.float32,
-        )  # fmt: skip
+    launch(
+        _gather_kernel, ((end - begin) * blocks, triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        grad, weights, out, layout.strides(grad), layout.strides(out), size, size_out, channels,
+        k, readers_y, readers_x, begin, first_grad_row,
+        K=1 if weights is None else weights.shape[1], same_size=size == size_out,
+        narrow=2 * max(size) * max(size_out) < 2**31, **tile,
+        arithmetic=tl.float64 if grad.dtype == torch.float64 else tl.float32,
+    )  # fmt: skip
 
 
 def size_of(x: Tensor) -> tuple[int, int]:

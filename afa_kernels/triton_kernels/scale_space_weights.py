@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels._launch import on_device_of
+from afa_kernels.triton_kernels._launch import launch
 
 
 @triton.jit
@@ -140,12 +140,12 @@ def forward(
 ) -> None:
     batch, scales, height, width = logits.shape
     tile = heuristics(min(logits.itemsize, weights.itemsize))
-    with on_device_of(logits):
-        _forward_kernel[(triton.cdiv(height * width, tile["BLOCK_P"]), batch)](
-            logits, weights, transmittance, height * width, layout.strides(logits),
-            K=scales, phi=phi, opaque_last=opaque_last, composite=composite,
-            **tile, arithmetic=arithmetic_of(weights),
-        )  # fmt: skip
+    launch(
+        _forward_kernel, (triton.cdiv(height * width, tile["BLOCK_P"]), batch),
+        logits, weights, transmittance, height * width, layout.strides(logits),
+        K=scales, phi=phi, opaque_last=opaque_last, composite=composite,
+        **tile, arithmetic=arithmetic_of(weights),
+    )  # fmt: skip
 
 
 def backward(
@@ -161,12 +161,12 @@ def backward(
     grads = (grad_weights, grad_transmittance)
     strides = ((0, 0, 0) if x is None else layout.strides(x) for x in grads)
     tile = heuristics(min(logits.itemsize, grad_logits.itemsize))
-    with on_device_of(logits):
-        _backward_kernel[(triton.cdiv(height * width, tile["BLOCK_P"]), batch)](
-            logits, *grads, grad_logits, height * width, layout.strides(logits), *strides,
-            K=scales, phi=phi, opaque_last=opaque_last, composite=composite,
-            **tile, arithmetic=arithmetic_of(*(x for x in grads if x is not None)),
-        )  # fmt: skip
+    launch(
+        _backward_kernel, (triton.cdiv(height * width, tile["BLOCK_P"]), batch),
+        logits, *grads, grad_logits, height * width, layout.strides(logits), *strides,
+        K=scales, phi=phi, opaque_last=opaque_last, composite=composite,
+        **tile, arithmetic=arithmetic_of(*(x for x in grads if x is not None)),
+    )  # fmt: skip
 
 
 def arithmetic_of(*tensors: Tensor) -> tl.dtype:

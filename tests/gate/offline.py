@@ -40,7 +40,7 @@ from triton.runtime.jit import MockTensor, create_function_from_signature
 import afa_kernels
 from afa_kernels import backends, triton_kernels
 from afa_kernels.testing import LARGE_CASES, WITHOUT_GRADIENT, Case, Dtypes, gradients
-from afa_kernels.triton_kernels._launch import Launch, instead_of_launching
+from afa_kernels.triton_kernels._launch import Launch, hooked
 
 RECORD = Path(__file__).with_name("resources.json")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -60,7 +60,7 @@ def launches(case: Case, dtypes: Dtypes) -> list[Launch]:
     with (
         mock.patch.object(backends, "_triton_interpreted", lambda: True),  # CPU tensors go to the Triton launchers
         afa_kernels.use_backend("triton"),
-        instead_of_launching(made.append),
+        hooked(made.append),
     ):
         if case.op in WITHOUT_GRADIENT:
             case(case.unfilled(dtypes), "triton")
@@ -182,8 +182,7 @@ def kernels() -> set[str]:
     found = set()
     for module in pkgutil.iter_modules(triton_kernels.__path__):
         source = Path(module.module_finder.path, f"{module.name}.py").read_text()  # type: ignore[union-attr]
-        launched = re.findall(r"^\s+(\w+)\[\(", source, re.MULTILINE)
-        found |= {f"{module.name}.{kernel}" for kernel in launched}
+        found |= {f"{module.name}.{kernel}" for kernel in re.findall(r"\blaunch\(\s*(_\w+),", source)}
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import concurrent.futures
 import contextlib
 import functools
 import importlib
@@ -25,8 +26,8 @@ import afa_kernels
 from afa_kernels import backends, triton_kernels
 from afa_kernels.testing import CASES, LARGE_CASES, Case
 from afa_kernels.triton_kernels import (
+    _launch,
     attentive_fusion,
-    launch,
     progressive_fusion,
     scale_space_render,
     scale_space_weights,
@@ -135,28 +136,28 @@ def test_every_launch_is_on_the_device_of_its_tensors(case: Case, monkeypatch: p
     current: list[Any] = []
 
     @contextlib.contextmanager
-    def guarded(x: Tensor) -> Iterator[None]:
-        current.append(x.device)
+    def guarded(arguments: Any) -> Iterator[None]:
+        current.append(next(_launch._tensors(arguments)).device)
         yield
         current.pop()
 
-    def unguarded(made: launch.Launch) -> None:
-        assert current, f"{offline.title(made)} is launched on whatever device is the current one"
-        seen.append(made)
+    def unguarded(kernel: JITFunction, *arguments: Any, **keywords: Any) -> None:
+        assert current, f"{kernel.__name__} is launched on whatever device is the current one"
+        assert {x.device for x in _launch._tensors(arguments)} == set(current)
+        seen.append(kernel)
 
-    seen: list[launch.Launch] = []
-    for module in MODULES:
-        if hasattr(module, "on_device_of"):
-            monkeypatch.setattr(module, "on_device_of", guarded)
-    with mock.patch.object(offline, "instead_of_launching", lambda _: launch.instead_of_launching(unguarded)):
-        offline.launches(case, case.dtypes[0])
+    seen: list[JITFunction] = []
+    monkeypatch.setattr(_launch, "on_device_of", guarded)
+    monkeypatch.setattr(JITFunction, "run", unguarded)
+    monkeypatch.setattr(offline, "hooked", lambda _: contextlib.nullcontext())
+    offline.launches(case, case.dtypes[0])
     assert seen
 
 
 def test_the_guard_makes_the_second_device_current() -> None:
     entered = mock.MagicMock()
-    on_second = mock.Mock(is_cuda=True, device=torch.device("cuda", 1))
-    with mock.patch.object(torch.cuda, "device", entered), launch.on_device_of(on_second):
+    on_second = mock.Mock(spec=Tensor, is_cuda=True, device=torch.device("cuda", 1))
+    with mock.patch.object(torch.cuda, "device", entered), _launch.on_device_of((None, 3, (on_second,))):
         entered.assert_called_once_with(torch.device("cuda", 1))
         entered.return_value.__enter__.assert_called_once()
     entered.return_value.__exit__.assert_called_once()
@@ -187,16 +188,14 @@ def test_launches_go_to_the_current_stream_of_the_second_device(case: Case, monk
     )
 
     @contextlib.contextmanager
-    def guarded(x: Tensor) -> Iterator[None]:
+    def guarded(arguments: Any) -> Iterator[None]:
         monkeypatch.setattr(driver, "current", 1)
         yield
         monkeypatch.setattr(driver, "current", 0)
 
-    for module in MODULES:
-        if hasattr(module, "on_device_of"):
-            monkeypatch.setattr(module, "on_device_of", guarded)
+    monkeypatch.setattr(_launch, "on_device_of", guarded)
     monkeypatch.setattr(JITFunction, "_do_compile", lambda *_: compiled)
-    monkeypatch.setattr(offline, "instead_of_launching", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(offline, "hooked", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(triton.runtime.driver, "_active", driver)
     offline.launches(case, torch.float32)
     assert streams and set(streams) == {"the current stream of device 1"}
@@ -215,7 +214,7 @@ def narrow_offsets(ttir: str) -> list[str]:
     return found
 
 
-def ttir(made: launch.Launch) -> str:
+def ttir(made: _launch.Launch) -> str:
     source, options = offline.source(made, offline.TARGETS["sm_90"])
     return triton.compile(source, target=offline.TARGETS["sm_90"], options=options).asm["ttir"]
 
@@ -240,7 +239,7 @@ def _widened_too_late(x, stride, size):
 
 @pytest.mark.parametrize("narrow", [_narrow, _widened_too_late])
 def test_a_narrow_offset_is_seen(narrow: Any) -> None:
-    assert narrow_offsets(ttir(launch.Launch(narrow, (1,), (torch.empty(99), 17, 3), {})))
+    assert narrow_offsets(ttir(_launch.Launch(narrow, (1,), (torch.empty(99), 17, 3), {})))
 
 
 def loaded_after_stored(source: str) -> list[str]:
@@ -293,13 +292,19 @@ class Model(torch.nn.Module):
 
 
 @pytest.fixture
-def compilations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+def compilations(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool]]]:
+    """What is compiled, by name and whether only that; what is only compiled is loaded too."""
     found: list[tuple[str, bool]] = []
+    compiled = mock.Mock(spec=("_init_handles",))
+
+    def run(kernel: JITFunction, *arguments: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> Any:
+        found.append((kernel.__name__, warmup))
+        return compiled
+
     monkeypatch.setattr(backends, "_triton_interpreted", lambda: True)
-    monkeypatch.setattr(
-        launch, "_run", lambda kernel, *args, grid, warmup, **options: found.append((kernel.__name__, warmup))
-    )
-    return found
+    monkeypatch.setattr(JITFunction, "run", run)
+    yield found
+    assert compiled._init_handles.call_count == sum(warmup for _, warmup in found)
 
 
 def test_warmup_compiles_what_a_model_needs(compilations: list[tuple[str, bool]]) -> None:
@@ -320,6 +325,19 @@ def test_warmup_prepares_the_launches_of_an_operation(case: Case, compilations: 
     with afa_kernels.use_backend("triton"):
         prepared = case.call(functools.partial(afa_kernels.warmup, getattr(afa_kernels, case.op)), *arguments)
     assert prepared == len(compilations) == len(offline.launches(case, torch.float32))
+
+
+def test_launches_of_other_threads_are_not_hooked(compilations: list[tuple[str, bool]]) -> None:
+    """Nor are those of other libraries in this one."""
+    arguments = torch.empty(99), 17, 3
+    with _launch.hooked(lambda made: pytest.fail("hooked")):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            pool.submit(_launch.launch, _narrow, (1,), *arguments).result()
+        _narrow[(1,)](*arguments)
+        _launch.Launch(_narrow, (1,), arguments, {}).compile()
+    with _launch.hooked(_launch.Launch.compile):
+        _launch.launch(_narrow, (1,), *arguments)
+    assert compilations == [("_narrow", False)] * 2 + [("_narrow", True)] * 2
 
 
 def test_warmup_of_other_backends_compiles_nothing() -> None:
