@@ -327,6 +327,25 @@ def test_warmup_prepares_the_launches_of_an_operation(case: Case, compilations: 
     assert prepared == len(compilations) == len(offline.launches(case, torch.float32))
 
 
+def test_warmup_goes_on_where_a_number_is_read(compilations: list[tuple[str, bool]]) -> None:
+    """The number itself where the tensor is one; the counter of the batches counts on a copy."""
+    norm, found = torch.nn.BatchNorm2d(2, momentum=None), []
+
+    class Reading(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x: Tensor, eps: Tensor) -> Any:
+            found.extend((float(eps), float(x.mean()), bool((x > 0).any())))
+            return afa_kernels.scale_space_weights(self.norm(x))
+
+    with afa_kernels.use_backend("triton"):
+        assert afa_kernels.warmup(Reading(), torch.randn(2, 2, 6, 5), torch.tensor(0.25)) == 2
+    assert found == [0.25, 1.0, False]
+    assert norm.num_batches_tracked == 0
+
+
 def test_launches_of_other_threads_are_not_hooked(compilations: list[tuple[str, bool]]) -> None:
     """Nor are those of other libraries in this one."""
     arguments = torch.empty(99), 17, 3
