@@ -35,7 +35,7 @@ def warmup(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> in
 
 
 class _Calls(TorchDispatchMode):
-    """The operations of afa_kernels called inside, with fake tensors as arguments; numbers are read as `warmup` says."""
+    """The operations of afa_kernels called inside, with fake tensors as arguments; and what is read of a tensor."""
 
     def __init__(self) -> None:
         super().__init__()

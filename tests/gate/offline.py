@@ -84,7 +84,8 @@ def source(launch: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, Any]
 def front_end(launch: Launch, target: GPUTarget) -> str:
     """Triton's IR of the launch, before any pass, as it would be wherever the kernel stood and whatever it called.
 
-    It has no line numbers, and of the functions of afa_kernels no names. It depends on the target's vendor only.
+    It has no line numbers, and neither the kernel's name nor those of what it calls. It depends on the target's vendor
+    only.
     """
     ast, options = source(launch, target)
     backend, context = make_backend(target), ir.context()
@@ -97,9 +98,10 @@ def front_end(launch: Launch, target: GPUTarget) -> str:
 
 
 def without_names(ir_text: str) -> str:
-    """The functions of afa_kernels numbered as they come, in place of the names that say where they stand."""
+    """The kernel and the functions of afa_kernels numbered as they come, in place of their names and places."""
     numbers: dict[str, str] = {}
-    return re.sub(r"@afa_kernels\.[\w.]+", lambda name: numbers.setdefault(name[0], f"@{len(numbers)}"), ir_text)
+    ours = r"@(?:afa_kernels\.[\w.]+|_\w+_kernel\b)"
+    return re.sub(ours, lambda name: numbers.setdefault(name[0], f"@{len(numbers)}"), ir_text)
 
 
 def digest(*parts: Any) -> str:
@@ -275,8 +277,14 @@ def recorded() -> Rows:
     return record["launches"] if record["triton"] == triton.__version__ else {}
 
 
+@functools.cache
+def _by_digest() -> dict[tuple[str, str], dict[str, Any]]:
+    return {(target, row["digest"]): row for by_target in recorded().values() for target, row in by_target.items()}
+
+
 def as_recorded(compilation: Compilation) -> bool:
-    return recorded().get(compilation.name, {}).get(compilation.target, {}).get("digest") == compilation.digest
+    """Whether the record has the same compilation, by this name or another."""
+    return (compilation.target, compilation.digest) in _by_digest()
 
 
 def with_recorded(here: Rows) -> Rows:
@@ -287,7 +295,7 @@ def with_recorded(here: Rows) -> Rows:
         if target in here.get(name, {}):
             rows[name][target] = here[name][target]
         elif as_recorded(compilation):
-            rows[name][target] = recorded()[name][target]
+            rows[name][target] = _by_digest()[target, compilation.digest]
     return dict(rows)
 
 
