@@ -100,7 +100,7 @@ def front_end(launch: Launch, target: GPUTarget) -> str:
 def without_names(ir_text: str) -> str:
     """The kernel and the functions of afa_kernels numbered as they come, in place of their names and places."""
     numbers: dict[str, str] = {}
-    ours = r"@(?:afa_kernels\.[\w.]+|_\w+_kernel\b)"
+    ours = r'@(?:"afa_kernels\.[^"]+"|afa_kernels\.[\w.]+|_\w+_kernel\b)'  # in quotes for a constant like 1e-05
     return re.sub(ours, lambda name: numbers.setdefault(name[0], f"@{len(numbers)}"), ir_text)
 
 

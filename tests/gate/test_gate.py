@@ -170,7 +170,7 @@ def test_a_changed_kernel_is_compiled() -> None:
 
 
 def test_a_moved_function_is_not() -> None:
-    calls = "@_norm_kernel calls @afa_kernels.a.gate__fp32, @afa_kernels.a.norm__fp32, @afa_kernels.a.gate__fp32"
+    calls = '@_norm_kernel calls @afa_kernels.a.gate__fp32, @"afa_kernels.a.norm__c1e-05", @afa_kernels.a.gate__fp32'
     moved = calls.replace("afa_kernels.a.gate", "afa_kernels.b._gate.sigmoid").replace("_norm_kernel", "_a_kernel")
     assert offline.without_names(calls) == offline.without_names(moved) == "@0 calls @1, @2, @1"
 
