@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton.language as tl
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
@@ -65,6 +66,11 @@ def _tensors(arguments: Sequence[Any]) -> Iterator[Tensor]:
             yield argument
         elif isinstance(argument, tuple):
             yield from _tensors(argument)
+
+
+def arithmetic_of(*tensors: Tensor) -> tl.dtype:
+    """Return the type that kernels compute in: float64 if one of the tensors has it, else float32."""
+    return tl.float64 if any(x.dtype == torch.float64 for x in tensors) else tl.float32
 
 
 def spread(grads: Sequence[Tensor], needed: Sequence[bool]) -> tuple[Tensor | None, ...]:

@@ -12,29 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels._launch import launch, spread
-from afa_kernels.triton_kernels.attentive_fusion import heuristics
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, spread
+from afa_kernels.triton_kernels._norm import norm, rectify
 
 STEPS = 8  # blocks of pixels that one program sums over
-
-
-@triton.jit
-def rectify(y, value, SLOPE: tl.constexpr):
-    """`value` where y > 0, else SLOPE * value. ReLU lets NaN through and gives 0 for infinity, as PyTorch's."""
-    if SLOPE == 0.0:
-        return tl.where(y <= 0.0, 0.0, value)
-    return tl.where(y > 0.0, value, SLOPE * value)
-
-
-@triton.jit
-def norm(weight, bias, mean, variance, c, inside_c, EPS: tl.constexpr, ABS_WEIGHT: tl.constexpr):
-    """Of the channels c: mean, 1 / sqrt(variance + EPS), gamma times that, and beta."""
-    gamma = tl.load(weight + c, mask=inside_c, other=0.0)
-    if ABS_WEIGHT:
-        gamma = tl.abs(gamma) + EPS
-    deviation = 1.0 / tl.sqrt(tl.load(variance + c, mask=inside_c, other=1.0) + EPS)
-    center = tl.load(mean + c, mask=inside_c, other=0.0)
-    return center, deviation, gamma * deviation, tl.load(bias + c, mask=inside_c, other=0.0)
 
 
 @triton.jit
@@ -261,7 +243,7 @@ def forward(
 ) -> None:
     batch, channels, height, width = hidden.shape
     pixels = height * width
-    tile, arithmetic = _tile(hidden), _arithmetic(hidden)
+    tile, arithmetic = _tile(hidden), arithmetic_of(hidden)
     strides = layout.strides(hidden)
     if running_mean is not None and running_var is not None:
         mean.copy_(running_mean)
@@ -314,7 +296,7 @@ def backward(
     grad_hidden, *of_parameters = spread(grads, needed)
     batch, channels, height, width = hidden.shape
     pixels = height * width
-    tile, arithmetic = _tile(hidden), _arithmetic(hidden)
+    tile, arithmetic = _tile(hidden), arithmetic_of(hidden)
     channel_blocks = triton.cdiv(channels, tile["BLOCK_C"])
     grad_strides, strides = layout.strides(grad), layout.strides(hidden)
     constants, slopes = (torch.empty_like(mean) if batch_statistics else None for _ in range(2))
@@ -343,9 +325,5 @@ def backward(
 
 
 def _tile(hidden: Tensor) -> dict[str, int]:
-    channels_last = layout.memory_format(hidden) == torch.channels_last
-    return heuristics(hidden.shape[1], channels_last, hidden.itemsize)
-
-
-def _arithmetic(x: Tensor) -> tl.dtype:
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
+    channels_last = _tiles.channels_last(hidden)
+    return _tiles.of_map(hidden.shape[1], channels_last, hidden.itemsize)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from afa_kernels.triton_kernels._launch import launch
-from afa_kernels.triton_kernels.bn_relu_project import norm, rectify
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch
+from afa_kernels.triton_kernels._norm import norm, rectify
 
 BLOCKS = {"BLOCK_M": 16, "BLOCK_C": 32, "BLOCK_O": 64, "num_warps": 8}
 
@@ -69,5 +68,5 @@ def forward(
         avg, max, conv1_weight, weight, bias, running_mean, running_var, conv2_weight, logits,
         inputs, hidden, outputs,
         EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **BLOCKS,
-        arithmetic=tl.float64 if avg.dtype == torch.float64 else tl.float32,
+        arithmetic=arithmetic_of(avg),
     )  # fmt: skip

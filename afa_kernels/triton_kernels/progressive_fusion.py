@@ -11,25 +11,25 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels import attentive_fusion
-from afa_kernels.triton_kernels._launch import launch, spread
-from afa_kernels.triton_kernels.attentive_fusion import gate
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._gate import gate
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, spread
 
 
 @triton.jit
 def _factor(logits, strides, n, i, mask, K: tl.constexpr, arithmetic: tl.constexpr):
     """A_k or B_k of the elements i of image n for every k; `strides` are those of the image and the element."""
     weights = ()
-    left = None
+    transmittance = None
     for behind in tl.static_range(K):
         z_n, z_i = strides[K - 1 - behind]
         open, shut = gate(logits[K - 1 - behind] + n * z_n + i * z_i, mask, arithmetic)
         if behind == 0:
             weights = (open,) + weights
-            left = shut
+            transmittance = shut
         else:
-            weights = (open * left,) + weights
-            left = left * shut
+            weights = (open * transmittance,) + weights
+            transmittance = transmittance * shut
     return weights
 
 
@@ -142,31 +142,16 @@ def _channel_kernel(
     _write_gradients(q, q_strides, dq, n, channels, c, sums, b, inside_c, K, arithmetic)
 
 
-def heuristics(inputs: int, channels: int, channels_last: bool, itemsize: int, aligned: bool = True) -> dict[str, int]:
-    """BLOCK_C, BLOCK_P and the number of warps: those of attentive_fusion, or smaller tiles, that spill no registers.
-
-    Of many inputs, for a thread holds up to three values of each for every element; and in the backward pass of
-    channels_last where addresses are not `aligned`.
-    """
-    tile = attentive_fusion.heuristics(channels, channels_last, itemsize)
-    if inputs <= 4:
-        return tile if aligned or not channels_last else {**tile, "BLOCK_P": tile["BLOCK_P"] // 2}
-    elements = 32 * tile["num_warps"] * (2 if inputs <= 8 else 1)
-    if channels_last:
-        return {**tile, "BLOCK_C": 16, "BLOCK_P": elements // 16}
-    return {**tile, "BLOCK_C": elements // 64, "BLOCK_P": 64}
-
-
 def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor], out: Tensor) -> None:
     batch, channels, height, width = out.shape
     pixels = height * width
-    channels_last = layout.memory_format(out) == torch.channels_last
-    tile = heuristics(len(features), channels, channels_last, out.itemsize)
+    channels_last = _tiles.channels_last(out)
+    tile = _tiles.of_maps(len(features), channels, channels_last, out.itemsize)
     launch(
         _forward_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), batch),
         tuple(features), tuple(spatial_logits), tuple(channel_logits), out,
         *_strides(features, spatial_logits, channel_logits), layout.strides(out), channels, pixels,
-        K=len(features), **tile, arithmetic=_arithmetic(out),
+        K=len(features), **tile, arithmetic=arithmetic_of(out),
     )  # fmt: skip
 
 
@@ -180,8 +165,8 @@ def backward(
 ) -> None:
     batch, channels, height, width = grad.shape
     pixels = height * width
-    channels_last = layout.memory_format(grad) == torch.channels_last
-    tile = heuristics(len(features), channels, channels_last, grad.itemsize, aligned=channels % 8 == 0)
+    channels_last = _tiles.channels_last(grad)
+    tile = _tiles.of_maps(len(features), channels, channels_last, grad.itemsize, aligned=channels % 8 == 0)
     blocks = triton.cdiv(pixels, tile["BLOCK_P"])
     inputs = len(features)
     places = spread(grads, needed)
@@ -197,13 +182,13 @@ def backward(
         dx, ds if any(needed[inputs : 2 * inputs]) else None, channel_sums,
         layout.strides(grad), *strides,
         tuple((0, 0, 0) if x is None else layout.strides(x) for x in dx), channels, pixels, blocks,
-        K=inputs, **tile, arithmetic=_arithmetic(grad),
+        K=inputs, **tile, arithmetic=arithmetic_of(grad),
     )  # fmt: skip
     if channel_sums is not None:
         launch(
             _channel_kernel, (triton.cdiv(channels, 64), batch),
             channel_sums, tuple(channel_logits), dq, strides[2], channels, blocks,
-            K=inputs, BLOCK_C=64, BLOCK_B=32, arithmetic=_arithmetic(grad),
+            K=inputs, BLOCK_C=64, BLOCK_B=32, arithmetic=arithmetic_of(grad),
         )  # fmt: skip
 
 
@@ -216,7 +201,3 @@ def _strides(
         tuple(layout.strides(s)[::2] for s in spatial_logits),
         tuple(layout.strides(q)[:2] for q in channel_logits),
     )
-
-
-def _arithmetic(x: Tensor) -> tl.dtype:
-    return tl.float64 if x.dtype == torch.float64 else tl.float32

@@ -12,21 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels import scale_space_weights
-from afa_kernels.triton_kernels._launch import launch, spread
-from afa_kernels.triton_kernels.scale_space_render import (
-    add_exp,
-    composite,
-    gather,
-    heuristics,
-    make_maps,
-    sample,
-    sample_maps,
-    size_of,
-    sizes_of,
-    store_map_gradients,
-    strides_of,
-)
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, spread
+from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of
+from afa_kernels.triton_kernels._softmax import add_exp
+from afa_kernels.triton_kernels._weights import make_maps, maps_backward
 
 BAND_BYTES = 2**24  # of the gradient of a band: it stays in the second-level cache of a large GPU
 
@@ -117,9 +108,9 @@ def _gradient_kernel(
         maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
         K, maps_same_size, resize_opacities and opaque_last, arithmetic,
     )  # fmt: skip
-    weights, lefts = opacities, opacities
+    weights, transmittances = opacities, opacities
     if resize_opacities:
-        weights, lefts = composite(opacities, K)
+        weights, transmittances = composite(opacities, K)
     if weights_out is not None:
         for k in tl.static_range(K):
             tl.store(weights_out + (n * K + k) * height * width + p, weights[k], mask=inside_x)
@@ -147,7 +138,9 @@ def _gradient_kernel(
             added = added + (sums[k] + tl.sum(g * values[k], axis=0)[None, :],)
         sums = added
     if grad_maps_out is not None:
-        store_map_gradients(grad_maps_out, n, p, out_size, sums, opacities, lefts, inside_x, K, resize_opacities)
+        store_map_gradients(
+            grad_maps_out, n, p, out_size, sums, opacities, transmittances, inside_x, K, resize_opacities
+        )
 
 
 def forward(
@@ -165,8 +158,8 @@ def forward(
     batch, height, width = losses.shape
     channels = predictions[0].shape[1]
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
-    channels_last = layout.memory_format(predictions[0]) == torch.channels_last
-    tile = heuristics(channels, width, len(predictions), channels_last, maps.itemsize)
+    channels_last = _tiles.channels_last(predictions[0])
+    tile = _tiles.of_row(channels, width, len(predictions), channels_last, maps.itemsize)
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         tuple(predictions), maps, target, weight, losses, lse,
@@ -174,7 +167,7 @@ def forward(
         (height, width), channels, ignore_index,
         K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
         maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
-        opaque_last=opaque_last, **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
+        opaque_last=opaque_last, **tile, arithmetic=arithmetic_of(maps),
     )  # fmt: skip
 
 
@@ -201,7 +194,7 @@ def backward(
     grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
     memory_format = layout.memory_format(predictions[0])
     channels_last = memory_format == torch.channels_last
-    tile = heuristics(channels, width, len(predictions), channels_last, maps.itemsize)
+    tile = _tiles.of_row(channels, width, len(predictions), channels_last, maps.itemsize)
     wanted = [(k, x) for k, x in enumerate(grad_predictions) if x is not None]
     sources = [x.shape[2] for _, x in wanted]
     for owned, first, last in bands(height, sources, BAND_BYTES // (batch * channels * width * maps.itemsize)):
@@ -217,17 +210,13 @@ def backward(
             (height, width), channels, ignore_index, first,
             K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
             maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
-            opaque_last=opaque_last, **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
+            opaque_last=opaque_last, **tile, arithmetic=arithmetic_of(maps),
         )  # fmt: skip
         for (k, out), rows in zip(wanted, owned):
             if band is not None and rows[0] < rows[1]:
                 gather(band, weights_out, k, out, height, rows, first)
     if grad_logits is not None and grad_maps_out is not None:
-        grad_maps = maps.new_empty(maps.shape)
-        gather(grad_maps_out, None, 0, grad_maps, height)
-        scale_space_weights.backward(
-            grad_maps, None, logits, phi, opaque_last, grad_logits, composite=not resize_opacities
-        )
+        maps_backward(grad_maps_out, maps, logits, phi, opaque_last, resize_opacities, grad_logits)
 
 
 def bands(height: int, sources: list[int], rows: int) -> list[tuple[list[tuple[int, int]], int, int]]:

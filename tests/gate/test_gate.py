@@ -31,7 +31,13 @@ NARROW = {
     "bn_relu_project._project_kernel": "its output has one channel: 256 pixels are 2 a thread",
     "channel_attention": "its output has one value a channel",
     **dict.fromkeys(
-        ("scale_space_labels", "scale_space_cross_entropy", "scale_space_accumulate", "hierarchical_fusion"),
+        (
+            "_gather_kernel",
+            "scale_space_labels",
+            "scale_space_cross_entropy",
+            "scale_space_accumulate",
+            "hierarchical_fusion",
+        ),
         "neighbouring outputs read sources that are not neighbours, as in scale_space_render",
     ),
     "_channel_kernel": "the output of the fusions' last sum has one value a channel",

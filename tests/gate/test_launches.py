@@ -27,10 +27,7 @@ from afa_kernels import backends, triton_kernels
 from afa_kernels.testing import CASES, LARGE_CASES, Case
 from afa_kernels.triton_kernels import (
     _launch,
-    attentive_fusion,
-    progressive_fusion,
-    scale_space_render,
-    scale_space_weights,
+    _tiles,
 )
 
 MULTIPROCESSORS = 132
@@ -90,7 +87,7 @@ def test_small_maps_take_few_launches(shape: tuple[int, ...], dtype: torch.dtype
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
 def test_tiles_of_attentive_fusion_cover_every_pixel_once(channels_last: bool, itemsize: int) -> None:
     for channels in (1, 2, 3, 16, 19, 64, 131, 1000):
-        tile = attentive_fusion.heuristics(channels, channels_last, itemsize)
+        tile = _tiles.of_map(channels, channels_last, itemsize)
         assert tile["BLOCK_C"] * tile["BLOCK_P"] <= 2048
         elements = tile["BLOCK_C"] * tile["BLOCK_P"] // (32 * tile["num_warps"])
         assert elements * itemsize >= 16
@@ -105,7 +102,7 @@ def test_tiles_of_attentive_fusion_cover_every_pixel_once(channels_last: bool, i
 @pytest.mark.parametrize("aligned", [False, True])
 def test_tiles_of_progressive_fusion(inputs: int, channels_last: bool, itemsize: int, aligned: bool) -> None:
     for channels in (1, 3, 16, 19, 64, 131, 1000):
-        tile = progressive_fusion.heuristics(inputs, channels, channels_last, itemsize, aligned)
+        tile = _tiles.of_maps(inputs, channels, channels_last, itemsize, aligned)
         elements = tile["BLOCK_C"] * tile["BLOCK_P"] // (32 * tile["num_warps"])
         assert elements * inputs <= 32, "a thread has 255 registers, for three values of each input and element"
         assert elements * itemsize >= 16 or inputs > 4 or not aligned
@@ -120,14 +117,14 @@ def test_tiles_of_progressive_fusion(inputs: int, channels_last: bool, itemsize:
 def test_tiles_of_scale_space_render(scales: int, channels_last: bool, itemsize: int) -> None:
     for channels in (1, 2, 19, 64, 1000):
         for width in (1, 3, 64, 255, 2048):
-            tile = scale_space_render.heuristics(channels, width, scales, channels_last, itemsize)
+            tile = _tiles.of_row(channels, width, scales, channels_last, itemsize)
             assert tile["BLOCK_C"] * tile["BLOCK_P"] <= (256 if scales <= 4 and itemsize < 8 else 128)
             assert tile["BLOCK_P"] < 2 * width and tile["BLOCK_C"] < 2 * channels
 
 
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
 def test_tiles_of_scale_space_weights(itemsize: int) -> None:
-    tile = scale_space_weights.heuristics(itemsize)
+    tile = _tiles.of_pixels(itemsize)
     assert tile["BLOCK_P"] // (32 * tile["num_warps"]) * itemsize >= 16
 
 
