@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import triton.language as tl
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from triton.runtime.jit import JITFunction
 
 
@@ -54,6 +57,38 @@ def hooked(handle: Callable[[Launch], None]) -> Iterator[None]:
         _handle.reset(token)
 
 
+# Images of one launch: every axis of a grid but the first ends at 65535. A multiple of 16 leaves addresses aligned as
+# they are, so that no part of a batch needs another kernel.
+MOST_IMAGES = 65520
+
+_Launcher = TypeVar("_Launcher", bound=Callable[..., None])
+
+
+def parts(batch: int) -> Iterator[slice]:
+    """Yield the slices of at most MOST_IMAGES images that make up a batch."""
+    return (slice(first, first + MOST_IMAGES) for first in range(0, batch, MOST_IMAGES))
+
+
+def by_parts(*shared: str) -> Callable[[_Launcher], _Launcher]:
+    """Let a launcher have at most MOST_IMAGES images at a time of all its tensors but those of the names `shared`."""
+
+    def decorate(launcher: _Launcher) -> _Launcher:
+        names = tuple(inspect.signature(launcher).parameters)
+
+        @functools.wraps(launcher)
+        def run(*arguments: Any) -> None:
+            batch = next(_tensors(arguments)).shape[0]
+            if batch <= MOST_IMAGES:
+                return launcher(*arguments)
+            for part in parts(batch):
+                of_part = tree_map_only(Tensor, lambda x: x[part], arguments)  # noqa: B023
+                launcher(*(a if n in shared else p for n, a, p in zip(names, arguments, of_part)))
+
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
 def on_device_of(arguments: Sequence[Any]) -> contextlib.AbstractContextManager[None]:
     """Make the device of the first tensor the current one: Triton launches there, whose ever the tensors are."""
     x = next(_tensors(arguments))
@@ -64,7 +99,7 @@ def _tensors(arguments: Sequence[Any]) -> Iterator[Tensor]:
     for argument in arguments:
         if isinstance(argument, Tensor):
             yield argument
-        elif isinstance(argument, tuple):
+        elif isinstance(argument, (tuple, list)):
             yield from _tensors(argument)
 
 

@@ -6,6 +6,8 @@ pixels and once for its gradient. Every sum is taken in parts, in an order that 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, spread
+from afa_kernels.triton_kernels._launch import arithmetic_of, by_parts, launch, spread
 from afa_kernels.triton_kernels._norm import norm, rectify
 
 STEPS = 8  # blocks of pixels that one program sums over
@@ -38,7 +40,7 @@ def _first_of(hidden, c, inside_c, z_c, arithmetic: tl.constexpr):
 # one image, merging block by block by Chan's formula, and writes them to its own row of (N, parts, C).
 @triton.jit
 def _statistics_kernel(
-    hidden, means, squares,
+    hidden, origin_image, means, squares,
     strides, channels, pixels, parts,
     STEPS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
@@ -46,7 +48,7 @@ def _statistics_kernel(
     part, c = _part_and_channels(channels, BLOCK_C)
     n = tl.program_id(1).to(tl.int64)
     inside_c = c < channels
-    origin = _first_of(hidden, c, inside_c, z_c, arithmetic)[:, None]
+    origin = _first_of(origin_image, c, inside_c, z_c, arithmetic)[:, None]
     count = tl.zeros([], arithmetic)
     mean = tl.zeros([BLOCK_C], arithmetic)
     square = tl.zeros([BLOCK_C], arithmetic)
@@ -243,38 +245,51 @@ def forward(
 ) -> None:
     batch, channels, height, width = hidden.shape
     pixels = height * width
-    tile, arithmetic = _tile(hidden), arithmetic_of(hidden)
-    strides = layout.strides(hidden)
     if running_mean is not None and running_var is not None:
         mean.copy_(running_mean)
         variance.copy_(running_var)
-    if running_mean is None:
-        parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
-        means, squares = (mean.new_empty((batch, parts, channels)) for _ in range(2))
-        launch(
-            _statistics_kernel,
-            (parts * triton.cdiv(channels, tile["BLOCK_C"]), batch),
-            hidden,
-            means,
-            squares,
-            strides,
-            channels,
-            pixels,
-            parts,
-            STEPS=STEPS,
-            **tile,
-            arithmetic=arithmetic,
-        )
+    else:
+        means, squares = (mean.new_empty((batch, _parts(hidden), channels)) for _ in range(2))
+        _statistics(hidden, hidden, means, squares)
         launch(
             _merge_kernel, (triton.cdiv(channels, 32),),
-            hidden, means, squares, mean, variance,
-            strides, batch * parts, batch * pixels, channels, pixels, parts, STEPS * tile["BLOCK_P"],
-            BLOCK_C=32, BLOCK_B=32, num_warps=8, arithmetic=arithmetic,
+            hidden, means, squares, mean, variance, layout.strides(hidden), batch * _parts(hidden), batch * pixels,
+            channels, pixels, _parts(hidden), STEPS * _tile(hidden)["BLOCK_P"],
+            BLOCK_C=32, BLOCK_B=32, num_warps=8, arithmetic=arithmetic_of(hidden),
         )  # fmt: skip
+    options = {"EPS": eps, "SLOPE": activation_slope, "ABS_WEIGHT": abs_weight}
+    _project(hidden, weight, bias, project_weight, mean, variance, logits, options)
+
+
+@by_parts("first_image")
+def _statistics(hidden: Tensor, first_image: Tensor, means: Tensor, squares: Tensor) -> None:
+    batch, parts, channels = means.shape
+    tile = _tile(hidden)
     launch(
-        _project_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), batch),
-        hidden, weight, bias, project_weight, mean, variance, logits, strides, channels, pixels,
-        EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **tile, arithmetic=arithmetic,
+        _statistics_kernel, (parts * triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        hidden, first_image, means, squares,
+        layout.strides(hidden), channels, hidden.shape[2] * hidden.shape[3], parts,
+        STEPS=STEPS, **tile, arithmetic=arithmetic_of(hidden),
+    )  # fmt: skip
+
+
+@by_parts("weight", "bias", "project_weight", "mean", "variance")
+def _project(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    project_weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    logits: Tensor,
+    options: dict[str, Any],
+) -> None:
+    batch, channels, height, width = hidden.shape
+    tile = _tile(hidden)
+    launch(
+        _project_kernel, (triton.cdiv(height * width, tile["BLOCK_P"]), batch),
+        hidden, weight, bias, project_weight, mean, variance, logits, layout.strides(hidden), channels, height * width,
+        **options, **tile, arithmetic=arithmetic_of(hidden),
     )  # fmt: skip
 
 
@@ -295,33 +310,66 @@ def backward(
 ) -> None:
     grad_hidden, *of_parameters = spread(grads, needed)
     batch, channels, height, width = hidden.shape
-    pixels = height * width
-    tile, arithmetic = _tile(hidden), arithmetic_of(hidden)
-    channel_blocks = triton.cdiv(channels, tile["BLOCK_C"])
-    grad_strides, strides = layout.strides(grad), layout.strides(hidden)
+    options = {"EPS": eps, "SLOPE": activation_slope, "ABS_WEIGHT": abs_weight}
     constants, slopes = (torch.empty_like(mean) if batch_statistics else None for _ in range(2))
     if batch_statistics or any(needed[1:]):
-        parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
+        parts = _parts(hidden)
         sums = [mean.new_empty((batch, parts, channels)) for _ in range(3)]
-        launch(
-            _sums_kernel, (parts * channel_blocks, batch),
-            grad, hidden, weight, bias, mean, variance, *sums,
-            grad_strides, strides, channels, pixels, parts,
-            EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, STEPS=STEPS, **tile, arithmetic=arithmetic,
-        )  # fmt: skip
+        _sums(grad, hidden, weight, bias, mean, variance, sums, options)
         launch(
             _parameters_kernel, (triton.cdiv(channels, 32),),
             *sums, weight, bias, project_weight, mean, variance,
-            *of_parameters, constants, slopes, batch * parts, batch * pixels, channels,
+            *of_parameters, constants, slopes, batch * parts, batch * height * width, channels,
             EPS=eps, ABS_WEIGHT=abs_weight, BLOCK_C=32, BLOCK_B=32,
         )  # fmt: skip
     if grad_hidden is not None:
-        launch(
-            _gradient_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]) * channel_blocks, batch),
-            grad, hidden, weight, bias, project_weight, mean, variance, constants, slopes, grad_hidden,
-            grad_strides, strides, layout.strides(grad_hidden), channels, pixels,
-            EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **tile, arithmetic=arithmetic,
-        )  # fmt: skip
+        parameters = weight, bias, project_weight, mean, variance, constants, slopes
+        _gradient(grad, hidden, parameters, grad_hidden, options)
+
+
+@by_parts("weight", "bias", "mean", "variance")
+def _sums(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    sums: list[Tensor],
+    options: dict[str, Any],
+) -> None:
+    batch, parts, channels = sums[0].shape
+    tile = _tile(hidden)
+    launch(
+        _sums_kernel, (parts * triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        grad, hidden, weight, bias, mean, variance, *sums,
+        layout.strides(grad), layout.strides(hidden), channels, hidden.shape[2] * hidden.shape[3], parts,
+        **options, STEPS=STEPS, **tile, arithmetic=arithmetic_of(hidden),
+    )  # fmt: skip
+
+
+@by_parts("parameters")
+def _gradient(
+    grad: Tensor,
+    hidden: Tensor,
+    parameters: tuple[Tensor | None, ...],
+    grad_hidden: Tensor,
+    options: dict[str, Any],
+) -> None:
+    batch, channels, height, width = hidden.shape
+    tile = _tile(hidden)
+    blocks = triton.cdiv(height * width, tile["BLOCK_P"]) * triton.cdiv(channels, tile["BLOCK_C"])
+    launch(
+        _gradient_kernel, (blocks, batch),
+        grad, hidden, *parameters, grad_hidden,
+        layout.strides(grad), layout.strides(hidden), layout.strides(grad_hidden), channels, height * width,
+        **options, **tile, arithmetic=arithmetic_of(hidden),
+    )  # fmt: skip
+
+
+def _parts(hidden: Tensor) -> int:
+    """Return the number of parts that the sums over the pixels of an image are taken in."""
+    return triton.cdiv(hidden.shape[2] * hidden.shape[3], STEPS * _tile(hidden)["BLOCK_P"])
 
 
 def _tile(hidden: Tensor) -> dict[str, int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._gate import gate
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, spread
+from afa_kernels.triton_kernels._launch import arithmetic_of, by_parts, launch, spread
 
 
 @triton.jit
@@ -142,6 +142,7 @@ def _channel_kernel(
     _write_gradients(q, q_strides, dq, n, channels, c, sums, b, inside_c, K, arithmetic)
 
 
+@by_parts()
 def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor], out: Tensor) -> None:
     batch, channels, height, width = out.shape
     pixels = height * width
@@ -155,6 +156,7 @@ def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits
     )  # fmt: skip
 
 
+@by_parts()
 def backward(
     grad: Tensor,
     features: list[Tensor],

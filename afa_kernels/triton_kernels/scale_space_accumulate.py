@@ -8,7 +8,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch
+from afa_kernels.triton_kernels._launch import arithmetic_of, by_parts, launch
 from afa_kernels.triton_kernels._resize import sample, size_of
 
 
@@ -47,6 +47,7 @@ def _forward_kernel(
         tl.store(after + at, value, mask=inside)
 
 
+@by_parts()
 def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool) -> None:
     batch, channels, height, width = rendered.shape
     channels_last = _tiles.channels_last(rendered)

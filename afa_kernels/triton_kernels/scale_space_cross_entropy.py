@@ -14,7 +14,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, spread
+from afa_kernels.triton_kernels._launch import arithmetic_of, by_parts, launch, spread
 from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of
 from afa_kernels.triton_kernels._softmax import add_exp
 from afa_kernels.triton_kernels._weights import make_maps, maps_backward
@@ -143,6 +143,7 @@ def _gradient_kernel(
         )
 
 
+@by_parts("weight")
 def forward(
     predictions: list[Tensor],
     logits: Tensor,
@@ -171,6 +172,7 @@ def forward(
     )  # fmt: skip
 
 
+@by_parts("weight")
 def backward(
     grad: Tensor,
     predictions: list[Tensor],

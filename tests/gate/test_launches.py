@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import concurrent.futures
 import contextlib
 import functools
@@ -72,6 +73,66 @@ def test_grids_and_tiles(case: Case) -> None:
             assert made.keywords.get("num_warps", 4) in (1, 2, 4, 8)
             assert all(0 < size < 2**16 for size in made.grid[1:]), made.grid  # CUDA's limit
             assert 0 < made.grid[0] < 2**31
+
+
+MANY = 70000  # images, more than an axis of a grid but the first can have
+_MAP, _ROW = (MANY, 2, 2, 2), (MANY, 1, 2, 2)
+MANY_IMAGES = (
+    Case("attentive_fusion", "many images", (_MAP, _MAP, _ROW, (MANY, 2, 1, 1))),
+    Case("progressive_fusion", "many images", ([_MAP] * 2, [_ROW] * 2, [(MANY, 2, 1, 1)] * 2)),
+    Case("global_avg_max_pool", "many images", (_MAP,)),
+    Case(
+        "bn_relu_project",
+        "many images",
+        (_MAP, (2,), (2,), (1, 2, 1, 1)),
+        options={"running_mean": None, "running_var": None, "training": True},
+        names=("hidden", "weight", "bias", "project_weight"),
+    ),
+    Case(
+        "channel_attention",
+        "many images",
+        (_MAP, (1, 2, 1, 1), (1,), (1,), (2, 1, 1, 1)),
+        options={"running_mean": torch.zeros(1), "running_var": torch.ones(1), "training": False},
+        names=("x", "conv1_weight", "weight", "bias", "conv2_weight"),
+    ),
+    Case("scale_space_weights", "many images", (_MAP,)),
+    Case("scale_space_render", "many images", ([_MAP, _MAP], _MAP), options={"size": (3, 2)}),
+    Case("scale_space_labels", "many images", ([_MAP, _MAP], _MAP), options={"size": (3, 2), "dtype": torch.int64}),
+    Case("scale_space_accumulate", "many images", (_MAP, _ROW, _MAP, _ROW), options={"first": False}),
+    Case(
+        "scale_space_cross_entropy",
+        "many images",
+        ([_MAP, _MAP], _MAP),
+        options={"target": torch.zeros(MANY, 3, 2, dtype=torch.int64)},
+    ),
+    Case(
+        "hierarchical_fusion",
+        "many images",
+        ([(MANY, 2, 1, 1), _MAP], [(MANY, 1, 1, 1)]),
+        options={"scales": (0.5, 1.0), "size": (3, 2)},
+    ),
+)
+
+
+def test_every_operation_has_many_images() -> None:
+    assert {case.op for case in MANY_IMAGES} == {case.op for case in LARGE_CASES}
+
+
+@pytest.mark.parametrize("case", MANY_IMAGES, ids=str)
+def test_only_the_first_axis_of_a_grid_may_be_long(case: Case) -> None:
+    """And the parts of a batch are launches of the same kernels, which compile once."""
+    made = offline.launches(case, torch.float32)
+    assert all(0 < size < 2**16 for launch in made for size in launch.grid[1:])
+    images: dict[str, int] = collections.Counter()
+    for launch in made:
+        if len(launch.grid) > 1:
+            images[offline.title(launch)] += launch.grid[-1]
+    assert images and all(number % MANY == 0 for number in images.values()), images
+    texts = {offline.front_end(launch, offline.TARGETS["sm_90"]) for launch in made}
+    with mock.patch.object(_launch, "MOST_IMAGES", MANY):
+        assert texts == {
+            offline.front_end(launch, offline.TARGETS["sm_90"]) for launch in offline.launches(case, torch.float32)
+        }
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 8, 8), (2, 512, 4, 4), (1, 3, 16, 16)], ids=str)

@@ -8,6 +8,7 @@ from ttsem import sanitize
 
 import afa_kernels
 from afa_kernels.testing import CASES, Case, Dtypes, check
+from afa_kernels.triton_kernels import _launch
 
 VALUES_ONLY = (
     "saturated",
@@ -29,6 +30,26 @@ CHOSEN = [
 def test_values(case: Case, dtypes: Dtypes, checked: sanitize.Session) -> None:
     outputs, _ = check(case, case.inputs(dtypes), "triton")
     assert checked.launches > 0 or outputs[0].numel() == 0
+
+
+def images(case: Case) -> int:
+    first = case.shapes[0]
+    return first[0][0] if isinstance(first, list) else first[0]
+
+
+IN_PARTS = {case.op: case for case in reversed(CASES) if images(case) > 1}
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("case", IN_PARTS.values(), ids=str)
+def test_a_batch_in_parts(case: Case, checked: sanitize.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a batch larger than an axis of the grid is launched."""
+    check(case, case.inputs(torch.float64), "triton")
+    whole, batch = checked.launches, images(case)
+    monkeypatch.setattr(_launch, "MOST_IMAGES", batch - 1)
+    check(case, case.inputs(torch.float64), "triton")
+    assert checked.launches - whole > whole
+    assert IN_PARTS.keys() == {case.op for case in CASES}
 
 
 @pytest.mark.usefixtures("poisoned")
