@@ -129,7 +129,7 @@ def _gradient_kernel(
             score += weights[k] * value
             values = values + (value,)
         g = factor * (tl.exp(score - log_sum_exp) - tl.where(c == t, 1.0, 0.0))
-        g = tl.where(inside, g, 0.0)
+        g = tl.where(inside & (t != ignore_index), g, 0.0)  # whatever reaches the loss of an ignored pixel
         if grad_out is not None:
             at = grad_out + n * grad_n + c * grad_c + (row * width + x) * grad_p
             tl.store(at, g, mask=inside)
