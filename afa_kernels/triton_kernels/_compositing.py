@@ -17,7 +17,7 @@ def sample_maps(
     maps, strides, size, n, y, x, size_out, inside,
     K: tl.constexpr, same_size: tl.constexpr, ones_last: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """The K maps at the output pixels, each [1, BLOCK_P]; the last is 1 if `ones_last`."""
+    """Return the K maps at the output pixels, each [1, BLOCK_P]; the last is 1 if `ones_last`."""
     values = ()
     for k in tl.static_range(K):
         if ones_last and k == K - 1:
@@ -31,7 +31,7 @@ def sample_maps(
 
 @triton.jit
 def composite(opacities, K: tl.constexpr):
-    """The weights w_k = T_k alpha_k, and the T_k."""
+    """Return the weights w_k = T_k alpha_k, and the transmittances T_k."""
     weights = ()
     transmittances = ()
     transmittance = tl.full(opacities[0].shape, 1.0, opacities[0].dtype)

@@ -58,19 +58,14 @@ def hooked(handle: Callable[[Launch], None]) -> Iterator[None]:
 
 
 # Images of one launch: every axis of a grid but the first ends at 65535. A multiple of 16 leaves addresses aligned as
-# they are, so that no part of a batch needs another kernel.
+# they are, so that a batch that is split needs no other kernels.
 MOST_IMAGES = 65520
 
 _Launcher = TypeVar("_Launcher", bound=Callable[..., None])
 
 
-def parts(batch: int) -> Iterator[slice]:
-    """Yield the slices of at most MOST_IMAGES images that make up a batch."""
-    return (slice(first, first + MOST_IMAGES) for first in range(0, batch, MOST_IMAGES))
-
-
-def by_parts(*shared: str) -> Callable[[_Launcher], _Launcher]:
-    """Let a launcher have at most MOST_IMAGES images at a time of all its tensors but those of the names `shared`."""
+def split_batch(*shared: str) -> Callable[[_Launcher], _Launcher]:
+    """Give a launcher at most MOST_IMAGES images at a time, of all its tensors but those of the names `shared`."""
 
     def decorate(launcher: _Launcher) -> _Launcher:
         names = tuple(inspect.signature(launcher).parameters)
@@ -80,9 +75,10 @@ def by_parts(*shared: str) -> Callable[[_Launcher], _Launcher]:
             batch = next(_tensors(arguments)).shape[0]
             if batch <= MOST_IMAGES:
                 return launcher(*arguments)
-            for part in parts(batch):
-                of_part = tree_map_only(Tensor, lambda x: x[part], arguments)  # noqa: B023
-                launcher(*(a if n in shared else p for n, a, p in zip(names, arguments, of_part)))
+            for first in range(0, batch, MOST_IMAGES):
+                images = slice(first, first + MOST_IMAGES)
+                of_images = tree_map_only(Tensor, lambda x: x[images], arguments)  # noqa: B023
+                launcher(*(a if n in shared else s for n, a, s in zip(names, arguments, of_images)))
 
         return run  # type: ignore[return-value]
 

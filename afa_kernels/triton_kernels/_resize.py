@@ -13,7 +13,7 @@ from afa_kernels.triton_kernels._launch import arithmetic_of, launch
 
 @triton.jit
 def _source(dst, size, size_out, arithmetic: tl.constexpr):
-    """The two source pixels of an output pixel along one axis and the share of the second, as F.interpolate does it."""
+    """Return the two source pixels of an output pixel along one axis, and the share of the second."""
     size_in = tl.cast(size, arithmetic)
     if arithmetic == tl.float64:
         scale = size_in / size_out
@@ -29,7 +29,7 @@ def _source(dst, size, size_out, arithmetic: tl.constexpr):
 def sample(
     data, strides, size, n, c, y, x, size_out, inside, same_size: tl.constexpr, arithmetic: tl.constexpr
 ):  # fmt: skip
-    """Channels c, [BLOCK_C, 1] or a scalar, of an image at the output pixels y, a scalar, and x, [1, BLOCK_P]."""
+    """Return channels c, [BLOCK_C, 1] or a scalar, of image n at the output pixels y, a scalar, and x, [1, BLOCK_P]."""
     data_n, data_c, data_p = strides
     height, width = size
     height_out, width_out = size_out
@@ -49,7 +49,7 @@ def sample(
 
 @triton.jit
 def _share(i, dst, size, size_out, same_size: tl.constexpr, arithmetic: tl.constexpr):
-    """Whether the output pixel dst reads the source pixel i along one axis, and with which share."""
+    """Return whether the output pixel dst reads the source pixel i along one axis, and with which share."""
     if same_size:
         reads = (dst == i) & (dst < size_out)
         share = tl.where(reads, 1.0, 0.0).to(arithmetic)
@@ -62,7 +62,7 @@ def _share(i, dst, size, size_out, same_size: tl.constexpr, arithmetic: tl.const
 
 @triton.jit
 def _first_reader(i, size, size_out, same_size: tl.constexpr, narrow: tl.constexpr):
-    """The first output pixel that may read the source pixel i, one more than needed to allow for rounding.
+    """Return the first output pixel that may read the source pixel i, one before the first that should, for rounding.
 
     `narrow`: the product fits in 32 bits, where a GPU divides several times as fast.
     """

@@ -14,6 +14,6 @@ def add_exp(total, best, score, largest, counted):
     Equal infinities differ by nothing.
     """
     both = tl.maximum(best, largest)
-    share = tl.where(score == both, 1.0, tl.exp(score - both))
+    exponential = tl.where(score == both, 1.0, tl.exp(score - both))
     before = tl.where(best == both, total, total * tl.exp(best - both))
-    return before + tl.sum(tl.where(counted, share, 0.0), axis=0)[None, :]
+    return before + tl.sum(tl.where(counted, exponential, 0.0), axis=0)[None, :]

@@ -18,7 +18,7 @@ from afa_kernels.triton_kernels._resize import gather
 
 @triton.jit
 def _opacity(d, arithmetic: tl.constexpr):
-    """1 - exp(-d) for d >= 0, accurate also where exp(-d) rounds to 1."""
+    """Return 1 - exp(-d) for d >= 0, accurate also where exp(-d) rounds to 1."""
     # d (1 - d/2 (1 - d/3 (1 - ...))), whose rest is below rounding for d < 1/2
     series = tl.full(d.shape, 1.0, arithmetic)
     for i in tl.static_range(16 if arithmetic == tl.float64 else 9, 1, -1):
@@ -26,9 +26,9 @@ def _opacity(d, arithmetic: tl.constexpr):
     return tl.where(d < 0.5, d * series, 1.0 - tl.exp(-d))
 
 
-# The optical depth d and the opacity 1 - exp(-d) of the logit y. A NaN stays one.
 @triton.jit
 def _depth_and_opacity(y, phi: tl.constexpr, arithmetic: tl.constexpr):
+    """Return the optical depth d and the opacity 1 - exp(-d) of the logit y. A NaN stays one."""
     if phi == "softplus":
         # sigmoid(y) is the opacity; the depth, which is only added up, needs absolute accuracy alone
         e = tl.exp(-tl.abs(y))
@@ -47,7 +47,7 @@ def _depth_and_opacity(y, phi: tl.constexpr, arithmetic: tl.constexpr):
 
 @triton.jit
 def _logit_gradient(grad, y, d, opacity, phi: tl.constexpr):
-    """The gradient that reaches the logit y from the one that reaches its optical depth d."""
+    """Return the gradient that reaches the logit y from the one that reaches its optical depth d."""
     if phi == "abs":
         grad = tl.where(y > 0, grad, tl.where(y < 0, -grad, grad * 0.0))
     elif phi == "relu":
@@ -60,8 +60,8 @@ def _logit_gradient(grad, y, d, opacity, phi: tl.constexpr):
 
 
 @triton.jit
-def load(x, strides, n, k, p, inside, arithmetic: tl.constexpr):
-    """Elements (n, k, p) of x; n and p have 64 bits."""
+def _load(x, strides, n, k, p, inside, arithmetic: tl.constexpr):
+    """Return elements (n, k, p) of x; n and p have 64 bits."""
     x_n, x_k, x_p = strides
     return tl.load(x + n * x_n + tl.full([], k, tl.int64) * x_k + p * x_p, mask=inside, other=0.0).to(arithmetic)
 
@@ -84,7 +84,7 @@ def _weights_kernel(
             weight = transmittance
             transmittance = transmittance * 0.0  # a NaN stays one
         else:
-            d, weight = _depth_and_opacity(load(y, y_strides, n, k, p, inside, arithmetic), phi, arithmetic)
+            d, weight = _depth_and_opacity(_load(y, y_strides, n, k, p, inside, arithmetic), phi, arithmetic)
             if composite:
                 weight *= transmittance
                 depth += d
@@ -109,21 +109,21 @@ def _weights_backward_kernel(
     depth = tl.zeros([BLOCK_P], arithmetic)
     transmittances = (tl.full([BLOCK_P], 1.0, arithmetic),)  # T_1, ..., T_{K+1}
     for k in tl.static_range(K):
-        d, _ = _depth_and_opacity(load(y, y_strides, n, k, p, inside, arithmetic), phi, arithmetic)
+        d, _ = _depth_and_opacity(_load(y, y_strides, n, k, p, inside, arithmetic), phi, arithmetic)
         depth += d
         transmittances = transmittances + (tl.exp(-depth),)
     behind = tl.zeros([BLOCK_P], arithmetic)  # what the scales behind this one, and the background, take back
     if grad_transmittance is not None and not opaque_last:
-        behind = transmittances[K] * load(grad_transmittance, transmittance_strides, n, 0, p, inside, arithmetic)
+        behind = transmittances[K] * _load(grad_transmittance, transmittance_strides, n, 0, p, inside, arithmetic)
     for k in tl.static_range(K - 1, -1, -1):
         grad = tl.zeros([BLOCK_P], arithmetic)
         if grad_weights is not None:
-            grad = load(grad_weights, weights_strides, n, k, p, inside, arithmetic)
+            grad = _load(grad_weights, weights_strides, n, k, p, inside, arithmetic)
         if opaque_last and k == K - 1:
             grad_logit = tl.zeros([BLOCK_P], arithmetic)
             behind = transmittances[k] * grad
         else:
-            logit = load(y, y_strides, n, k, p, inside, arithmetic)
+            logit = _load(y, y_strides, n, k, p, inside, arithmetic)
             d, opacity = _depth_and_opacity(logit, phi, arithmetic)
             if composite:
                 grad *= transmittances[k]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._launch import arithmetic_of, by_parts, launch, spread
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
 from afa_kernels.triton_kernels._norm import norm, rectify
 
 STEPS = 8  # blocks of pixels that one program sums over
@@ -23,7 +23,7 @@ STEPS = 8  # blocks of pixels that one program sums over
 
 @triton.jit
 def _part_and_channels(channels, BLOCK_C: tl.constexpr):
-    """The part of the pixels and the channels of this program; neighbouring programs share a part."""
+    """Return the part of the pixels and the channels of this program; neighbouring programs share a part."""
     channel_blocks = tl.cdiv(channels, BLOCK_C)
     block = tl.program_id(0).to(tl.int64)
     return block // channel_blocks, block % channel_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -31,8 +31,10 @@ def _part_and_channels(channels, BLOCK_C: tl.constexpr):
 
 @triton.jit
 def _first_of(hidden, c, inside_c, z_c, arithmetic: tl.constexpr):
-    """The first pixel of the channels c. Statistics are taken of the differences from it, which keep the digits that
-    values far from zero would lose."""
+    """Return the first pixel of the channels c.
+
+    Statistics are taken of the differences from it, which keep the digits that values far from zero would lose.
+    """
     return tl.load(hidden + c * z_c, mask=inside_c, other=0.0).to(arithmetic)
 
 
@@ -60,10 +62,10 @@ def _statistics_kernel(
         new_count = tl.sum((p < pixels).to(arithmetic))
         new_mean = tl.sum(z, axis=1) / tl.maximum(new_count, 1.0)
         deviations = tl.where(inside, z - new_mean[:, None], 0.0)
-        share = new_count / tl.maximum(count + new_count, 1.0)
+        fraction = new_count / tl.maximum(count + new_count, 1.0)
         delta = new_mean - mean
-        mean += delta * share
-        square += tl.sum(deviations * deviations, axis=1) + delta * delta * count * share
+        mean += delta * fraction
+        square += tl.sum(deviations * deviations, axis=1) + delta * delta * count * fraction
         count += new_count
     row = (n * parts + part) * channels + c
     tl.store(means + row, mean, mask=inside_c)
@@ -83,17 +85,17 @@ def _merge_kernel(
     for first in range(0, rows, BLOCK_B):
         row = first + tl.arange(0, BLOCK_B).to(tl.int64)[:, None]
         inside = (row < rows) & (c < channels)
-        share = tl.minimum(pixels - row % parts * pixels_of_part, pixels_of_part).to(arithmetic) / count
-        total += tl.load(means + row * channels + c, mask=inside, other=0.0) * share
+        fraction = tl.minimum(pixels - row % parts * pixels_of_part, pixels_of_part).to(arithmetic) / count
+        total += tl.load(means + row * channels + c, mask=inside, other=0.0) * fraction
     center = tl.sum(total, axis=0)[None, :]
     total = tl.zeros([BLOCK_B, BLOCK_C], arithmetic)
     for first in range(0, rows, BLOCK_B):
         row = first + tl.arange(0, BLOCK_B).to(tl.int64)[:, None]
         inside = (row < rows) & (c < channels)
-        share = tl.minimum(pixels - row % parts * pixels_of_part, pixels_of_part).to(arithmetic) / count
+        fraction = tl.minimum(pixels - row % parts * pixels_of_part, pixels_of_part).to(arithmetic) / count
         delta = tl.load(means + row * channels + c, mask=inside, other=0.0) - center
-        spread = tl.load(squares + row * channels + c, mask=inside, other=0.0) / count + delta * delta * share
-        total += tl.where(inside, spread, 0.0)
+        squared = tl.load(squares + row * channels + c, mask=inside, other=0.0) / count + delta * delta * fraction
+        total += tl.where(inside, squared, 0.0)
     tl.store(mean + c, _first_of(hidden, c, c < channels, z_c, arithmetic) + center, mask=c < channels)
     tl.store(variance + c, tl.sum(total, axis=0)[None, :], mask=c < channels)
 
@@ -160,6 +162,7 @@ def _sums_kernel(
 
 @triton.jit
 def _over_rows(sums, c, inside_c, rows, channels, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Return the sums over all rows of the channels c, in order."""
     total = tl.zeros([BLOCK_B, BLOCK_C], sums.dtype.element_ty)
     for first in range(0, rows, BLOCK_B):
         row = first + tl.arange(0, BLOCK_B).to(tl.int64)[:, None]
@@ -261,7 +264,7 @@ def forward(
     _project(hidden, weight, bias, project_weight, mean, variance, logits, options)
 
 
-@by_parts("first_image")
+@split_batch("first_image")
 def _statistics(hidden: Tensor, first_image: Tensor, means: Tensor, squares: Tensor) -> None:
     batch, parts, channels = means.shape
     tile = _tile(hidden)
@@ -273,7 +276,7 @@ def _statistics(hidden: Tensor, first_image: Tensor, means: Tensor, squares: Ten
     )  # fmt: skip
 
 
-@by_parts("weight", "bias", "project_weight", "mean", "variance")
+@split_batch("weight", "bias", "project_weight", "mean", "variance")
 def _project(
     hidden: Tensor,
     weight: Tensor,
@@ -327,7 +330,7 @@ def backward(
         _gradient(grad, hidden, parameters, grad_hidden, options)
 
 
-@by_parts("weight", "bias", "mean", "variance")
+@split_batch("weight", "bias", "mean", "variance")
 def _sums(
     grad: Tensor,
     hidden: Tensor,
@@ -348,7 +351,7 @@ def _sums(
     )  # fmt: skip
 
 
-@by_parts("parameters")
+@split_batch("parameters")
 def _gradient(
     grad: Tensor,
     hidden: Tensor,

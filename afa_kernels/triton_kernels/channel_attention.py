@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from afa_kernels.triton_kernels._launch import arithmetic_of, by_parts, launch
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch
 from afa_kernels.triton_kernels._norm import norm, rectify
 
 BLOCKS = {"BLOCK_M": 16, "BLOCK_C": 32, "BLOCK_O": 64, "num_warps": 8}
@@ -47,7 +47,7 @@ def _forward_kernel(
     tl.store(logits + n * outputs + o, total.to(logits.dtype.element_ty), mask=o < outputs)
 
 
-@by_parts("conv1_weight", "weight", "bias", "running_mean", "running_var", "conv2_weight")
+@split_batch("conv1_weight", "weight", "bias", "running_mean", "running_var", "conv2_weight")
 def forward(
     avg: Tensor,
     max: Tensor,

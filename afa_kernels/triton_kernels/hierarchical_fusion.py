@@ -13,7 +13,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite
-from afa_kernels.triton_kernels._launch import arithmetic_of, by_parts, launch, spread
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
 from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of
 
 
@@ -22,7 +22,7 @@ def _sample_opacities(
     attentions, strides, sizes, n, y, x, out_size, inside,
     K: tl.constexpr, same_sizes: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """The opacities of the K scales at the output pixels, each [1, BLOCK_P]."""
+    """Return the opacities of the K scales at the output pixels, each [1, BLOCK_P]."""
     opacities = ()
     c = tl.full([], 0, tl.int64)
     for k in tl.static_range(K - 1):
@@ -117,7 +117,7 @@ def _opacities_backward_kernel(
             tl.store(grad_opacities_out + (n * (K - 1) + k) * height * width + p, grad_opacity, mask=inside_x)
 
 
-@by_parts()
+@split_batch()
 def forward(predictions: list[Tensor], attentions: list[Tensor], premultiplied: bool, out: Tensor) -> None:
     batch, channels, height, width = out.shape
     channels_last = _tiles.channels_last(out)
@@ -133,7 +133,7 @@ def forward(predictions: list[Tensor], attentions: list[Tensor], premultiplied: 
     )  # fmt: skip
 
 
-@by_parts()
+@split_batch()
 def backward(
     grad: Tensor,
     predictions: list[Tensor],

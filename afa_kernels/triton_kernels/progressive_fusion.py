@@ -13,12 +13,12 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._gate import gate
-from afa_kernels.triton_kernels._launch import arithmetic_of, by_parts, launch, spread
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
 
 
 @triton.jit
 def _factor(logits, strides, n, i, mask, K: tl.constexpr, arithmetic: tl.constexpr):
-    """A_k or B_k of the elements i of image n for every k; `strides` are those of the image and the element."""
+    """Return A_k or B_k of the elements i of image n for every k; `strides` are those of the image and the element."""
     weights = ()
     transmittance = None
     for behind in tl.static_range(K):
@@ -105,7 +105,7 @@ def _backward_kernel(
 
 @triton.jit
 def _write_gradients(logits, strides, out, n, size, i, sums, weights, mask, K: tl.constexpr, arithmetic: tl.constexpr):
-    """From the gradients `sums` of A_k those of its logits: with S_k = A_k dA_k, (1-a_k) S_k - a_k sum_{j<k} S_j.
+    """Store the gradients of the logits, (1-a_k) S_k - a_k sum_{j<k} S_j with S_k = A_k dA_k; `sums` are the dA_k.
 
     `out` are contiguous, (N, size), or None.
     """
@@ -142,7 +142,7 @@ def _channel_kernel(
     _write_gradients(q, q_strides, dq, n, channels, c, sums, b, inside_c, K, arithmetic)
 
 
-@by_parts()
+@split_batch()
 def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor], out: Tensor) -> None:
     batch, channels, height, width = out.shape
     pixels = height * width
@@ -156,7 +156,7 @@ def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits
     )  # fmt: skip
 
 
-@by_parts()
+@split_batch()
 def backward(
     grad: Tensor,
     features: list[Tensor],
@@ -197,7 +197,7 @@ def backward(
 def _strides(
     features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor]
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Of the image, the channel and the pixel; the spatial logits have no channel, the channel logits no pixel."""
+    """Return those of image, channel and pixel; the spatial logits have no channel, the channel logits no pixel."""
     return (
         tuple(layout.strides(x) for x in features),
         tuple(layout.strides(s)[::2] for s in spatial_logits),

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._launch import arithmetic_of, by_parts, launch
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch
 from afa_kernels.triton_kernels._resize import sample, size_of
 
 
 # One program renders BLOCK_P pixels of one row of one image, over all channels. `before` and `after` are one tensor, as
-# are `transmittance_before` and `transmittance_after`, the transmittance; of the first scale there is nothing before.
+# are `transmittance_before` and `transmittance_after`; of the first scale there is nothing before.
 @triton.jit
 def _forward_kernel(
     before, transmittance_before, prediction, weight, after, transmittance_after,
@@ -30,24 +30,26 @@ def _forward_kernel(
     inside_x = x < width
     p = y * width + x
     only = tl.full([], 0, tl.int64)
-    share = sample(weight, weight_strides, weight_size, n, only, y, x, out_size, inside_x, weight_same_size, arithmetic)
+    factor = sample(
+        weight, weight_strides, weight_size, n, only, y, x, out_size, inside_x, weight_same_size, arithmetic
+    )
     if transmittance_after is not None:
-        transmittance = tl.full(share.shape, 1.0, arithmetic)
+        transmittance = tl.full(factor.shape, 1.0, arithmetic)
         if transmittance_before is not None:
             transmittance = tl.load(transmittance_before + n * height * width + p, mask=inside_x, other=0.0)
-        tl.store(transmittance_after + n * height * width + p, transmittance * (1.0 - share), mask=inside_x)
-        share *= transmittance
+        tl.store(transmittance_after + n * height * width + p, transmittance * (1.0 - factor), mask=inside_x)
+        factor *= transmittance
     for first in range(0, channels, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
         inside = (c < channels) & inside_x
         at = n * out_n + c * out_c + p * out_p
-        value = share * sample(prediction, strides, size, n, c, y, x, out_size, inside, same_size, arithmetic)
+        value = factor * sample(prediction, strides, size, n, c, y, x, out_size, inside, same_size, arithmetic)
         if before is not None:
             value += tl.load(before + at, mask=inside, other=0.0)
         tl.store(after + at, value, mask=inside)
 
 
-@by_parts()
+@split_batch()
 def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool) -> None:
     batch, channels, height, width = rendered.shape
     channels_last = _tiles.channels_last(rendered)

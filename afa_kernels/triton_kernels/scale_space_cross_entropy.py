@@ -14,7 +14,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
-from afa_kernels.triton_kernels._launch import arithmetic_of, by_parts, launch, spread
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
 from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of
 from afa_kernels.triton_kernels._softmax import add_exp
 from afa_kernels.triton_kernels._weights import make_maps, maps_backward
@@ -24,7 +24,7 @@ BAND_BYTES = 2**24  # of the gradient of a band: it stays in the second-level ca
 
 @triton.jit
 def _target(target, class_weight, ignore_index, channels, inside, arithmetic: tl.constexpr):
-    """The classes of some pixels and their weights: 0 where the target is ignored, NaN where it is no class."""
+    """Return the classes of some pixels and their weights: 0 where the target is ignored, NaN where it is no class."""
     t = tl.load(target, mask=inside, other=0).to(tl.int64)
     is_class = (t >= 0) & (t < channels)
     weight = tl.full(t.shape, 1.0, arithmetic)
@@ -143,7 +143,7 @@ def _gradient_kernel(
         )
 
 
-@by_parts("weight")
+@split_batch("weight")
 def forward(
     predictions: list[Tensor],
     logits: Tensor,
@@ -172,7 +172,7 @@ def forward(
     )  # fmt: skip
 
 
-@by_parts("weight")
+@split_batch("weight")
 def backward(
     grad: Tensor,
     predictions: list[Tensor],
@@ -222,9 +222,9 @@ def backward(
 
 
 def bands(height: int, sources: list[int], rows: int) -> list[tuple[list[tuple[int, int]], int, int]]:
-    """Bands of at least one and about `rows` output rows, which share out the rows of every source among them.
+    """Return bands of at least one and about `rows` output rows, which share out the rows of every source among them.
 
-    Of each the source rows it owns, from one to another, and the output rows that these are read by, with its own.
+    Each is the source rows it owns, from one to another, and the output rows that these are read by, with its own.
     """
     found = []
     step = max(1, rows)

@@ -9,7 +9,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps
-from afa_kernels.triton_kernels._launch import arithmetic_of, by_parts, launch
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch
 from afa_kernels.triton_kernels._resize import sample, size_of, sizes_of, strides_of
 from afa_kernels.triton_kernels._softmax import add_exp
 from afa_kernels.triton_kernels._weights import make_maps
@@ -71,7 +71,7 @@ def _forward_kernel(
         tl.store(values + p, value.to(values.dtype.element_ty), mask=inside_x)
 
 
-@by_parts()
+@split_batch()
 def forward(
     predictions: list[Tensor],
     logits: Tensor,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from afa_kernels.triton_kernels._launch import by_parts
+from afa_kernels.triton_kernels._launch import split_batch
 from afa_kernels.triton_kernels._weights import weigh, weigh_backward
 
 
-@by_parts()
+@split_batch()
 def forward(logits: Tensor, phi: str, opaque_last: bool, weights: Tensor, transmittance: Tensor) -> None:
     weigh(logits, phi, opaque_last, weights, transmittance)
 
 
-@by_parts()
+@split_batch()
 def backward(
     grad_weights: Tensor | None,
     grad_transmittance: Tensor | None,

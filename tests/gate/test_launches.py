@@ -120,7 +120,7 @@ def test_every_operation_has_many_images() -> None:
 
 @pytest.mark.parametrize("case", MANY_IMAGES, ids=str)
 def test_only_the_first_axis_of_a_grid_may_be_long(case: Case) -> None:
-    """And the parts of a batch are launches of the same kernels, which compile once."""
+    """And a batch that is split has the same kernels, which compile once."""
     made = offline.launches(case, torch.float32)
     assert all(0 < size < 2**16 for launch in made for size in launch.grid[1:])
     images: dict[str, int] = collections.Counter()

@@ -37,19 +37,19 @@ def images(case: Case) -> int:
     return first[0][0] if isinstance(first, list) else first[0]
 
 
-IN_PARTS = {case.op: case for case in reversed(CASES) if images(case) > 1}
+SPLIT = {case.op: case for case in reversed(CASES) if images(case) > 1}
 
 
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("case", IN_PARTS.values(), ids=str)
-def test_a_batch_in_parts(case: Case, checked: sanitize.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", SPLIT.values(), ids=str)
+def test_a_batch_that_is_split(case: Case, checked: sanitize.Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a batch larger than an axis of the grid is launched."""
     check(case, case.inputs(torch.float64), "triton")
     whole, batch = checked.launches, images(case)
     monkeypatch.setattr(_launch, "MOST_IMAGES", batch - 1)
     check(case, case.inputs(torch.float64), "triton")
     assert checked.launches - whole > whole
-    assert IN_PARTS.keys() == {case.op for case in CASES}
+    assert SPLIT.keys() == {case.op for case in CASES}
 
 
 @pytest.mark.parametrize("upstream", [float("inf"), float("nan")])
