@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 from triton.runtime.jit import JITFunction
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Launch:
     """One launch as its launcher asked for it: `kernel[grid](*arguments, **keywords)`."""
 
