@@ -212,6 +212,14 @@ def test_every_launch_is_on_the_device_of_its_tensors(case: Case, monkeypatch: p
     assert seen
 
 
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_kernels_stand_alone(module: Any) -> None:
+    """What several operations share is in a file with an underscore, and only `launch` launches."""
+    source = Path(module.__file__).read_text()
+    assert re.findall(r"afa_kernels\.triton_kernels(?:\.| import )([a-z]\w*)", source) == []
+    assert re.findall(r"^\s+\w+\[\(?\w.*\]\(", source, re.MULTILINE) == []
+
+
 def test_the_guard_makes_the_second_device_current() -> None:
     entered = mock.MagicMock()
     on_second = mock.Mock(spec=Tensor, is_cuda=True, device=torch.device("cuda", 1))
