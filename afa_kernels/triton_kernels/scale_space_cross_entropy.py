@@ -103,6 +103,7 @@ def _gradient_kernel(
     of_image = n * height * width
     t, weight = _target(target + of_image + p, class_weight, ignore_index, channels, inside_x, arithmetic)
     factor = weight * tl.load(grad_losses + of_image + p, mask=inside_x, other=0.0)
+    factor = tl.where(t == ignore_index, 0.0, factor)  # whatever reaches the loss of an ignored pixel
     log_sum_exp = tl.load(lse + of_image + p, mask=inside_x, other=0.0)
     opacities = sample_maps(
         maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
@@ -129,7 +130,7 @@ def _gradient_kernel(
             score += weights[k] * value
             values = values + (value,)
         g = factor * (tl.exp(score - log_sum_exp) - tl.where(c == t, 1.0, 0.0))
-        g = tl.where(inside & (t != ignore_index), g, 0.0)  # whatever reaches the loss of an ignored pixel
+        g = tl.where(inside, g, 0.0)
         if grad_out is not None:
             at = grad_out + n * grad_n + c * grad_c + (row * width + x) * grad_p
             tl.store(at, g, mask=inside)
