@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from afa_kernels import checks, layout
+from afa_kernels.ops._scale_space import BACKGROUND, PHI, RESIZE
 from afa_kernels.ops.scale_space_accumulate import scale_space_accumulate
 from afa_kernels.ops.scale_space_labels import scale_space_labels
-from afa_kernels.ops.scale_space_render import RESIZE
-from afa_kernels.ops.scale_space_weights import BACKGROUND, PHI
 from afa_kernels.reference.scale_space_weights import optical_depth
 
 

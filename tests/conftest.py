@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def runnable(name: str) -> str:
-    reason = backends.why_not(name, DEVICE)
+    reason = backends.why_not(name, "attentive_fusion", DEVICE)
     if reason is not None and name in os.environ.get("AFA_KERNELS_REQUIRE", "").split(","):
         pytest.fail(f"AFA_KERNELS_REQUIRE names the backend {name}, which cannot run: {reason}")
     if reason is not None:

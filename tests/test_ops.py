@@ -60,13 +60,13 @@ FIRST_OPS, THOROUGH_OPS = (
 def launched(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     """The kernels that a test launches, as (backend, name)."""
     names: set[tuple[str, str]] = set()
-    launcher = backends._launcher
+    launcher = backends.launcher
 
-    def record(backend: str, op: str) -> Callable[..., None]:
+    def record(op: str, device_type: str, backend: str) -> Callable[..., None]:
         names.add((backend, op))
-        return launcher(backend, op)
+        return launcher(op, device_type, backend)
 
-    monkeypatch.setattr(backends, "_launcher", record)
+    monkeypatch.setattr(backends, "launcher", record)
     return names
 
 
