@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from afa_kernels.models import AFAIDAUp
+from afa_kernels.nn.aggregation import AFAIDAUp
 from afa_kernels.nn.attention import ABN, ChannelAttention, SpatialAttention, progressive
 
 

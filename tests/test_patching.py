@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import afa_kernels
-from afa_kernels.models import upsampling
+from afa_kernels.nn.aggregation import upsampling
 
 pytestmark = pytest.mark.once
 
