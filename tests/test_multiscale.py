@@ -82,7 +82,7 @@ def test_streaming_as_all_at_once(fuse: str, size: tuple[int, int], backend: str
     with afa_kernels.use_backend(backend):
         streamed = net(image)
         predictions, logits = net.scales_of(image)
-        fused = net._fused(image)
+        fused = net._at_once(image)
     assert streamed.shape == (2, 5, *size) and not streamed.requires_grad and fused.requires_grad
     torch.testing.assert_close(streamed, fused)
     base = F.interpolate(image, [-(-side // 8) * 8 for side in size], mode="bilinear")
@@ -159,7 +159,7 @@ def test_logits_of_the_network_itself(kernel: str) -> None:
     with afa_kernels.use_backend(kernel):
         for fuse in ("ssr", "hma"):
             net = MultiScale(Direct(), SCALES, fuse).eval()
-            torch.testing.assert_close(net(image), net._fused(image))
+            torch.testing.assert_close(net(image), net._at_once(image))
 
 
 @pytest.mark.once

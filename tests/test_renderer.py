@@ -32,7 +32,7 @@ def rendered_one_by_one(
     resize: str = "weights",
 ) -> ScaleSpaceRenderer:
     finest = max(predictions, key=lambda p: p.shape[2] * p.shape[3])
-    renderer = ScaleSpaceRenderer(size or tuple(finest.shape[2:]), phi, background, resize)
+    renderer = ScaleSpaceRenderer(size or tuple(finest.shape[2:]), phi=phi, background=background, resize=resize)
     for k, prediction in enumerate(predictions):
         renderer.add(prediction, logits[:, k : k + 1], last=k == len(predictions) - 1)
     return renderer
