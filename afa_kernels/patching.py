@@ -264,7 +264,7 @@ def _why_not_same(candidate: _Candidate) -> str | None:
                         continue  # such as of a norm over processes that are not there
                     raise
                 got = candidate.ours(ours)(x)
-            reason = _difference((got, ours.state_dict()), (expected, theirs.state_dict()))
+            reason = _difference(got, expected) or _difference(ours.state_dict(), theirs.state_dict())
             if reason is not None:
                 return f"{method} is another than the official code's: {reason}"
     except Exception as error:  # what cannot be compared, for whatever reason, is left alone
