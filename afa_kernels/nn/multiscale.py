@@ -192,7 +192,7 @@ class MultiScale(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """The fused prediction, (N, C, H, W)."""
         if isinstance(image, fx.Proxy):
-            return _as_a_leaf(self, image)
+            return plain.as_leaf(self, image)
         if self.training:
             return self._at_once(image)
         with torch.no_grad():
@@ -246,7 +246,7 @@ class MultiScale(nn.Module):
         checks.floating("image", image)
         checks.pixels("image", image)
         multiples = checks.pair("multiple", self.multiple, 1)
-        height, width = (side + -side % multiple for side, multiple in zip(_size(image), multiples))
+        height, width = (side + (m - side % m) % m for side, m in zip(_size(image), multiples))
         return _resized(image, (height, width))
 
     def _run(self, base: Tensor, scale: float) -> tuple[Tensor, Any]:
@@ -317,11 +317,3 @@ def _are_same(one: tuple[int, int], other: tuple[int, int]) -> bool:
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return statically_known_true(one[0] == other[0]) and statically_known_true(one[1] == other[1])
-
-
-def _as_a_leaf(module: nn.Module, image: fx.Proxy) -> Any:
-    """A call of `module` in a graph that torch.fx traces: its steps depend on the image's size."""
-    name = image.tracer.path_of_module(module)  # type: ignore[attr-defined]
-    if not name:
-        raise TypeError("MultiScale is a leaf of torch.fx's graphs, and cannot be their root: trace its network")
-    return image.tracer.create_proxy("call_module", name, (image,), {})

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from afa_kernels.nn import plain
 
@@ -38,6 +38,8 @@ class ABN(nn.Module):
             self.register_buffer(name, buffer)
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, fx.Proxy):
+            return plain.as_leaf(self, x)  # as torch.nn's norms are
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         gamma = self.weight.abs() + self.eps

@@ -3,7 +3,9 @@ exactly the plain layer, and nobody has hooked, overridden or wrapped anything o
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor, fx, nn
 from torch.nn.modules import module as hooks
 
 _TYPES = frozenset((Tensor, nn.Parameter))
@@ -56,3 +58,12 @@ def why_observed() -> str | None:
     ):
         return "hooks are registered for all modules"
     return None
+
+
+def as_leaf(module: nn.Module, x: fx.Proxy) -> Any:
+    """A call of `module` itself in a graph that torch.fx traces, of what no graph of operators says."""
+    name = x.tracer.path_of_module(module)  # type: ignore[attr-defined]
+    if not name:
+        kind = type(module).__name__
+        raise TypeError(f"{kind} is a leaf of torch.fx's graphs, and cannot be their root: trace a module around it")
+    return x.tracer.create_proxy("call_module", name, (x,), {})
