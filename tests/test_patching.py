@@ -416,6 +416,7 @@ def test_check() -> None:
     assert "forward" not in vars(model[0])
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("abn", [False, True])
 def test_copied_pickled_compiled_and_traced(abn: bool, kernel: str) -> None:
     torch.manual_seed(0)

@@ -175,21 +175,22 @@ def why_not_spatial(module: Any, abn: ABNs = ()) -> str | None:
     reason = plain.why_observed()
     if reason is not None:
         return reason
-    conv, conv_inner, final = (module._modules[name] for name in ("conv", "conv_inner", "final"))
-    for name, layer, length in (("conv", conv, 2), ("conv_inner", conv_inner, 2), ("final", final, 1)):
-        reason = plain.why_called(layer, nn.Sequential, length)
+    layers = module._modules
+    for name, length in (("conv", 2), ("conv_inner", 2), ("final", 1)):
+        reason = plain.why_called(layers[name], nn.Sequential, length)
         if reason is not None:
             return f"{name} {reason}"
+    conv, conv_inner, final = layers["conv"], layers["conv_inner"], layers["final"]
     _, first = conv._modules.values()
     inner, second = conv_inner._modules.values()
     (project,) = final._modules.values()
     reason = norms.why_called("conv.1", first, abn) or norms.why_called("conv_inner.1", second, abn)
     if reason is not None:
         return reason
-    for name, layer in (("conv_inner", inner), ("final", project)):
+    for name, layer in (("conv_inner.0", inner), ("final.0", project)):
         reason = _why_not_convolution(layer)
         if reason is not None:
-            return f"{name}.0 {reason}"
+            return f"{name} {reason}"
     return None
 
 

@@ -97,9 +97,10 @@ def _why_not_computed(norm: Any) -> str | None:
             return f"has the activation {norm.activation}"
         if "Sync" in type(norm).__name__ and norm.training and _processes() > 1:
             return "takes its statistics over several processes"
-    if norm.weight is None or norm.bias is None:
+    parameters, buffers = norm._parameters, norm._buffers  # an attribute of a module is slow to find
+    if parameters.get("weight") is None or parameters.get("bias") is None:
         return "has no weight or no bias"
-    if (norm.running_mean is None) != (norm.running_var is None):
+    if (buffers.get("running_mean") is None) != (buffers.get("running_var") is None):
         return "has one of the running statistics alone"
     if norm.training and norm.momentum is None:
         return "averages over all batches"

@@ -30,14 +30,15 @@ def why_called(module: nn.Module, kind: type[nn.Module], layers: int | None = No
 
 
 def why_hooked(module: nn.Module) -> str | None:
-    """Why calling `module` may do more, or other, than its class says."""
-    if has_hooks(module):
+    """Why calling `module` may do more, or other, than its class says. Asked for every layer in every pass."""
+    own = module.__dict__
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return "has hooks"
-    if "forward" in module.__dict__ or "_conv_forward" in module.__dict__ or "_call_impl" in module.__dict__:
+    if "forward" in own or "_conv_forward" in own or "_call_impl" in own:
         return "has a forward of its own"
-    for tensors in (module._parameters, module._buffers):
+    for tensors in (own["_parameters"], own["_buffers"]):
         for name, tensor in tensors.items():
-            if tensor is not None and not is_plain(tensor):
+            if type(tensor) not in _TYPES and tensor is not None and not is_plain(tensor):
                 return f"has a {name} of type {type(tensor).__name__}"
     return None
 
