@@ -6,19 +6,23 @@ IMAGE ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
-NATIVE := setup.py pyproject.toml $(wildcard csrc/*) $(wildcard csrc/cpu/*)
+NATIVE := setup.py pyproject.toml $(wildcard csrc/* csrc/*/*)
 
-.PHONY: demo test gate gate-record check fix gpu-check bench clean
+.PHONY: demo test test-cpu test-triton gate gate-record check fix gpu bench package clean
 
 demo: $(VENV)/installed
 	$(PY) examples/boundary_detection.py --labels $(if $(IMAGE),--image "$(IMAGE)")
 	@echo
-	$(PY) -m benchmarks.inference_memory --size 256 512 --plot demo/memory.png
+	$(PY) -m benchmarks.memory inference --size 256 512 --plot demo/memory.png
 
 # Four sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, and the
 # gate compiles for GPUs that are not here. On two cores they take about 2, 4, 2 and 3 minutes.
-test: $(VENV)/installed
+test: test-cpu test-triton
+
+test-cpu: $(VENV)/installed
 	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests
+
+test-triton: $(VENV)/installed
 	@if $(PY) -c "import triton"; then \
 	  echo "TRITON_INTERPRET=1: the Triton kernels in Triton's interpreter" && \
 	  TRITON_INTERPRET=1 $(PY) -m pytest tests --ignore tests/test_backends.py -n auto --maxprocesses 8 && \
@@ -46,17 +50,32 @@ fix: $(VENV)/installed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp
 
-# For a machine with a GPU: everything that only it can show, and a record to commit.
-gpu-check: $(VENV)/installed
-	$(PY) -m benchmarks.gpu_check
+# For a machine with a GPU: everything that only it can show, into a record to commit. It installs nothing; PYTHON needs
+# torch, Triton and pytest.
+gpu:
+	$(PYTHON) -m benchmarks.gpu all
 
 bench: $(VENV)/installed
 	$(PY) -m benchmarks.run --output benchmarks/results/cpu.jsonl
 	$(PY) -m benchmarks.registration
-	$(PY) -m benchmarks.report --write README.md --output benchmarks/results/cpu.md
+	$(PY) -m pytest benchmarks/test_micro.py --benchmark-only
+	$(PY) -m benchmarks.report --write README.md docs/benchmarks.md docs/verification.md --output benchmarks/results/cpu.md
+
+# The source distribution and both wheels, made of it; each wheel is installed alone and must choose the backend it has.
+package: $(VENV)/installed
+	$(PIP) build
+	rm -rf dist
+	$(PY) -m build
+	AFA_KERNELS_NATIVE=1 $(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist dist/*.tar.gz
+	set -e; for each in none-any:reference abi3-*:cpu; do \
+	  $(PY) -m venv --clear $(VENV)-package; \
+	  $(VENV)-package/bin/python -m pip install --quiet "$(TORCH)" dist/*-$${each%:*}.whl; \
+	  (cd dist && ../$(VENV)-package/bin/python -c "import afa_kernels as a; i = a.backend_info(); print(i); assert i.chosen['cpu'] == '$${each#*:}'"); \
+	done
+	rm -rf $(VENV)-package
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info afa_kernels/_native*.so demo .cache
+	rm -rf $(VENV) $(VENV)-package build dist *.egg-info afa_kernels/_native*.so demo .cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,39 +1,59 @@
-"""Build the C++ library where torch and a C++ compiler are at hand; else install Triton and plain PyTorch alone.
+"""Build the C++ library, or leave it out.
 
-AFA_KERNELS_NATIVE=1 makes a missing library an error, AFA_KERNELS_NATIVE=0 leaves it out; the default builds it where
-it can be built, and says so where it cannot. `afa_kernels.backend_info()` tells afterwards what there is.
+One question decides which of two wheels is built: can the build environment import torch?
+
+    no, as in pip's isolated builds             a wheel of pure Python (py3-none-any): Triton and plain PyTorch
+    yes, as with pip's --no-build-isolation     a wheel with the library (cp310-abi3-<platform>), or an error
+
+AFA_KERNELS_NATIVE=1 and AFA_KERNELS_NATIVE=0 decide instead. A library that was to be built and cannot be is an error
+with its reason, never another kind of wheel. `python -m afa_kernels` tells afterwards what there is.
 """
 
 import glob
+import importlib.util
 import os
 import shutil
 import sys
-import sysconfig
+from typing import NoReturn
 
 from setuptools import setup
 
+TORCH = (2, 11)  # the first whose stable ABI has what the library needs
 
-def missing() -> str | None:
-    """Why the C++ library cannot be built here."""
-    try:
-        import torch.utils.cpp_extension  # noqa: F401
-    except ImportError:
-        return "torch is not importable at build time (use pip install --no-build-isolation with torch installed)"
-    compiler = os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++"
-    if not any(shutil.which(name) for name in (compiler.split()[0], "c++", "g++", "clang++")):
-        return f"no C++ compiler ({compiler}) is on the PATH"
-    return None
+
+def wanted() -> bool:
+    """Whether to build the library."""
+    asked = os.environ.get("AFA_KERNELS_NATIVE", "auto")
+    if asked not in ("auto", "0", "1"):
+        sys.exit(f"afa_kernels: AFA_KERNELS_NATIVE must be 0, 1 or auto, got {asked!r}")
+    return asked == "1" or (asked == "auto" and os.name == "posix" and importlib.util.find_spec("torch") is not None)
 
 
 def native() -> dict:
     """The arguments of setup() that build the library: one file for every CPython >= 3.10 and torch >= 2.11."""
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    try:
+        import torch
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError as error:
+        cannot_build(f"torch is not importable in the build environment ({error})")
+    if torch.torch_version.TorchVersion(torch.__version__) < TORCH:
+        cannot_build(f"it needs torch >= {'.'.join(map(str, TORCH))}, and torch {torch.__version__} is here")
+    compiler = os.environ.setdefault("CXX", "c++")  # torch's default with ninja; without ninja it would be another
+
+    class Build(BuildExtension):
+        def run(self) -> None:
+            if shutil.which(compiler.split()[0]) is None:
+                cannot_build(f"the C++ compiler {compiler} is not on the PATH (CXX names another)")
+            super().run()
 
     library = CppExtension(
         "afa_kernels._native",
-        sorted(glob.glob("csrc/*.cpp") + glob.glob("csrc/cpu/*.cpp")),
-        depends=sorted(glob.glob("csrc/*.h") + glob.glob("csrc/cpu/*.h")),
-        define_macros=[("TORCH_TARGET_VERSION", "0x020b000000000000"), ("Py_LIMITED_API", "0x030a0000")],
+        sorted(glob.glob("csrc/**/*.cpp", recursive=True)),
+        depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
+        define_macros=[
+            ("TORCH_TARGET_VERSION", "0x{:02x}{:02x}000000000000".format(*TORCH)),
+            ("Py_LIMITED_API", "0x030a0000"),
+        ],
         extra_compile_args=[
             "-O3",
             "-g0",
@@ -46,15 +66,19 @@ def native() -> dict:
     )
     return {
         "ext_modules": [library],
-        "cmdclass": {"build_ext": BuildExtension},
+        "cmdclass": {"build_ext": Build},
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
     }
 
 
-wanted = os.environ.get("AFA_KERNELS_NATIVE", "auto")
-reason = "AFA_KERNELS_NATIVE=0" if wanted == "0" else missing()
-if wanted == "1" and reason is not None:
-    sys.exit(f"afa_kernels: the C++ library cannot be built: {reason}")
-if reason is not None:
-    print(f"afa_kernels: installing without the C++ library: {reason}", file=sys.stderr)
-setup(**(native() if reason is None else {}))
+def cannot_build(reason: str) -> NoReturn:
+    sys.exit(
+        f"afa_kernels: the C++ library cannot be built: {reason}.\n"
+        "With torch and a C++ compiler: pip install --no-build-isolation; without the library: AFA_KERNELS_NATIVE=0."
+    )
+
+
+build = wanted()
+if not build:
+    print("afa_kernels: a wheel without the C++ library: Triton and plain PyTorch", file=sys.stderr)
+setup(**(native() if build else {}))

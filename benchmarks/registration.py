@@ -3,7 +3,7 @@
     python -m benchmarks.registration
 
 The kernel only allocates its outputs, so the times are those of the dispatcher and of autograd. The last style is
-`afa_kernels.ops.registration` itself.
+`afa_kernels.ops._registration` itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from afa_kernels.ops import registration
+from afa_kernels.ops import _registration as registration
 from benchmarks.run import ROOT, circumstances
 
 SHAPE = (1, 32, 16, 16)

@@ -1,23 +1,46 @@
-"""Turn the records of a benchmark run into Markdown.
+"""Turn the records in benchmarks/results into Markdown.
 
-    python -m benchmarks.report                                 the newest run in benchmarks/results, every shape
-    python -m benchmarks.report --write README.md               and its geometric means between the markers of that file
-    python -m benchmarks.report --output benchmarks/results/cpu.md
+    python -m benchmarks.report                                       the newest run on the CPU, every shape
+    python -m benchmarks.report --output benchmarks/results/cpu.md    the same into a file
+    python -m benchmarks.report --write README.md docs/benchmarks.md docs/verification.md
 
-The markers are <!-- benchmark:begin --> and <!-- benchmark:end -->.
+The last replaces what stands in the files between <!-- NAME:begin --> and <!-- NAME:end -->. A NAME is one of
+
+    headline            ten figures of the newest run
+    benchmark           its geometric means
+    inference-memory    multi-scale inference by the number of scales
+    training-memory     a training step of an up-path
+    traffic             bytes and kernels, counted
+    gpu                 what a GPU recorded; nothing while no GPU has
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import memory, ops
+from benchmarks.traffic import ours as traffic
+
 RESULTS = Path(__file__).parent / "results"
-BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+# (operation, pass, layout), of the README
+HEADLINES = (
+    ("attentive_fusion", "forward", "NCHW"),
+    ("attentive_fusion", "training step", "NCHW"),
+    ("attentive_fusion", "training step", "channels_last"),
+    ("progressive_fusion", "training step", "NCHW"),
+    ("bn_relu_project", "training step", "NCHW"),
+    ("channel_attention", "training step", "NCHW"),
+    ("scale_space_render", "forward", "NCHW"),
+    ("scale_space_labels", "forward", "NCHW"),
+    ("scale_space_cross_entropy", "training step", "NCHW"),
+    ("hierarchical_fusion", "training step", "NCHW"),
+)
 ALLOCATORS = ("default", "THP")  # by the value of THP_MEM_ALLOC_ENABLE
 MEBIBYTE = 2**20
 
@@ -29,8 +52,10 @@ def load(path: Path) -> list[Record]:
 
 
 def newest(folder: Path) -> Path:
-    """The run that began last, by its own date."""
-    runs = {path: records for path in folder.glob("*.jsonl") if "style" not in (records := load(path))[0]}
+    """Return the CPU's run that began last, by its own date."""
+    runs = {
+        path: found for path in folder.glob("*.jsonl") if "thp" in (found := load(path))[0] and "style" not in found[0]
+    }
     if not runs:
         raise SystemExit(f"no benchmark run in {folder}; make one with: python -m benchmarks.run")
     return max(runs, key=lambda path: runs[path][0]["date"])
@@ -65,7 +90,7 @@ def line(entry: dict[str, Record]) -> list[str]:
         f"{ours['speedup_over_eager']:.2f}",
         f"{ours['speedup_over_compiled']:.2f}",
         " / ".join(f"{r['peak_bytes'] / MEBIBYTE:.1f}" for r in contestants),
-        f"{ours['moved_bytes'] / ours['least_bytes']:.2f}",
+        f"{ours['moved_bytes'] / ours['least_bytes']:.2f}" if "moved_bytes" in ours else "-",
         f"{ours['least_gigabytes_per_second']:.1f}",
     ]
 
@@ -76,25 +101,59 @@ def operation(entries: list[dict[str, Record]]) -> str:
     return table(header, [line(entry) for entry in entries])
 
 
-def means(entries: Iterable[dict[str, Record]]) -> str:
-    """The geometric means of the ratios over the shapes, for each operation, pass, layout and allocator."""
-    groups: dict[tuple[str, str, str], dict[int, list[dict[str, Record]]]] = {}
+def groups(entries: Iterable[dict[str, Record]]) -> dict[tuple[str, str, str], dict[int, list[dict[str, Record]]]]:
+    """Return the workloads by operation, pass and layout, then by allocator; those refused are left out."""
+    found: dict[tuple[str, str, str], dict[int, list[dict[str, Record]]]] = {}
     for entry in entries:
         if "refused" not in entry:
             r = entry["afa_kernels"]
-            groups.setdefault((r["op"], r["pass"], r["layout"]), {}).setdefault(r["thp"], []).append(entry)
-    rows = []
-    for (op, pass_name, layout), thp, group in ((key, thp, g) for key, of in groups.items() for thp, g in of.items()):
-        ratios = [
+            found.setdefault((r["op"], r["pass"], r["layout"]), {}).setdefault(r["thp"], []).append(entry)
+    return found
+
+
+def ratios(group: list[dict[str, Record]]) -> list[float]:
+    """Return the geometric means: the speed-up over eager and over compiled, and eager's peak memory over ours."""
+    return [
+        statistics.geometric_mean(of_each)
+        for of_each in (
             [e["afa_kernels"]["speedup_over_eager"] for e in group],
             [e["afa_kernels"]["speedup_over_compiled"] for e in group],
             [e["eager"]["peak_bytes"] / e["afa_kernels"]["peak_bytes"] for e in group],
-        ]
-        shape = group[0]["eager"]["shape"] if len(group) == 1 else f"{len(group)} shapes"
-        row = [f"`{op}`", pass_name, layout, ALLOCATORS[thp], shape]
-        rows.append(row + [f"{statistics.geometric_mean(ratio):.2f}" for ratio in ratios])
+        )
+    ]
+
+
+def means(entries: Iterable[dict[str, Record]]) -> str:
+    """The geometric means of the ratios over the shapes, for each operation, pass, layout and allocator."""
+    rows = []
+    for (op, pass_name, layout), by_allocator in groups(entries).items():
+        for thp, group in by_allocator.items():
+            shape = group[0]["eager"]["shape"] if len(group) == 1 else f"{len(group)} shapes"
+            row = [f"`{op}`", pass_name, layout, ALLOCATORS[thp], shape]
+            rows.append(row + [f"{ratio:.2f}" for ratio in ratios(group)])
     header = ["operation", "pass", "layout", "allocator", "shape", "vs eager", "vs compiled", "memory"]
     return table(header, rows)
+
+
+def headline(records: list[Record]) -> str:
+    """The figures of HEADLINES with the default allocator, those with huge pages behind a stroke."""
+    found = groups(by_contestant(r for r in records if r["op"] != "import"))
+    lines = ["| operation | pass | layout | vs eager | vs torch.compile | memory |", "|---|---|---|---:|---:|---:|"]
+    for op, pass_name, layout in HEADLINES:
+        by_allocator = {thp: ratios(group) for thp, group in found.get((op, pass_name, layout), {}).items()}
+        if set(by_allocator) != {0, 1}:
+            raise SystemExit(f"the record has no {pass_name} of {op} in {layout}: python -m benchmarks.run --op {op}")
+        eager, compiled = (f"{by_allocator[0][i]:.1f} / {by_allocator[1][i]:.1f}" for i in (0, 1))
+        lines.append(f"| `{op}` | {pass_name} | {layout} | {eager} | {compiled} | {by_allocator[0][2]:.1f} |")
+    first = records[0]
+    return "\n".join(
+        (
+            f"{first['device']}, {first['threads']} threads, float32, torch {first['torch']}; times as fast with the "
+            "default allocator / with 2 MiB pages for everybody; memory: eager's peak over that of afa_kernels.",
+            "",
+            *lines,
+        )
+    )
 
 
 def origin(records: list[Record]) -> str:
@@ -110,13 +169,16 @@ def origin(records: list[Record]) -> str:
 
 
 def summary(records: list[Record]) -> str:
-    """What README.md shows."""
+    """The geometric means, what import takes, and which operations have no record yet."""
     explained = "Geometric means over the shapes; memory is eager's peak in one call divided by that of afa_kernels."
     parts = [f"{origin(records)} {explained}", means(by_contestant(r for r in records if r["op"] != "import"))]
     imports = {r["contestant"]: r for r in records if r["op"] == "import"}
     if imports:
         torch_ms, added_ms = imports["torch"]["p50_ms"], imports["afa_kernels after torch"]["p50_ms"]
         parts.append(f"`import afa_kernels` adds {added_ms:.0f} ms to the {torch_ms:.0f} ms of `import torch`.")
+    missing = [op for op in ops.every() if op not in {r["op"] for r in records}]
+    if missing:
+        parts.append(f"Not measured yet: {', '.join(f'`{op}`' for op in missing)}.")
     return "\n\n".join(parts)
 
 
@@ -135,28 +197,88 @@ def report(records: list[Record]) -> str:
     return "\n\n".join(parts)
 
 
-def write(path: Path, text: str) -> None:
-    """Replace what stands between the markers of the file."""
-    old = path.read_text()
-    if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
-        raise SystemExit(f"{path} must contain one {BEGIN} and after it one {END}")
-    before, rest = old.split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+def gpu_records() -> list[Record]:
+    return [record for path in sorted(RESULTS.glob("gpu-*.jsonl")) for record in load(path)]
+
+
+def gpu(records: list[Record]) -> str:
+    """Median microseconds on a GPU by who computes; of several records of the same the last."""
+    devices = dict.fromkeys(r["device"] for r in records if "p50_us" in r)
+    return "\n\n".join(_of_gpu(device, [r for r in records if r["device"] == device]) for device in devices)
+
+
+def _of_gpu(device: str, records: list[Record]) -> str:
+    rows: dict[tuple[str, ...], dict[str, Record]] = {}
+    keys = ("op", "pass", "dtype", "layout", "shape")
+    for r in records:
+        if "p50_us" in r and all(key in r for key in keys):
+            who = "afa_kernels" if r["stage"] == "kernels" else r["backend"]
+            rows.setdefault(tuple(r[key] for key in keys), {})[who] = r
+    others = [
+        who for who in ("eager", "compiled", "compiled max-autotune") if any(who in found for found in rows.values())
+    ]
+    lines = []
+    for key, found in rows.items():
+        mine = found.get("afa_kernels")
+        times = [f"{found[who]['p50_us']:.1f}" if who in found else "-" for who in ("afa_kernels", *others)]
+        gains = [f"{found[who]['p50_us'] / mine['p50_us']:.2f}" if mine and who in found else "-" for who in others]
+        share = f"{mine['share']:.2f}" if mine and mine.get("share") else "-"
+        cpu = f"{mine['cpu_us']:.0f}" if mine else "-"
+        lines.append([f"`{key[0]}`", *key[1:], *times, *gains, share, cpu])
+    header = ["operation", "pass", "dtype", "layout", "shape", "afa_kernels us", *(f"{who} us" for who in others)]
+    header += [*(f"vs {who}" for who in others), "share of a copy", "CPU us"]
+    last = records[-1]
+    refused = sum("refused" in r for r in records)
+    failed = sum(r.get("outcome") == "failed" for r in records)
+    said = (
+        f"{device}, torch {last['torch']}, triton {last['triton']}, at {(last['commit'] or 'no commit')[:12]} on "
+        f"{last['date'][:10]}. Median GPU time with a cold L2; the share is of the bandwidth of a copy, for the least "
+        f"bytes. {refused} refused for wrong values, {failed} checks failed."
+    )
+    return f"{said}\n\n{table(header, lines)}"
+
+
+TABLES: dict[str, Callable[[list[Record]], str]] = {
+    "headline": headline,
+    "benchmark": summary,
+    "inference-memory": lambda run: memory.inference_table(memory.load("inference")["found"]),
+    "training-memory": lambda run: memory.training_table(memory.load("training")),
+    "traffic": lambda run: traffic.table(traffic.load()),
+    "gpu": lambda run: gpu(gpu_records()),
+}
+
+
+def written(text: str, where: str, records: list[Record]) -> str:
+    """Return the text with every table renewed."""
+    marks = re.findall(r"<!-- ([a-z-]+):(begin|end) -->", text)
+    names = [name for name, edge in marks[::2]]
+    paired = marks == [(name, edge) for name in names for edge in ("begin", "end")]
+    if not names or not paired or len(set(names)) < len(names) or not set(names) <= set(TABLES):
+        raise SystemExit(
+            f"{where} must have <!-- NAME:begin --> and <!-- NAME:end --> by turns, each NAME once, and a NAME must be "
+            f"one of {', '.join(TABLES)}"
+        )
+    for name in names:
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        table = TABLES[name](records)
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n\n{table}{table and chr(10) * 2}{end}{rest.split(end)[1]}"
+    return text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", nargs="?", type=Path, help="default: the newest run in benchmarks/results")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the geometric means between FILE's markers")
+    parser.add_argument("--write", type=Path, nargs="+", default=[], metavar="FILE", help="renew the tables of files")
     parser.add_argument("--output", type=Path, metavar="FILE", help="put the tables into FILE instead of printing them")
     arguments = parser.parse_args()
     records = load(arguments.records or newest(RESULTS))
-    if arguments.write:
-        write(arguments.write, summary(records))
+    for path in arguments.write:
+        path.write_text(written(path.read_text(), str(path), records))
     text = f"# Benchmark\n\n{report(records)}\n"
     if arguments.output:
         arguments.output.write_text(text)
-    else:
+    elif not arguments.write:
         print(text)
 
 

@@ -22,21 +22,19 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import afa_kernels
-from afa_kernels.testing import alternate, disagreement, doubled, listed, peak_bytes, saved_bytes, tensors
-from benchmarks.shapes import OPS, Workload, workloads
+from afa_kernels.testing import alternate, listed, peak_bytes, saved_bytes
+from benchmarks.ops import operations
+from benchmarks.workload import Workload, workloads
 
 ROOT = Path(__file__).parents[1]
 THP = "THP_MEM_ALLOC_ENABLE"
-MOST_OTHER_LABELS = 1e-4  # the share that rounding may decide
-LARGEST_DIFFERENCE = 5e-3  # of a baseline from the oracle, relative, in the Euclidean norm
 
 Record = dict[str, Any]
 
@@ -68,60 +66,16 @@ def _status(key: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def why_wrong(
-    workload: Workload, functions: Mapping[str, Callable[..., Any]], arguments: Sequence[Any], upstream: list[Tensor]
-) -> str | None:
-    """Which contestant's result or gradient is wrong, and by how much; None where all are right.
-
-    afa_kernels answers to the reference in float64, within the error budget of `afa_kernels.testing`. The baselines
-    must compute the same thing, in the Euclidean norm; so must bn_relu_project, since where the gradient of ReLU jumps,
-    rounding decides between two values (the tests compare it element by element, on fewer).
-    """
-
-    def reference(*arguments: Any) -> list[Tensor]:
-        return workload.case(arguments, "reference")
-
-    exact_arguments = doubled(arguments)
-    for t in tensors(exact_arguments):
-        t.requires_grad_(workload.training)
-    exact = workload.step(reference, exact_arguments, [g.double() for g in upstream])
-    plain = workload.step(reference, arguments, upstream)
-    for name, function in functions.items():
-        results = workload.step(function, arguments, upstream)
-        for i, (actual, oracle, eager) in enumerate(zip(results, exact, plain, strict=True)):
-            actual, oracle, eager = actual.detach(), oracle.detach(), eager.detach()
-            if not oracle.is_floating_point():  # labels, of which rounding decides those of nearly equal scores
-                differ = float((actual != oracle).double().mean())
-                reason = None if differ <= MOST_OTHER_LABELS else f"{differ:.3g} of the labels differ"
-            elif name == "afa_kernels" and workload.case.op != "bn_relu_project":
-                reason = disagreement(actual, oracle, eager)
-            else:
-                difference = float((actual - oracle).norm() / oracle.norm())
-                reason = None if difference <= LARGEST_DIFFERENCE else f"relative difference {difference:.3g}"
-            if reason is not None:
-                what = f"output {i}" if i < len(upstream) else f"gradient {i - len(upstream)}"
-                return f"{name}, {what}: {reason}"
-    return None
-
-
-def measure(workload: Workload, seconds: float, device: str = "cpu") -> Iterator[Record]:
-    """A record per contestant, or one record that says why there is no number."""
-    arguments = workload.inputs(device)
+def measure(workload: Workload, seconds: float) -> Iterator[Record]:
+    """Yield a record per contestant, or one record that says why there is no number."""
+    arguments = workload.inputs()
     functions = workload.contestants()
     with torch.no_grad():
         outputs = listed(functions["afa_kernels"](*arguments))
     upstream = workload.upstream(outputs)
-    of_workload = {
-        "op": workload.case.op,
-        "pass": workload.pass_name,
-        "layout": workload.layout,
-        "shape": workload.case.covers,
-        "shapes": workload.case.shapes,
-        "dtype": "float32",
-    }
-    reason = why_wrong(workload, functions, arguments, upstream)
+    reason = workload.why_wrong(functions, arguments, upstream)
     if reason is not None:
-        yield {**of_workload, "refused": reason}
+        yield {**workload.described(), "refused": reason}
         return
     steps = {name: functools.partial(workload.step, f, arguments, upstream) for name, f in functions.items()}
     times = alternate(steps, seconds)
@@ -129,19 +83,19 @@ def measure(workload: Workload, seconds: float, device: str = "cpu") -> Iterator
     least, moved = workload.least_bytes(arguments, outputs), workload.moved_bytes(arguments, outputs)
     for name, step in steps.items():
         record = {
-            **of_workload,
+            **workload.described(),
             "contestant": name,
-            "backend": afa_kernels.backends.automatic(device) if name == "afa_kernels" else name,
+            "backend": afa_kernels.backend_info().chosen["cpu"] if name == "afa_kernels" else name,
             **percentiles(times[name]),
             "speedup_over_eager": medians["eager"] / medians[name],
             "speedup_over_compiled": medians["compiled"] / medians[name],
-            "peak_bytes": peak_bytes(step, device),
-            "peak_resident_bytes": peak_resident_bytes(step) if device == "cpu" else None,
+            "peak_bytes": peak_bytes(step),
+            "peak_resident_bytes": peak_resident_bytes(step),
             "output_bytes": sum(t.nbytes for t in outputs),
             "least_bytes": least,
             "least_gigabytes_per_second": least / medians[name] / 1e9,
         }
-        if name == "afa_kernels" and device == "cpu":
+        if name == "afa_kernels" and moved is not None:
             record["moved_bytes"] = moved
         if workload.training:
             record["saved_bytes"] = saved_bytes(functools.partial(functions[name], *arguments))
@@ -168,33 +122,33 @@ def measure_import(repeats: int) -> Iterator[Record]:
 def circumstances() -> Record:
     """Where and when: the same for all records of a process."""
     return {
-        "device": _processor(),
+        "device": processor(),
         "threads": torch.get_num_threads(),
         "thp": int(os.environ.get(THP, "0")),
         "torch": torch.__version__,
-        "triton": _version("triton"),
+        "triton": version("triton"),
         "version": afa_kernels.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "benchmarks.run", *(a for a in sys.argv[1:] if a != "--in-process")]),
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit that was measured, with "-dirty" where files had changed since; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -226,7 +180,8 @@ def summary(records: Sequence[Record]) -> str:
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--op", nargs="+", choices=(*OPS, "import"), default=(*OPS, "import"), help="default: all")
+    everything = (*operations(), "import")
+    parser.add_argument("--op", nargs="+", choices=everything, default=everything, help="default: all")
     parser.add_argument("--quick", action="store_true", help="few shapes, a quarter of each side, few repetitions")
     parser.add_argument("--output", type=Path, help="the file to write, which keeps its records of other operations")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")

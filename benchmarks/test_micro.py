@@ -8,7 +8,6 @@ A contestant that computes something else than the reference fails before it is 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,21 +15,12 @@ import torch
 
 import afa_kernels
 from afa_kernels.testing import listed
-from benchmarks.run import why_wrong
-from benchmarks.shapes import Workload, workloads
+from benchmarks.workload import Workload, on_backend, workloads
 
 pytest.importorskip("pytest_benchmark", reason="microbenchmarks need the package pytest-benchmark")
 
 BACKENDS = afa_kernels.backends.available("cpu")
 CONTESTANTS = ("eager", "compiled", *(f"afa_kernels-{backend}" for backend in BACKENDS))
-
-
-def on_backend(backend: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
-        with afa_kernels.use_backend(backend):
-            return function(*arguments)
-
-    return call
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS)
@@ -43,6 +33,6 @@ def test_micro(benchmark: Any, workload: Workload, contestant: str) -> None:
     with torch.no_grad():
         outputs = listed(functions["afa_kernels"](*arguments))
     upstream = workload.upstream(outputs)
-    assert why_wrong(workload, {name: function}, arguments, upstream) is None
+    assert workload.why_wrong({name: function}, arguments, upstream) is None
     benchmark.group = str(workload)
     benchmark(functools.partial(workload.step, function, arguments, upstream))

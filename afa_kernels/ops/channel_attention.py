@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from afa_kernels import backends, checks
-from afa_kernels.ops import batch_norm, registration
+from afa_kernels.ops import _batch_norm as batch_norm
+from afa_kernels.ops import _registration as registration
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.reference import channel_attention as reference
 

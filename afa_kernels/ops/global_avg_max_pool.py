@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from afa_kernels import backends, checks, layout
-from afa_kernels.ops import registration
+from afa_kernels.ops import _registration as registration
 from afa_kernels.reference import global_avg_max_pool as reference
 
 

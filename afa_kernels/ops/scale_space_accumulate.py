@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from afa_kernels import backends, layout
-from afa_kernels.ops import registration
+from afa_kernels.ops import _registration as registration
 from afa_kernels.reference import scale_space_accumulate as reference
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from afa_kernels import backends, checks
-from afa_kernels.ops import registration
+from afa_kernels.ops import _registration as registration
 from afa_kernels.ops.scale_space_render import check, walkable
 from afa_kernels.ops.scale_space_weights import promoted_type
 from afa_kernels.reference import scale_space_labels as reference

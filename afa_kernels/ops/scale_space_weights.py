@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from afa_kernels import backends, checks, layout
-from afa_kernels.ops import registration
+from afa_kernels.ops import _registration as registration
 from afa_kernels.reference import scale_space_weights as reference
 
 PHI = ("abs", "relu", "softplus", "exp")

@@ -1,0 +1,150 @@
+"""networks: modules and an up-path, on afa_kernels and composed as in the official code."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afa_kernels.models import AFADLAUp, AFALevelFusion
+from afa_kernels.nn import AttentiveFusion
+from afa_kernels.testing import peak_bytes
+from benchmarks.gpu.session import Session
+from benchmarks.gpu.timing import Timer, microseconds
+from benchmarks.networks import CHANNELS, OfficialNorm, on
+from benchmarks.ops._shapes import LEVELS, name
+
+# How inference and training are run: the element type that autocast has, or None, and the memory format.
+SETTINGS = {
+    "float16": (torch.float16, torch.channels_last),
+    "bfloat16": (torch.bfloat16, torch.channels_last),
+    "float32": (None, torch.contiguous_format),
+}
+TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 1e-3}  # of inference, in the Euclidean norm
+Levels = list[Tensor]
+
+
+class Fused(nn.Module):
+    """The module of two feature maps, called with a list as the others are."""
+
+    def __init__(self, channels: int, norm: Any) -> None:
+        super().__init__()
+        self.fusion = AttentiveFusion(channels, norm)
+
+    def forward(self, levels: Levels) -> Tensor:
+        return self.fusion(*levels)
+
+
+class UpPath(nn.Module):
+    def __init__(self, channels: tuple[int, ...], norm: Any) -> None:
+        super().__init__()
+        self.up = AFADLAUp(channels, [2**i for i in range(len(channels))], norm=norm)
+
+    def forward(self, levels: Levels) -> Tensor:
+        return self.up(levels)[-1]
+
+
+def subjects(quick: bool) -> dict[str, tuple[Callable[[Any], nn.Module], list[tuple[int, ...]]]]:
+    """Return modules by a factory of the norm, and the shapes of their levels."""
+    found: dict[str, tuple[Callable[[Any], nn.Module], list[tuple[int, ...]]]] = {}
+    for shape in [(1, 16, 8, 16)] if quick else LEVELS:
+        found[f"nn.AttentiveFusion {name(shape)}"] = functools.partial(Fused, shape[1]), [shape, shape]
+    channels, (h, w) = (CHANNELS, (1024, 2048)) if not quick else ((8, 16, 32), (32, 64))
+    levels: list[tuple[int, ...]] = [(1, c, h >> (i + 1), w >> (i + 1)) for i, c in enumerate(channels)]
+    found[f"AFADLAUp {h}x{w}"] = functools.partial(UpPath, channels), levels
+    found[f"AFALevelFusion {h}x{w}"] = lambda norm: AFALevelFusion(channels[2::-1], norm), levels[2::-1]
+    return found
+
+
+def run(session: Session) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    timer = Timer(session.device)
+    items: dict[str, Callable[[], None]] = {}
+    for compiled in (False, True)[: 1 if session.quick else 2]:  # last, as it takes longest
+        for setting, training, subject in itertools.product(SETTINGS, (False, True), subjects(session.quick)):
+            item = f"{subject} {setting} {'training step' if training else 'inference'}"
+            item += ", compiled" if compiled else ""
+            items[item] = functools.partial(measure, session, timer, subject, setting, training, compiled)
+    session.go(items)
+
+
+def measure(session: Session, timer: Timer, subject: str, setting: str, training: bool, compiled: bool) -> None:
+    """Record the official composition and afa_kernels; or `compiled`, the first under torch.compile."""
+    make, shapes = subjects(session.quick)[subject]
+    dtype, memory_format = SETTINGS[setting]
+    batch = 2 if training else 1
+    torch.manual_seed(0)
+    levels = [
+        torch.randn(batch, *shape[1:], device=session.device).to(memory_format=memory_format).requires_grad_(training)
+        for shape in shapes
+    ]
+    ours, official = (make(norm) for norm in ("bn", OfficialNorm))
+    for model in (ours, official):
+        model.to(device=session.device).to(memory_format=memory_format).train(training)  # type: ignore[call-overload]
+    official.load_state_dict(ours.state_dict())
+
+    @contextlib.contextmanager
+    def running(backend: str | None) -> Iterator[None]:
+        with on(backend), torch.autocast(session.device, dtype or torch.bfloat16, enabled=dtype is not None):
+            yield
+
+    def step(model: Any, backend: str | None) -> Any:
+        with running(backend):
+            if not training:
+                with torch.no_grad():
+                    return model(levels)
+            return torch.autograd.grad(
+                model(levels).float().square().mean(), [*levels, *model.parameters()], allow_unused=True
+            )
+
+    torch.compiler.reset()
+    contestants: dict[str, Callable[[], Any]] = {
+        "official composition": functools.partial(step, official, "reference"),
+        "afa_kernels": functools.partial(step, ours, None),
+    }
+    if compiled:
+        compiled_official: Any = torch.compile(official, dynamic=False)
+        del contestants["afa_kernels"]
+        contestants["official composition, compiled"] = functools.partial(step, compiled_official, "reference")
+    described = {
+        "op": subject,
+        "pass": "training step" if training else "inference",
+        "shape": name((batch, *shapes[0][1:])),
+        "dtype": setting,
+        "layout": "NCHW" if memory_format == torch.contiguous_format else "channels_last",
+    }
+    values: dict[str, list[Tensor]] = {}
+    for who, call in contestants.items():
+        try:
+            result = call()
+        except Exception as error:
+            session.record(**described, backend=who, refused=f"{type(error).__name__}: {error}"[-2000:])
+            continue
+        results = [t.double() for t in result if t is not None] if training else [result.double()]
+        values[who] = [] if training and dtype is not None else results  # rounding adds up in gradients of halves
+        reason = _why_wrong(values, who, (10 if training else 1) * TOLERANCE[setting])
+        if reason is not None:
+            session.record(**described, backend=who, refused=reason)
+            continue
+        del result, results
+        if compiled and who == "official composition":  # which has its numbers
+            continue
+        found: dict[str, Any] = {**microseconds(timer.gpu(call)), "cpu_us": round(1e6 * timer.cpu(call), 3)}
+        session.record(**described, backend=who, **found, peak_bytes=peak_bytes(call, session.device))
+
+
+def _why_wrong(values: dict[str, list[Tensor]], who: str, allowed: float) -> str | None:
+    """Compare with the official composition in the Euclidean norm of everything together."""
+    expected = values.get("official composition")
+    if expected is None:
+        return "there is no official composition to compare with"
+    off, size = (
+        sum(float(t.norm() ** 2) for t in some) ** 0.5
+        for some in ([f - e for f, e in zip(values[who], expected, strict=True)], expected)
+    )
+    return None if off <= allowed * size else f"relative difference {off / size:.3g}"

@@ -1,0 +1,45 @@
+"""attentive_fusion: at the levels of a network and at training crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afa_kernels.testing import Case, tensors
+from benchmarks.ops._bytes import once as least
+from benchmarks.ops._bytes import size
+from benchmarks.ops._shapes import LAYOUTS, SMALL, Shape, gpu_maps, maps, name
+
+__all__ = ["TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+
+
+def eager(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_logits: Tensor) -> Tensor:
+    a, b = torch.sigmoid(spatial_logits), torch.sigmoid(channel_logits)
+    return a * (1 - b) * shallow + (1 - a) * b * deep
+
+
+def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:
+    """Two values for every logit, written first and read back for each channel, which counts once."""
+    return (2 if training else 1) * 4 * size(tensors(arguments[2:]))
+
+
+def call(shape: Shape, layout: str, covers: str = "") -> Case:
+    n, c, h, w = shape
+    return Case(
+        "attentive_fusion", covers or name(shape), (shape, shape, (n, 1, h, w), (n, c, 1, 1)), layouts=(layout,)
+    )
+
+
+def workloads(quick: bool) -> list[tuple[Case, bool]]:
+    shapes = maps(quick, crops=True)
+    return [(call(s, layout), training) for layout in LAYOUTS for training in (False, True) for s in shapes]
+
+
+def gpu(quick: bool) -> list[Case]:
+    return [call(shape, layout) for layout in LAYOUTS for shape in gpu_maps(quick)]
+
+
+TRAFFIC = tuple(call(SMALL, layout, covers) for layout, covers in LAYOUTS.items())

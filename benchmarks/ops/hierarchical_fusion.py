@@ -1,0 +1,63 @@
+"""hierarchical_fusion: in dla-afa's order, five scales in inference, two in training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from afa_kernels.testing import Case
+from benchmarks.ops._bytes import once as least
+from benchmarks.ops._bytes import size as bytes_of
+from benchmarks.ops._shapes import INFERENCE, LAYOUTS, TRAINING, Pyramid, Shape, gpu_pyramids, pyramid, resize
+
+__all__ = ["TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+
+OP = "hierarchical_fusion"
+
+
+def eager(
+    predictions: Sequence[Tensor], attentions: Sequence[Tensor], scales: Sequence[float], size: tuple[int, int]
+) -> Tensor:
+    fused = resize(predictions[-1], size)
+    for k in reversed(range(len(attentions))):
+        attention = resize(attentions[k], size)
+        fused = attention * resize(predictions[k], size) + (1 - attention) * fused
+    return fused
+
+
+def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:
+    """A copy of the attentions, and in backward their gradients at output resolution."""
+    predictions, attentions = arguments
+    at_output = 2 * len(predictions) * bytes_of([outputs[0][:, :1]]) if training else 0
+    return (4 if training else 2) * bytes_of(attentions) + at_output
+
+
+def call(of: Pyramid, layout: str = "contiguous", quick: bool = False) -> Case:
+    """Return a call over the predictions of `pyramid`, an attention at the resolution of each but the finest."""
+    case = pyramid(OP, of, layout, quick)
+    predictions: list[Shape] = case.shapes[0]  # type: ignore[assignment]
+    attentions: list[Shape] = [(n, 1, h, w) for n, _, h, w in predictions[:-1]]
+    layouts = (*[layout] * len(predictions), *["contiguous"] * len(attentions))
+    options = {"scales": of[1], **case.options}
+    return dataclasses.replace(case, shapes=(predictions, attentions), options=options, layouts=layouts)
+
+
+def workloads(quick: bool) -> list[tuple[Case, bool]]:
+    return [(call(INFERENCE, quick=quick), False), (call(TRAINING, quick=quick), True)]
+
+
+def gpu(quick: bool) -> list[Case]:
+    return [call(of, layout) for layout in LAYOUTS for of in gpu_pyramids(quick)]
+
+
+TRAFFIC = (
+    Case(
+        OP,
+        "two scales, 8 classes",
+        ([(1, 8, 8, 32), (1, 8, 16, 64)], [(1, 1, 8, 32)]),
+        {"scales": (0.5, 1.0), "size": (16, 64)},
+    ),
+)

@@ -1,0 +1,56 @@
+"""scale_space_cross_entropy: of two scales, in training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from afa_kernels.testing import Case
+from benchmarks.ops import scale_space_render
+from benchmarks.ops._bytes import once as least
+from benchmarks.ops._bytes import size as bytes_of
+from benchmarks.ops._shapes import LAYOUTS, TRAINING, gpu_pyramids, pyramid, small_pyramid
+
+__all__ = ["TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+
+OP = "scale_space_cross_entropy"
+
+
+def eager(predictions: Sequence[Tensor], logits: Tensor, target: Tensor) -> Tensor:
+    height, width = target.shape[1:]
+    return F.cross_entropy(scale_space_render.eager(predictions, logits, (height, width)), target)
+
+
+def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:
+    """As of scale_space_render, and maps of one value a pixel.
+
+    The losses and log(sum exp), written and read; in backward the upstream gradient, the factor and the class.
+    """
+    predictions, logits = arguments
+    of_a_map = 4 * case.options["target"].numel()
+    at_output = 2 * len(predictions) * of_a_map if training else 0
+    return (5 if training else 2) * bytes_of([logits]) + at_output + (10 if training else 3) * of_a_map
+
+
+def with_target(case: Case) -> Case:
+    """Replace the option `size` by a target of that size, of every class in turn."""
+    height, width = case.options["size"]
+    classes = case.shapes[0][0][1]  # type: ignore[index]
+    target = torch.arange(height * width).remainder(classes).view(1, height, width)
+    return dataclasses.replace(case, options={"target": target})
+
+
+def workloads(quick: bool) -> list[tuple[Case, bool]]:
+    return [(with_target(pyramid(OP, TRAINING, quick=quick)), True)]
+
+
+def gpu(quick: bool) -> list[Case]:
+    return [with_target(pyramid(OP, of, layout)) for layout in LAYOUTS for of in gpu_pyramids(quick)]
+
+
+TRAFFIC = (with_target(small_pyramid(OP)),)

@@ -1,0 +1,94 @@
+"""Every operation has its benchmark, and every baseline computes what the operation does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from afa_kernels.testing import listed, tensors
+from benchmarks import ops, report, run
+from benchmarks.gpu.calls import timed
+from benchmarks.traffic import ours as traffic
+from benchmarks.workload import Workload, differentiable, workloads
+
+pytestmark = pytest.mark.once
+
+
+def name(workload: Workload) -> str:
+    return str(workload).replace(" ", "_")
+
+
+@pytest.mark.parametrize("op", ops.operations())
+def test_every_operation_is_measured(op: str) -> None:
+    benchmark = ops.of(op)
+    assert benchmark.TRAFFIC and {case.op for case in benchmark.TRAFFIC} == {op}
+    calls = [case for case, _ in benchmark.workloads(quick=False)]
+    assert calls and {case.op for case in calls} == {op}
+    assert {case.op for case in benchmark.gpu(quick=False)} == {case.op for case in benchmark.gpu(quick=True)} == {op}
+
+
+USES = {
+    "run": workloads,
+    "traffic": traffic.count,
+    "report": lambda: report.summary(report.load(report.newest(report.RESULTS))),
+    "gpu": lambda: timed(("new",), "cpu"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_operation_without_a_file_fails(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "operations", lambda: ["new"])
+    with pytest.raises(LookupError, match=r"new has no benchmarks/ops/new\.py"):
+        USES[use]()
+
+
+@pytest.mark.parametrize("workload", workloads(quick=True), ids=name)
+def test_the_baseline_computes_the_same(workload: Workload) -> None:
+    arguments = workload.inputs()
+    with torch.no_grad():
+        outputs = listed(workload.ours()(*workload.inputs()))
+    functions = {"eager": workload.eager(), "afa_kernels": workload.ours()}
+    assert workload.why_wrong(functions, arguments, workload.upstream(outputs)) is None
+
+
+def test_a_wrong_baseline_is_found() -> None:
+    workload = next(w for w in workloads(quick=True) if w.training)
+    arguments, eager = workload.inputs(), workload.eager()
+    upstream = workload.upstream(listed(eager(*arguments)))
+    reason = workload.why_wrong({"eager": lambda *a: 1.01 * eager(*a)}, arguments, upstream)
+    assert reason is not None and "eager, output 0" in reason
+
+
+@pytest.mark.parametrize("workload", workloads(quick=True), ids=name)
+def test_least_bytes(workload: Workload) -> None:
+    """No less than every argument read and every output written; backward at least writes the gradients."""
+    arguments = workload.inputs()
+    with torch.no_grad():
+        outputs = listed(workload.ours()(*arguments))
+    least = workload.least(arguments, outputs)
+    given = sum(t.nbytes for t in tensors(arguments))
+    assert least["forward"] >= given + sum(o.nbytes for o in outputs)
+    assert not differentiable(workload.case.op) or least["backward"] >= given
+    moved = workload.moved_bytes(arguments, outputs)
+    assert moved is None or moved >= workload.least_bytes(arguments, outputs)
+
+
+def test_least_bytes_by_hand() -> None:
+    """attentive_fusion of 2 x 3 x 4 x 5 in float32: two maps, 40 spatial and 6 channel logits; one map written."""
+    case = ops.of("attentive_fusion").TRAFFIC[0]
+    arguments = [torch.zeros(s) for s in ((2, 3, 4, 5), (2, 3, 4, 5), (2, 1, 4, 5), (2, 3, 1, 1))]
+    read, written = 4 * (120 + 120 + 40 + 6), 4 * 120
+    least = ops.of("attentive_fusion").least(case, arguments, [torch.zeros(2, 3, 4, 5)])
+    assert least == {"forward": read + written, "backward": read + written + read}
+
+
+def test_run_measures_and_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three contestants of a workload; where one is wrong, why, and no number."""
+    workload = next(w for w in workloads(quick=True) if w.case.op == "scale_space_weights")
+    records = list(run.measure(workload, 0.0))
+    assert [r["contestant"] for r in records] == ["eager", "compiled", "afa_kernels"]
+    assert all(r["p20_ms"] <= r["p50_ms"] <= r["p80_ms"] for r in records)
+    assert "moved_bytes" in records[2]
+    monkeypatch.setattr(Workload, "why_wrong", lambda self, *arguments: "for no reason")
+    (refused,) = run.measure(workload, 0.0)
+    assert refused["refused"] == "for no reason" and "p50_ms" not in refused

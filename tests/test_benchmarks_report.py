@@ -1,0 +1,54 @@
+"""Tables from records: what stands in the files is what the committed records say, and the markers are held to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report
+
+pytestmark = pytest.mark.once
+
+ROOT = Path(__file__).parents[1]
+RECORDS = report.load(report.newest(report.RESULTS))
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md", "docs/verification.md"])
+def test_the_files_show_the_records(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert report.written(text, name, RECORDS) == text, "python -m benchmarks.report --write " + name
+
+
+def test_every_shape_is_in_the_full_report() -> None:
+    assert (report.RESULTS / "cpu.md").read_text() == f"# Benchmark\n\n{report.report(RECORDS)}\n"
+
+
+@pytest.mark.parametrize("name", report.TABLES)
+def test_tables(name: str) -> None:
+    """Every table has rows, but that of a GPU, which no GPU has recorded; writing twice changes nothing."""
+    text = f"before\n<!-- {name}:begin -->\nold\n<!-- {name}:end -->\nafter\n"
+    once = report.written(text, "a file", RECORDS)
+    assert "old" not in once and once.startswith("before\n") and once.endswith("\nafter\n")
+    assert ("|" in once) == (name != "gpu" or bool(report.gpu_records()))
+    assert report.written(once, "a file", RECORDS) == once
+
+
+def test_headline_has_ten_figures() -> None:
+    assert sum(line.startswith("| `") for line in report.headline(RECORDS).splitlines()) == 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no marker",
+        "<!-- traffic:begin -->",
+        "<!-- traffic:end --> <!-- traffic:begin -->",
+        "<!-- traffic:begin --> <!-- gpu:begin --> <!-- traffic:end --> <!-- gpu:end -->",
+        "<!-- unknown:begin --> <!-- unknown:end -->",
+        2 * "<!-- traffic:begin --> <!-- traffic:end -->",
+    ],
+)
+def test_wrong_markers(text: str) -> None:
+    with pytest.raises(SystemExit, match="a file must have"):
+        report.written(text, "a file", RECORDS)
