@@ -61,7 +61,8 @@ def patch(model: nn.Module, *, check: Any = None) -> Patch:
     """Let the attention and up modules of the official AFA code inside `model` compute by this package's operations.
 
     Every module stays the object it is, with its class, parameters, buffers, children, hooks and attributes; what is
-    replaced is its `forward`. The official package is not imported. Found, whatever their class is called, are
+    replaced is its `forward` (which the replicas of nn.DataParallel, unlike DDP's, would share: undo it there). The
+    official package is not imported. Found, whatever their class is called, are
 
     - spatial attention (`conv`, `conv_inner`, `final`) and channel attention (`conv1`, `conv2`), which return a pair;
     - the iterative up-path (`proj_i`, `up_i`, `sa_i`, `ca_i`);

@@ -419,6 +419,41 @@ def test_subclasses_of_tensors_are_left_to_the_children(kernel: str) -> None:
             torch.testing.assert_close(Tensor(module(x)), expected)
 
 
+def test_a_child_compiled_by_itself_is_called(kernel: str) -> None:
+    torch.compiler.reset()
+    model, (x, y), calls = AttentiveFusion(4).double().eval(), (features(4), features(4)), []
+    expected = model(x, y)
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        calls.append(graph)
+        return graph
+
+    for child in (model.ca, model.sa):
+        child.compile(backend=counting)
+        torch.testing.assert_close(model(x, y), expected)
+        assert calls
+        calls.clear()
+    assert fusing(model)[""] == "sa is compiled by itself"
+
+
+def test_converted_norms(kernel: str) -> None:
+    model, (x, y) = AttentiveFusion(4).double().eval(), (features(4), features(4))
+    expected = model(x, y)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    torch.testing.assert_close(model(x, y), expected)
+    assert "SyncBatchNorm" in fusing(model)["sa"]
+
+
+def test_functional_call(kernel: str) -> None:
+    """Parameters and buffers from elsewhere take part, as in torch.func."""
+    model, (x, y) = AttentiveFusion(4).double(), (features(4), features(4))
+    state = {name: torch.randn_like(t).abs() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    other = copy.deepcopy(model)
+    other.load_state_dict(state)
+    torch.testing.assert_close(torch.func.functional_call(model, state, (x, y)), other(x, y))
+    torch.testing.assert_close(state, dict(other.state_dict()))
+
+
 def test_only_one_child_trains(backend: str) -> None:
     for module in attentions():
         module.eval()

@@ -229,13 +229,14 @@ class MultiScale(nn.Module):
     def _streamed(self, image: Tensor) -> Tensor:
         fusing, scales, base = FUSE[self.fuse], self.scales, self._base(image)
         stream = fusing.streaming(_size(image), len(scales))
-        one = _index_of_one(scales) if fusing.at_scale_one else None
-        known = None if one is None else self._run(base, 1.0)  # first: all logits are made at its features' resolution
+        # Scale 1.0 runs first: the logits of all scales are made at the resolution of its features.
+        known = self._run(base, 1.0) if fusing.at_scale_one else None
         at = None if known is None else _size(known[1])
         for k, scale in enumerate(self._shown(scales)):
-            prediction, features = known if known is not None and k == one else self._run(base, scale)
-            if k == one:
-                known = None
+            if known is not None and scale == 1:
+                (prediction, features), known = known, None
+            else:
+                prediction, features = self._run(base, scale)
             logits = self._logits(features, at) if fusing.by_logits else None
             stream.add(prediction, logits, last=k == len(scales) - 1)
             if self.eps is not None and fusing.at_scale_one and self._may_stop() and stream.opaque(self.eps):
@@ -305,7 +306,7 @@ def _size(x: Tensor) -> tuple[int, int]:
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if _are_same(_size(x), size):
+    if isinstance(x, Tensor) and _are_same(_size(x), size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 

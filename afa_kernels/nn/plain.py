@@ -36,6 +36,8 @@ def why_hooked(module: nn.Module) -> str | None:
         return "has hooks"
     if "forward" in own or "_conv_forward" in own or "_call_impl" in own:
         return "has a forward of its own"
+    if "_compiled_call_impl" in own:
+        return "is compiled by itself"
     for tensors in (own["_parameters"], own["_buffers"]):
         for name, tensor in tensors.items():
             if type(tensor) not in _TYPES and tensor is not None and not is_plain(tensor):
