@@ -1,27 +1,29 @@
 """Which backends exist here, why one is missing, and the one place where a backend is chosen.
 
-A backend is a set of implementations of the same operations:
+A backend is a set of implementations of the same operations, of which it may lack some:
 
     triton      Triton kernels, for CUDA tensors (and for CPU tensors under Triton's interpreter, TRITON_INTERPRET=1)
     cpu         the compiled C++ library, for CPU tensors
     reference   plain PyTorch, for every device: the specification the others answer to
 
-The automatic choice is the first backend of `ORDER[device type]` that can run here.
+The automatic choice is the first backend of `ORDER[device type]` that has the operation and can run here. An operation
+made of ATen's own kernels (`aten_kernels/`) runs on these on every device, whatever is asked for but the reference.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import glob
 import importlib
+import importlib.machinery
 import importlib.util
-import os
 import platform
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -33,7 +35,17 @@ _OTHER_DEVICES = ("reference",)
 
 _Answer = TypeVar("_Answer", bound=Callable[..., object])
 
-_forced: str | None = None  # a plain global, which torch.compile can read and guard
+
+@dataclass(eq=False)
+class _Block:
+    """A `use_backend` block that has been entered and not yet left."""
+
+    name: str
+
+
+_forced: str | None = None  # the name of the last of _blocks: a plain global, which torch.compile can read and guard
+_blocks: list[_Block] = []
+_lock = threading.Lock()
 
 
 def _constant_when_compiled(function: _Answer) -> _Answer:
@@ -47,8 +59,9 @@ def use_backend(name: str) -> Iterator[None]:
     """Run every operation inside the `with` block on the backend `name`: "triton", "cpu" or "reference".
 
     A backend that cannot run for the tensors it is given raises a RuntimeError with the reason; it never falls back.
-    The choice is the process's, for all its threads. A backward pass runs on the backend of its own moment, so let the
-    block cover `.backward()` too.
+    The choice is made once for each call of an operation, and its backward pass runs on the same backend, wherever it
+    is called. The choice is the process's, for all its threads; blocks may nest, and of blocks that overlap in several
+    threads the one entered last decides.
 
     >>> import torch, afa_kernels
     >>> with afa_kernels.use_backend("reference"):
@@ -56,44 +69,65 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in NAMES:
         raise ValueError(f"name must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
-    global _forced
-    previous, _forced = _forced, name
+    block = _Block(name)
+    _update(lambda: _blocks.append(block))
     try:
         yield
     finally:
-        _forced = previous
+        _update(lambda: _blocks.remove(block))
 
 
-def choose(device_type: str) -> str:
-    """The backend an operation runs on for tensors of `device_type`: the one asked for, or the automatic choice."""
-    if _forced is None:
-        return automatic(device_type)
-    reason = why_not(_forced, device_type)
-    if reason is not None:
-        raise RuntimeError(f"the backend {_forced!r} cannot run on {device_type} tensors: {reason}")
-    return _forced
+def _update(change: Callable[[], None]) -> None:
+    global _forced
+    with _lock:
+        change()
+        _forced = _blocks[-1].name if _blocks else None
+
+
+def choose(op: str, device_type: str) -> str | None:
+    """What runs `op` for tensors of `device_type`: "reference", the kernels of the backend asked for, or None.
+
+    None stands for the kernels that are the automatic choice on the device where the call arrives, so that a compiled
+    or exported program names no backend that nobody asked for. The answer goes with the call, and on to backward.
+    """
+    forced = _forced
+    if forced is None:
+        return "reference" if automatic(op, device_type) == "reference" else None
+    reason = why_not(forced, op, device_type)
+    if reason is not None and not made_of_aten(op):
+        raise RuntimeError(f"the backend {forced!r} cannot run on {device_type} tensors: {reason}")
+    return forced
 
 
 @_constant_when_compiled
-def automatic(device_type: str) -> str:
-    """The first backend of `ORDER` that can run for tensors of `device_type`."""
-    return available(device_type)[0]
+def automatic(op: str, device_type: str) -> str:
+    """The first backend of `ORDER` that can run `op` for tensors of `device_type`; "aten" if it is made of that."""
+    return "aten" if made_of_aten(op) else available(op, device_type)[0]
 
 
-def available(device_type: str) -> tuple[str, ...]:
-    """The backends that can run for tensors of `device_type`, in the order of choice."""
+def available(op: str, device_type: str) -> tuple[str, ...]:
+    """The backends that can run `op` for tensors of `device_type`, in the order of choice."""
     order = ORDER.get(device_type, _OTHER_DEVICES)
     rest = tuple(name for name in NAMES if name not in order)
-    return tuple(name for name in order + rest if why_not(name, device_type) is None)
+    return tuple(name for name in order + rest if why_not(name, op, device_type) is None)
 
 
 @_constant_when_compiled
-def why_not(name: str, device_type: str) -> str | None:
-    """Why the backend `name` cannot run for tensors of `device_type` here, or None where it can."""
+def why_not(name: str, op: str, device_type: str) -> str | None:
+    """Why the backend `name` cannot run `op` for tensors of `device_type` here, or None where it can."""
     if name == "reference":
         return None
-    if name == "cpu":
-        return _load_library() if device_type == "cpu" else "the C++ library computes on CPU tensors only"
+    reason = _cpu_missing(device_type) if name == "cpu" else _missing_for_triton(device_type)
+    if reason is None and not _has(name, op) and not made_of_aten(op):
+        return f"it has no {op}"
+    return reason
+
+
+def _cpu_missing(device_type: str) -> str | None:
+    return _load_library() if device_type == "cpu" else "the C++ library computes on CPU tensors only"
+
+
+def _missing_for_triton(device_type: str) -> str | None:
     reason = _triton_missing()
     if reason is not None:
         return reason
@@ -102,27 +136,48 @@ def why_not(name: str, device_type: str) -> str | None:
     return "Triton kernels run on CUDA tensors (on CPU tensors only in Triton's interpreter, TRITON_INTERPRET=1)"
 
 
-def launcher(op: str, device_type: str) -> Callable[..., None]:
-    """The function that fills the outputs of `op` (such as "attentive_fusion_forward") on the chosen backend."""
-    name = choose(device_type)
-    if name == "reference":
-        reasons = "; ".join(f"{kernel}: {why_not(kernel, device_type)}" for kernel in NAMES[:-1])
-        raise RuntimeError(f"afa::{op} has no kernel for {device_type} tensors here ({reasons})")
-    return _launcher(name, op)
+def _has(name: str, op: str) -> bool:
+    if name == "cpu":
+        return hasattr(torch.ops.afa_native, f"{op}_forward")
+    return importlib.util.find_spec(f"afa_kernels.triton_kernels.{op}") is not None
+
+
+@_constant_when_compiled
+def made_of_aten(op: str) -> bool:
+    """Whether `op` has no kernel of ours, but one made of ATen's own."""
+    return _aten(f"{op}_forward") is not None
 
 
 @functools.cache
-def _launcher(name: str, op: str) -> Callable[..., None]:
+def _aten(op: str) -> Callable[..., Any] | None:
+    """The function of `aten_kernels` that computes `op`, such as "channel_attention_backward", if there is one."""
+    stem, direction = op.rsplit("_", 1)
+    if importlib.util.find_spec(f"afa_kernels.aten_kernels.{stem}") is None:
+        return None
+    return getattr(importlib.import_module(f"afa_kernels.aten_kernels.{stem}"), direction, None)
+
+
+@functools.cache
+def launcher(op: str, device_type: str, backend: str | None) -> Callable[..., None]:
+    """The function that fills the outputs of `op`, such as "attentive_fusion_forward", on `backend`.
+
+    Without a `backend`, on the automatic choice.
+    """
+    stem, direction = op.rsplit("_", 1)
+    name = automatic(stem, device_type) if backend is None else backend
+    reasons = [f"{n}: {why_not(n, stem, device_type)}" for n in (NAMES[:-1] if name == "reference" else (name,))]
+    if name == "reference" or why_not(name, stem, device_type) is not None:
+        raise RuntimeError(f"afa::{op} has no kernel for {device_type} tensors here ({'; '.join(reasons)})")
     if name == "cpu":
         return getattr(torch.ops.afa_native, op).default
-    stem, direction = op.rsplit("_", 1)
     return getattr(importlib.import_module(f"afa_kernels.triton_kernels.{stem}"), direction)
 
 
 @functools.cache
 def _load_library() -> str | None:
     """Load the compiled library into the process; the reason when there is none or it does not load."""
-    found = glob.glob(os.path.join(os.path.dirname(__file__), "_native*.so"))
+    folder = Path(__file__).parent
+    found = [p for suffix in importlib.machinery.EXTENSION_SUFFIXES if (p := folder / f"_native{suffix}").exists()]
     if not found:
         return (
             "this installation has no compiled library; install with a C++ compiler, with torch already installed: "
@@ -183,7 +238,8 @@ def backend_info() -> BackendInfo:
         "python": platform.python_version(),
     }
     devices = (*ORDER, "meta")
-    missing = {d: {n: r for n in NAMES if (r := why_not(n, d)) is not None} for d in devices}
+    op = "attentive_fusion"  # which every backend has
+    missing = {d: {n: r for n in NAMES if (r := why_not(n, op, d)) is not None} for d in devices}
     if not torch.cuda.is_available():
         missing["cuda"]["cuda device"] = f"torch {torch.__version__} sees no CUDA device"
-    return BackendInfo(versions, {d: automatic(d) for d in devices}, missing)
+    return BackendInfo(versions, {d: automatic(op, d) for d in devices}, missing)

@@ -19,9 +19,22 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return torch.channels_last
 
 
-def empty(shape: Sequence[int], like: Tensor) -> Tensor:
-    """A dense tensor of `shape` of the type, on the device and in the memory format of `like`."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
+def empty(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A dense tensor of `shape` on the device and in the memory format of `like`, and in its type if in no other."""
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format(like))
+
+
+def empty_parameter(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor with the shape and, if `x` is dense, the strides of `x`, as an optimiser and DDP want a gradient."""
+    return torch.empty_like(x, dtype=dtype, memory_format=torch.preserve_format)
+
+
+def as_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """`grad` in the shape, the type and the strides of the parameter `x`, itself where it has them."""
+    grad = grad.view(x.shape)
+    if grad.dtype == x.dtype and grad.stride() == x.stride():
+        return grad
+    return empty_parameter(x).copy_(grad)
 
 
 def walkable(x: Tensor, format: torch.memory_format) -> Tensor:

@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from afa_kernels import checks, layout
+from afa_kernels.ops._scale_space import BACKGROUND, PHI, RESIZE
 from afa_kernels.ops.scale_space_accumulate import scale_space_accumulate
 from afa_kernels.ops.scale_space_labels import scale_space_labels
-from afa_kernels.ops.scale_space_render import RESIZE
-from afa_kernels.ops.scale_space_weights import BACKGROUND, PHI
 from afa_kernels.reference.scale_space_weights import optical_depth
 
 
@@ -45,7 +44,7 @@ class ScaleSpaceRenderer:
     """
 
     def __init__(
-        self, size: tuple[int, int], phi: str = "abs", background: str = "none", resize: str = "weights"
+        self, size: tuple[int, int], *, phi: str = "abs", background: str = "none", resize: str = "weights"
     ) -> None:
         checks.size("size", size)
         checks.one_of("phi", phi, PHI)
@@ -57,12 +56,12 @@ class ScaleSpaceRenderer:
     def reset(self) -> None:
         """Forget every scale. Tensors given out before stay as they are."""
         self._rendered: Tensor | None = None
-        self._left: Tensor | None = None  # what is let through; of weights, the optical depth in front
+        self._transmittance: Tensor | None = None  # of the logits' size with resize="weights", else of the output's
         self._pixels = 0  # of the prediction before
         self._closed = False
 
-    def add(self, prediction: Tensor, logits: Tensor, last: bool = False) -> None:
-        """Composite one more scale behind those added before.
+    def add(self, prediction: Tensor, logits: Tensor, *, last: bool = False) -> None:
+        """Composite one more scale behind those added before. One that raises leaves the rendering as it was.
 
         Args:
             prediction: (N, C, h, w), with no fewer pixels than the one before; N and C as in the first.
@@ -73,6 +72,31 @@ class ScaleSpaceRenderer:
             TypeError: an argument is no dense floating tensor.
             ValueError: a shape, a size, a device or the order does not match, or a gradient is asked for.
         """
+        self._check(prediction, logits)
+        first = self._rendered is None
+        rendered = self._allocate(prediction) if self._rendered is None else self._rendered
+        transmittance = self._transmittance
+        with torch.no_grad():
+            depth = optical_depth(logits.to(rendered.dtype), self.phi)
+            if last and self.background == "last":
+                depth = torch.full_like(depth, torch.inf)
+            weight, behind = -torch.expm1(-depth), None
+            if self.resize == "weights":
+                through = torch.exp(-depth)
+                if transmittance is not None:
+                    weight, through = weight * transmittance, through * transmittance
+                transmittance = through
+            else:
+                behind = transmittance
+                if behind is None:
+                    behind = transmittance = rendered.new_empty((rendered.shape[0], 1, *self.size))
+            if (prediction.dtype == torch.float64) != (rendered.dtype == torch.float64):
+                prediction = prediction.to(rendered.dtype)
+            scale_space_accumulate(rendered, behind, prediction, weight, first)
+        self._rendered, self._transmittance = rendered, transmittance
+        self._pixels, self._closed = prediction.shape[2] * prediction.shape[3], last
+
+    def _check(self, prediction: Tensor, logits: Tensor) -> None:
         checks.floating("prediction", prediction)
         checks.floating("logits", logits)
         checks.pixels("prediction", prediction)
@@ -86,52 +110,27 @@ class ScaleSpaceRenderer:
             )
         if self._closed:
             raise ValueError("add must not be called after the last scale, before reset()")
-        pixels = prediction.shape[2] * prediction.shape[3]
-        first = self._rendered is None
-        if self._rendered is None:
-            shape = (*prediction.shape[:2], *self.size)
-            dtype = torch.promote_types(prediction.dtype, torch.float32)
-            format = layout.memory_format(prediction)
-            rendered = torch.empty(shape, dtype=dtype, device=prediction.device, memory_format=format)
-        else:
-            rendered = self._rendered
-            expected = (*rendered.shape[:2], *prediction.shape[2:])
-            checks.shape("prediction", prediction, expected, "the first, rendered to", rendered)
-            checks.same_device("prediction", prediction, "the first", rendered)
-            if pixels < self._pixels:
-                raise ValueError(
-                    f"prediction must come coarse to fine, with at least the {self._pixels} pixels of the one before, "
-                    f"got {prediction.shape[2]} x {prediction.shape[3]}"
-                )
-        opaque = last and self.background == "last"
-        with torch.no_grad():
-            depth = optical_depth(logits.to(rendered.dtype), self.phi)
-            if opaque:
-                depth = torch.full_like(depth, torch.inf)
-            opacity = -torch.expm1(-depth)
-            if self.resize == "weights":
-                weight, left = self._behind(depth, opacity), None
-            else:
-                weight = opacity
-                left = rendered.new_empty((rendered.shape[0], 1, *self.size)) if first else self._left
-            if prediction.dtype == torch.float64:
-                prediction = prediction.to(rendered.dtype)
-            elif rendered.dtype == torch.float64:
-                prediction = prediction.double()
-            scale_space_accumulate(rendered, left, prediction, weight, first)
-        if left is not None:
-            self._left = left
-        self._rendered, self._pixels, self._closed = rendered, pixels, last
+        if self._rendered is None or self._transmittance is None:
+            return
+        expected = (*self._rendered.shape[:2], *prediction.shape[2:])
+        checks.shape("prediction", prediction, expected, "the first, rendered to", self._rendered)
+        checks.same_device("prediction", prediction, "the first", self._rendered)
+        if prediction.shape[2] * prediction.shape[3] < self._pixels:
+            raise ValueError(
+                f"prediction must come coarse to fine, with at least the {self._pixels} pixels of the one before, "
+                f"got {prediction.shape[2]} x {prediction.shape[3]}"
+            )
+        if self.resize == "weights":
+            first = self._transmittance
+            checks.shape("logits", logits, first.shape, 'the first, with resize="weights",', first)
 
-    def _behind(self, depth: Tensor, opacity: Tensor) -> Tensor:
-        """The weight of a scale at the resolution of its logits, which it adds to the depth in front."""
-        if self._left is None:
-            self._left = depth
-            return opacity
-        checks.shape("logits", depth, self._left.shape, 'the first, with resize="weights",', self._left)
-        weight = opacity * torch.exp(-self._left)
-        self._left = self._left + depth
-        return weight
+    def _allocate(self, prediction: Tensor) -> Tensor:
+        return torch.empty(
+            (*prediction.shape[:2], *self.size),
+            dtype=torch.promote_types(prediction.dtype, torch.float32),
+            device=prediction.device,
+            memory_format=layout.memory_format(prediction),
+        )
 
     def render(self) -> Tensor:
         """The rendering of the scales so far, (N, C, H, W). `add` goes on in this very tensor."""
@@ -143,7 +142,7 @@ class ScaleSpaceRenderer:
             )
         return self._rendered
 
-    def labels(self, value: str | None = None, dtype: torch.dtype = torch.int64) -> Tensor | tuple[Tensor, Tensor]:
+    def labels(self, *, value: str | None = None, dtype: torch.dtype = torch.int64) -> Tensor | tuple[Tensor, Tensor]:
         """The argmax over the channels, (N, H, W), and its value if asked for; see `scale_space_labels`."""
         rendered = self.render()
         opaque = rendered.new_full((rendered.shape[0], 1, 1, 1), torch.inf)
@@ -152,19 +151,20 @@ class ScaleSpaceRenderer:
     @property
     def transmittance(self) -> Tensor:
         """What the scales so far let through, (N, 1, H, W): 1 minus the sum of the resized weights."""
-        if self._left is None:
+        if self._transmittance is None:
             raise RuntimeError("ScaleSpaceRenderer has no transmittance: add a scale first")
         if self.resize == "opacities":
-            return self._left
-        return F.interpolate(torch.exp(-self._left), self.size, mode="bilinear", align_corners=False)
+            return self._transmittance
+        return F.interpolate(self._transmittance, self.size, mode="bilinear", align_corners=False)
 
     def opaque(self, eps: float = 1e-3) -> bool:
         """Whether no pixel lets more than `eps` through, so that finer scales change no rendering by more than that.
 
-        On a GPU this waits for the scales added so far.
+        On a GPU this waits for the scales added so far. Of tensors without values (meta, or while exporting) it is not
+        known, and False.
         """
         checks.number("eps", eps, 0)
-        if self._left is None:
+        seen = self._transmittance
+        if seen is None or seen.device.type == "meta" or type(seen).__module__.startswith("torch._subclasses."):
             return False
-        left = torch.exp(-self._left) if self.resize == "weights" else self._left
-        return bool((left <= eps).all())
+        return bool((seen <= eps).all())

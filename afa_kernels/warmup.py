@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 
@@ -17,7 +17,8 @@ def warmup(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> in
     So that nothing compiles in the first step of a training or inside a captured graph. `function` is an operation of
     afa_kernels, a module, or any function of tensors; it runs once on fake tensors, which changes neither its
     parameters nor its buffers. Then each of its operations is prepared on memory of its own, one at a time. Gradients
-    are prepared for the arguments and parameters that require one, if gradients are enabled. Call it for every
+    are prepared for the arguments and parameters that require one, if gradients are enabled. Where `function` reads a
+    number out of a tensor, it gets the number if the tensor has no dimensions, else 1 or False. Call it for every
     combination of shapes (sizes that 16 divides and others), element types and memory formats that will come.
 
     Returns the number of launches prepared: 0 where no Triton kernel would run, as for CPU tensors.
@@ -34,7 +35,7 @@ def warmup(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> in
 
 
 class _Calls(TorchDispatchMode):
-    """The operations of afa_kernels called inside, with fake tensors as arguments."""
+    """The operations of afa_kernels called inside, with fake tensors as arguments; and what is read of a tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,6 +44,10 @@ class _Calls(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.namespace == "afa":
             self.found.append((function, args))
+        if function is torch.ops.aten._local_scalar_dense.default:
+            with _disable_current_modes():
+                x = args[0] if type(args[0]) is Tensor else torch.tensor(args[0].dtype != torch.bool).to(args[0].dtype)
+                return x.item()
         return function(*args, **(kwargs or {}))
 
 
@@ -52,11 +57,15 @@ def _calls(
     from torch._subclasses.fake_tensor import FakeTensorMode  # not at import: it brings much of the compiler along
 
     fake, calls = FakeTensorMode(allow_non_fake_inputs=True), _Calls()
-    arguments, keywords = tree_map_only(Tensor, fake.from_tensor, (arguments, keywords))
+
+    def stand_in(x: Tensor) -> Tensor:
+        return fake.from_tensor(x) if x.dim() > 0 or x.requires_grad else x.clone()
+
+    arguments, keywords = tree_map_only(Tensor, stand_in, (arguments, keywords))
     state: dict[str, Tensor] = {}
     if isinstance(function, torch.nn.Module):
         module, state = function, {**dict(function.named_parameters()), **dict(function.named_buffers())}
-        state = tree_map_only(Tensor, fake.from_tensor, state)
+        state = tree_map_only(Tensor, stand_in, state)
 
         def function(*args: Any, **kwargs: Any) -> Any:
             return torch.func.functional_call(module, state, args, kwargs)
@@ -73,10 +82,12 @@ def _calls(
 def _prepare(op: Any, args: tuple[Any, ...]) -> int:
     from afa_kernels import backends
 
+    stem = op._schema.name.removeprefix("afa::").removesuffix("_backward")
+    given = dict(zip((argument.name for argument in op._schema.arguments), args))
     devices = {t.device.type for t in tree_leaves(args) if isinstance(t, Tensor)}
-    if not all(backends.choose(device) == "triton" for device in devices):
+    if not all((given.get("backend") or backends.automatic(stem, device)) == "triton" for device in devices):
         return 0
-    from afa_kernels.triton_kernels.launch import Launch, instead_of_launching
+    from afa_kernels.triton_kernels._launch import Launch, hooked
 
     made = 0
 
@@ -86,8 +97,9 @@ def _prepare(op: Any, args: tuple[Any, ...]) -> int:
         made += 1
 
     def unfilled(x: Tensor) -> Tensor:
-        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+        memory = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+        return memory if x.is_floating_point() else memory.zero_()  # a class, for a check that looks
 
-    with torch.no_grad(), instead_of_launching(prepare):
+    with torch.no_grad(), hooked(prepare):
         op(*tree_map_only(Tensor, unfilled, args))
     return made

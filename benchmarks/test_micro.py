@@ -19,7 +19,7 @@ from benchmarks.workload import Workload, on_backend, workloads
 
 pytest.importorskip("pytest_benchmark", reason="microbenchmarks need the package pytest-benchmark")
 
-BACKENDS = afa_kernels.backends.available("cpu")
+BACKENDS = afa_kernels.backends.available("attentive_fusion", "cpu")
 CONTESTANTS = ("eager", "compiled", *(f"afa_kernels-{backend}" for backend in BACKENDS))
 
 

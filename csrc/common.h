@@ -9,6 +9,7 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -207,6 +208,25 @@ inline double expm1(double x) {
 template <class Acc>
 inline Acc sigmoid(Acc z) {
   return Acc(1) / (Acc(1) + exp(-z));
+}
+
+// Gradients, each in the place of its tensor; none where it is not needed.
+using Gradients = std::vector<std::optional<Tensor>>;
+
+// `grads` are those `needed` of `count` gradients, in order.
+inline Gradients spread(const char* op, const std::vector<Tensor>& grads, const std::vector<bool>& needed,
+                        size_t count) {
+  STD_TORCH_CHECK(needed.size() == count, op, ": needed must have ", count, " elements, got ", needed.size());
+  const auto wanted = static_cast<size_t>(std::count(needed.begin(), needed.end(), true));
+  STD_TORCH_CHECK(grads.size() == wanted, op, ": grads must hold the ", wanted, " needed, got ", grads.size());
+  Gradients all;
+  auto next = grads.begin();
+  for (const bool n : needed) all.push_back(n ? std::optional<Tensor>(*next++) : std::nullopt);
+  return all;
+}
+
+inline bool any(const Gradients& grads) {
+  return std::any_of(grads.begin(), grads.end(), [](const auto& t) { return t.has_value(); });
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b) {

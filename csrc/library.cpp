@@ -7,24 +7,23 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
       "Tensor(a!) out) -> ()");
   m.def(
       "attentive_fusion_backward(Tensor grad, Tensor shallow, Tensor deep, Tensor spatial_logits, "
-      "Tensor channel_logits, Tensor(a!)? grad_shallow, Tensor(b!)? grad_deep, Tensor(c!)? grad_spatial, "
-      "Tensor(d!)? grad_channel) -> ()");
+      "Tensor channel_logits, bool[] needed, Tensor(a!)[] grads) -> ()");
   m.def(
       "progressive_fusion_forward(Tensor[] features, Tensor[] spatial_logits, Tensor[] channel_logits, "
       "Tensor(a!) out) -> ()");
   m.def(
       "progressive_fusion_backward(Tensor grad, Tensor[] features, Tensor[] spatial_logits, Tensor[] channel_logits, "
-      "Tensor(a!)[] grads, bool[] needed) -> ()");
+      "bool[] needed, Tensor(a!)[] grads) -> ()");
   m.def("global_avg_max_pool_forward(Tensor x, Tensor(a!) avg, Tensor(b!) max, Tensor(c!) index) -> ()");
   m.def("global_avg_max_pool_backward(Tensor? grad_avg, Tensor? grad_max, Tensor index, Tensor(a!) grad_x) -> ()");
   m.def(
-      "bn_relu_project_forward(Tensor hidden, Tensor weight, Tensor bias, Tensor project_weight, "
-      "bool batch_statistics, float eps, float activation_slope, bool abs_weight, Tensor(a!) mean, "
-      "Tensor(b!) variance, Tensor(c!) logits) -> ()");
+      "bn_relu_project_forward(Tensor hidden, Tensor weight, Tensor bias, Tensor? running_mean, Tensor? running_var, "
+      "Tensor project_weight, float eps, float activation_slope, bool abs_weight, Tensor(a!) logits, Tensor(b!) mean, "
+      "Tensor(c!) variance) -> ()");
   m.def(
       "bn_relu_project_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor project_weight, "
       "Tensor mean, Tensor variance, bool batch_statistics, float eps, float activation_slope, bool abs_weight, "
-      "Tensor(a!)? grad_hidden, Tensor(b!)? grad_weight, Tensor(c!)? grad_bias, Tensor(d!)? grad_project) -> ()");
+      "bool[] needed, Tensor(a!)[] grads) -> ()");
   m.def(
       "channel_attention_forward(Tensor avg, Tensor max, Tensor conv1_weight, Tensor weight, Tensor bias, "
       "Tensor running_mean, Tensor running_var, Tensor conv2_weight, float eps, float activation_slope, "
@@ -33,31 +32,30 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
       "scale_space_weights_forward(Tensor logits, str phi, bool opaque_last, Tensor(a!) weights, "
       "Tensor(b!) transmittance) -> ()");
   m.def(
-      "scale_space_weights_backward(Tensor logits, Tensor? grad_weights, Tensor? grad_transmittance, str phi, "
+      "scale_space_weights_backward(Tensor? grad_weights, Tensor? grad_transmittance, Tensor logits, str phi, "
       "bool opaque_last, Tensor(a!) grad_logits) -> ()");
   m.def(
       "scale_space_render_forward(Tensor[] predictions, Tensor logits, str phi, bool opaque_last, "
       "bool resize_opacities, Tensor(a!) out) -> ()");
   m.def(
       "scale_space_render_backward(Tensor grad, Tensor[] predictions, Tensor logits, str phi, bool opaque_last, "
-      "bool resize_opacities, Tensor(a!)[] grad_predictions, bool[] needed, Tensor(b!)? grad_logits) -> ()");
+      "bool resize_opacities, bool[] needed, Tensor(a!)[] grads) -> ()");
   m.def(
       "scale_space_labels_forward(Tensor[] predictions, Tensor logits, str phi, bool opaque_last, "
-      "bool resize_opacities, bool probability, Tensor(a!) labels, Tensor(b!)? values) -> ()");
+      "bool resize_opacities, str value, Tensor(a!)[] outputs) -> ()");
   m.def(
       "scale_space_cross_entropy_forward(Tensor[] predictions, Tensor logits, Tensor target, Tensor? weight, "
       "int ignore_index, str phi, bool opaque_last, bool resize_opacities, Tensor(a!) losses, Tensor(b!) lse) -> ()");
   m.def(
       "scale_space_cross_entropy_backward(Tensor grad, Tensor[] predictions, Tensor logits, Tensor target, "
       "Tensor? weight, Tensor lse, int ignore_index, str phi, bool opaque_last, bool resize_opacities, "
-      "Tensor(a!)[] grad_predictions, bool[] needed, Tensor(b!)? grad_logits) -> ()");
+      "bool[] needed, Tensor(a!)[] grads) -> ()");
   m.def(
       "hierarchical_fusion_forward(Tensor[] predictions, Tensor[] attentions, bool premultiplied, Tensor(a!) out) "
       "-> ()");
   m.def(
       "hierarchical_fusion_backward(Tensor grad, Tensor[] predictions, Tensor[] attentions, bool premultiplied, "
-      "Tensor(a!)[] grad_predictions, bool[] predictions_needed, Tensor(b!)[] grad_attentions, "
-      "bool[] attentions_needed) -> ()");
+      "bool[] needed, Tensor(a!)[] grads) -> ()");
   m.def(
       "scale_space_accumulate_forward(Tensor(a!) rendered, Tensor(b!)? transmittance, Tensor prediction, "
       "Tensor weight, bool first) -> ()");

@@ -119,7 +119,7 @@ def compare_backends(predictions: list[Tensor], logits: list[Tensor], size: tupl
     reason = reason_not_to_compile(contenders["PyTorch, torch.compile"])
     if reason:
         del contenders["PyTorch, torch.compile"]
-    for name in afa_kernels.backends.available(device.type):
+    for name in afa_kernels.backends.available("scale_space_render", device.type):
         render = on_backend(name, lambda: afa_kernels.scale_space_render(predictions, logits, size=size))
         contenders[f"afa_kernels, {name}"] = render
     with afa_kernels.use_backend("reference"):

@@ -81,7 +81,7 @@ def fusion_table(device: torch.device, repeats: int = 9) -> str:
     header = ["shape", "pass", "eager ms", "compile ms", "afa_kernels ms", "vs eager", "vs compile", "difference"]
     lines = [format_table(header, rows)]
     lines += [f"torch.compile failed: {reason}" for reason in dict.fromkeys(notes)]
-    backend = afa_kernels.backends.available(device.type)[0]
+    backend = afa_kernels.backends.available("attentive_fusion", device.type)[0]
     lines += [
         f"afa_kernels on its {backend} backend; float32, medians of {repeats} alternating repetitions, "
         f"{torch.get_num_threads()} threads",

@@ -26,7 +26,7 @@ LIMIT = 8.0
 def own_derivatives(phi: str, side: Tensor) -> Tensor:
     """|dw_k/dy_k| of k = 1, 2 over the plane of y1 (rows) and y2 (columns), which are the values of `side`."""
     plane = torch.stack(torch.meshgrid(side, side, indexing="ij"))[None].requires_grad_()
-    weights, _ = afa_kernels.scale_space_weights(plane, phi)
+    weights, _ = afa_kernels.scale_space_weights(plane, phi=phi)
     gradients = [torch.autograd.grad(weights[:, k].sum(), plane, retain_graph=True)[0][0, k] for k in range(2)]
     return torch.stack(gradients).abs()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 import afa_kernels
 from afa_kernels import backends
 
+OP = "attentive_fusion"  # which every backend has
 FUSION = (torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4), torch.randn(1, 1, 3, 4), torch.randn(1, 2, 1, 1))
 LOGITS = torch.randn(1, 2, 3, 4)
 CALLS = {
@@ -27,37 +29,38 @@ calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def fresh_answers() -> Iterator[None]:
     """What a test pretended is not remembered after it."""
     yield
-    backends._load_library.cache_clear()
-    backends._triton_missing.cache_clear()
+    for answer in (backends._load_library, backends._triton_missing, backends.launcher):
+        answer.cache_clear()
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, **reasons: str | None) -> None:
     """For the named backends, the reason they cannot run anywhere, or None where they can."""
     actual = backends.why_not
     monkeypatch.setattr(
-        backends, "why_not", lambda name, device: reasons[name] if name in reasons else actual(name, device)
+        backends, "why_not", lambda name, op, device: reasons[name] if name in reasons else actual(name, op, device)
     )
 
 
 def test_order_of_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, triton=None, cpu=None)
-    assert {d: backends.automatic(d) for d in ("cuda", "cpu", "meta", "mps", "xpu")} == {
+    assert {d: backends.automatic(OP, d) for d in ("cuda", "cpu", "meta", "mps", "xpu")} == {
         "cuda": "triton",
         "cpu": "cpu",
         "meta": "reference",
         "mps": "reference",
         "xpu": "reference",
     }
-    assert backends.available("cuda") == ("triton", "reference", "cpu")
-    assert backends.available("cpu") == ("cpu", "reference", "triton")
+    assert backends.available(OP, "cuda") == ("triton", "reference", "cpu")
+    assert backends.available(OP, "cpu") == ("cpu", "reference", "triton")
     pretend(monkeypatch, triton="absent", cpu="absent")
-    assert [backends.automatic(d) for d in ("cuda", "cpu", "meta")] == ["reference"] * 3
-    assert backends.available("cpu") == ("reference",)
+    assert [backends.automatic(OP, d) for d in ("cuda", "cpu", "meta")] == ["reference"] * 3
+    assert backends.available(OP, "cpu") == ("reference",)
 
 
 @calls
 def test_automatic_choice_runs(call) -> None:
-    assert backends.choose("cpu") == backends.automatic("cpu") == backends.available("cpu")[0]
+    assert backends.choose(OP, "cpu") is None  # the kernels of the automatic choice
+    assert backends.automatic(OP, "cpu") == backends.available(OP, "cpu")[0]
     call()
 
 
@@ -76,7 +79,7 @@ def test_asked_for_never_falls_back(call, name: str, reason: str, monkeypatch: p
 def test_asked_for_on_a_device_it_does_not_serve(call) -> None:
     with afa_kernels.use_backend("triton"), pytest.raises(RuntimeError, match="only in Triton's interpreter"):
         call()
-    assert "CPU tensors only" in str(backends.why_not("cpu", "cuda"))
+    assert "CPU tensors only" in str(backends.why_not("cpu", OP, "cuda"))
 
 
 @calls
@@ -96,13 +99,13 @@ def test_asked_for_is_what_runs(call, kernel: str) -> None:
 
 
 def test_use_backend_nests_and_is_undone_by_an_error() -> None:
-    automatic = backends.choose("cpu")
+    automatic = backends.choose(OP, "cpu")
     with afa_kernels.use_backend("reference"):
-        assert backends.choose("cpu") == "reference"
+        assert backends.choose(OP, "cpu") == "reference"
         with pytest.raises(KeyError), afa_kernels.use_backend("cpu"):
             raise KeyError
-        assert backends.choose("cpu") == "reference"
-    assert backends.choose("cpu") == automatic
+        assert backends.choose(OP, "cpu") == "reference"
+    assert backends.choose(OP, "cpu") == automatic
 
 
 @pytest.mark.parametrize("name", ["cuda", "CPU", "", None])
@@ -115,26 +118,26 @@ def test_unknown_backend(name: object) -> None:
 
 
 def test_no_compiled_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("glob.glob", lambda pattern: [])
+    monkeypatch.setattr("importlib.machinery.EXTENSION_SUFFIXES", [])
     backends._load_library.cache_clear()
-    assert "no compiled library" in str(backends.why_not("cpu", "cpu"))
-    assert "pip install --no-build-isolation ." in str(backends.why_not("cpu", "cpu"))
-    assert backends.choose("cpu") == "reference"
+    assert "no compiled library" in str(backends.why_not("cpu", OP, "cpu"))
+    assert "pip install --no-build-isolation ." in str(backends.why_not("cpu", OP, "cpu"))
+    assert backends.choose(OP, "cpu") == "reference"
 
 
 def test_compiled_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     broken = tmp_path / "_native.abi3.so"
     broken.write_bytes(b"not a library")
-    monkeypatch.setattr("glob.glob", lambda pattern: [str(broken)])
+    monkeypatch.setattr(backends, "__file__", str(tmp_path / "backends.py"))
     backends._load_library.cache_clear()
-    assert f"{broken} does not load with torch {torch.__version__}" in str(backends.why_not("cpu", "cpu"))
+    assert f"{broken} does not load with torch {torch.__version__}" in str(backends.why_not("cpu", OP, "cpu"))
 
 
 def test_triton_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "triton" else find_spec(name))
     backends._triton_missing.cache_clear()
-    assert "pip install triton" in str(backends.why_not("triton", "cuda"))
+    assert "pip install triton" in str(backends.why_not("triton", OP, "cuda"))
     info = afa_kernels.backend_info()
     assert info.versions["triton"] == "not installed"
     assert info.chosen["cuda"] == "reference"
@@ -146,7 +149,7 @@ def test_triton_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("importlib.import_module", fail)
     backends._triton_missing.cache_clear()
-    assert "another planet" in str(backends.why_not("triton", "cuda"))
+    assert "another planet" in str(backends.why_not("triton", OP, "cuda"))
 
 
 def test_backend_info() -> None:
@@ -166,3 +169,51 @@ def test_backend_info() -> None:
 def test_module_prints_the_info() -> None:
     printed = subprocess.run([sys.executable, "-m", "afa_kernels"], capture_output=True, text=True, check=True).stdout
     assert printed == str(afa_kernels.backend_info()) + "\n"
+
+
+def test_a_backend_that_lacks_an_operation_says_so() -> None:
+    assert backends.why_not("cpu", "elementwise_gate", "cpu") == "it has no elementwise_gate"
+    assert backends.automatic("elementwise_gate", "cpu") == "reference"
+
+
+def test_an_operation_of_aten_runs_on_its_kernels_everywhere() -> None:
+    assert [backends.automatic("bn_relu_conv2d", d) for d in ("cuda", "cpu", "meta", "mps")] == ["aten"] * 4
+    for name in ("cpu", "triton"):
+        with afa_kernels.use_backend(name):
+            assert backends.choose("bn_relu_conv2d", "cpu") == name
+    with afa_kernels.use_backend("reference"):
+        assert backends.choose("bn_relu_conv2d", "cpu") == "reference"
+
+
+@pytest.mark.parametrize("inside", ["reference", "triton"])
+def test_backward_runs_on_the_backend_of_its_forward(inside: str, kernel: str) -> None:
+    shallow = FUSION[0].clone().requires_grad_()
+    out = afa_kernels.attentive_fusion(shallow, *FUSION[1:])
+    with afa_kernels.use_backend(inside):
+        (grad,) = torch.autograd.grad(out.sum(), [shallow])
+    assert grad.shape == shallow.shape
+
+
+def test_blocks_that_overlap_restore_what_was() -> None:
+    """As in two threads, or two coroutines: entered first, left first."""
+    first, second = afa_kernels.use_backend("reference"), afa_kernels.use_backend("cpu")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert backends._forced == "cpu"
+    second.__exit__(None, None, None)
+    assert backends._forced is None
+
+
+def test_threads_that_enter_and_leave_at_will() -> None:
+    def work() -> None:
+        for _ in range(200):
+            with afa_kernels.use_backend("reference"), afa_kernels.use_backend("cpu"):
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert backends._forced is None and backends._blocks == []

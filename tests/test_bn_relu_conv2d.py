@@ -98,7 +98,7 @@ def test_gradcheck(abs_weight: bool, slope: float, training: bool, backend: str)
 
     def function(hidden: Tensor, weight: Tensor, bias: Tensor, conv_weight: Tensor, conv_bias: Tensor) -> Tensor:
         return afa_kernels.bn_relu_conv2d(
-            hidden, weight, bias, *running, conv_weight, conv_bias, padding=1, training=training,
+            hidden, weight, bias, *running, conv_weight, training, conv_bias, padding=1,
             activation_slope=slope, abs_weight=abs_weight,
         )  # fmt: skip
 
@@ -158,7 +158,7 @@ def test_autocast(dtype: torch.dtype, backend: str) -> None:
     """The convolution computes in autocast's type, as F.conv2d does, which leaves float64 alone."""
     given = inputs(dtype)
     with torch.autocast("cpu", torch.bfloat16):
-        got, expected = run(afa_kernels.bn_relu_conv2d, given), run(eager, given)
+        got, expected = run(afa_kernels.bn_relu_conv2d, given, training=True), run(eager, given, training=True)
     assert got[0].dtype == (torch.float64 if dtype == torch.float64 else torch.bfloat16)
     torch.testing.assert_close(got, expected, rtol=0.02, atol=0.1)
 
@@ -168,7 +168,7 @@ def test_mixed_types(backend: str) -> None:
     given = inputs(torch.float32)
     given["hidden"] = given["hidden"].detach().bfloat16().requires_grad_()
     given["bias"] = given["bias"].detach().double().requires_grad_()
-    out, *results = run(afa_kernels.bn_relu_conv2d, given)
+    out, *results = run(afa_kernels.bn_relu_conv2d, given, training=True)
     assert out.dtype == torch.bfloat16
     assert [g.dtype for g in results[:5]] == [t.dtype for t in given.values()]
 
@@ -188,7 +188,7 @@ def test_checkpointed(kernel: str) -> None:
     hidden = given.pop("hidden")
 
     def function(x: Tensor) -> Tensor:
-        return afa_kernels.bn_relu_conv2d(x, **given, running_mean=None, running_var=None)
+        return afa_kernels.bn_relu_conv2d(x, **given, running_mean=None, running_var=None, training=True)
 
     (expected,) = torch.autograd.grad(function(hidden).square().sum(), hidden)
     (got,) = torch.autograd.grad(checkpoint(function, hidden, use_reentrant=False).square().sum(), hidden)
@@ -197,7 +197,7 @@ def test_checkpointed(kernel: str) -> None:
 
 def test_double_backward(kernel: str) -> None:
     given = inputs(torch.float64)
-    out = afa_kernels.bn_relu_conv2d(**given, running_mean=None, running_var=None)
+    out = afa_kernels.bn_relu_conv2d(**given, running_mean=None, running_var=None, training=True)
     (grad,) = torch.autograd.grad(out.square().sum(), given["hidden"], create_graph=True)
     with pytest.raises(NotImplementedError, match=r"bn_relu_conv2d is differentiable once.*use_backend.'reference'."):
         torch.autograd.grad(grad.square().sum(), given["hidden"])
@@ -215,5 +215,5 @@ def test_empty_batch(training: bool, backend: str) -> None:
 
 def test_meta_tensors() -> None:
     given = {name: t.detach().to("meta") for name, t in inputs(torch.float32).items()}
-    out = afa_kernels.bn_relu_conv2d(**given, running_mean=None, running_var=None, stride=2)
+    out = afa_kernels.bn_relu_conv2d(**given, running_mean=None, running_var=None, training=True, stride=2)
     assert out.is_meta and out.shape == (2, 4, 3, 4)

@@ -20,7 +20,7 @@ def test_values_by_hand(backend: str) -> None:
     predictions, attentions = [row(0, 8), row(16, 16, 32, 32)], [row(0.5, 1)]
     with afa_kernels.use_backend(backend):
         afa = afa_kernels.hierarchical_fusion(predictions, attentions, (0.5, 1.0))
-        nvidia = afa_kernels.hierarchical_fusion(predictions, attentions, (0.5, 1.0), "nvidia")
+        nvidia = afa_kernels.hierarchical_fusion(predictions, attentions, (0.5, 1.0), variant="nvidia")
     a = torch.tensor([4, 5, 7, 8]) / 8  # the attention, resized
     behind = (1 - a) * torch.tensor([16, 16, 32, 32])
     torch.testing.assert_close(afa.flatten(), (a * torch.tensor([0, 2, 6, 8]) + behind).double())
@@ -32,7 +32,7 @@ def test_fine_scales_are_resized_down_one_by_one(backend: str) -> None:
     predictions = [row(8), row(2, 4)]
     with afa_kernels.use_backend(backend):
         for variant in ("afa", "nvidia"):
-            fused = afa_kernels.hierarchical_fusion(predictions, [row(0.25)], (1.0, 2.0), variant)
+            fused = afa_kernels.hierarchical_fusion(predictions, [row(0.25)], (1.0, 2.0), variant=variant)
             torch.testing.assert_close(fused, row(0.25 * 8 + 0.75 * 3))
 
 
@@ -52,7 +52,7 @@ def test_recorded(name: str, dtype: torch.dtype, backend: str) -> None:
     with afa_kernels.use_backend(backend):
         for kind in (kind for kind in kinds if kind != "attn"):
             predictions = [leaves[f"{kind}_{s}"] for s in scales]
-            fused = afa_kernels.hierarchical_fusion(predictions, attentions, scales, variant, size)
+            fused = afa_kernels.hierarchical_fusion(predictions, attentions, scales, size, variant=variant)
             torch.testing.assert_close(fused.double(), record[f"out.{kind}"], **budget)
             share = 0.4 if kind == "aux" else 1.0
             loss = loss + share * (fused * record[f"cot.{kind}"].to(dtype)).sum()
@@ -75,8 +75,9 @@ def test_the_rendering_it_equals(backend: str) -> None:
     logits = torch.randn(2, 3, 6, 10, dtype=torch.float64)
     attentions = list(logits.sigmoid().split(1, dim=1))
     with afa_kernels.use_backend(backend):
-        rendered = afa_kernels.scale_space_render(predictions, logits, (12, 20), "softplus", "last", "opacities")
-        fused = afa_kernels.hierarchical_fusion(predictions, attentions, (0.5, 1.0, 1.5), "afa", (12, 20))
+        options = {"phi": "softplus", "background": "last", "resize": "opacities"}
+        rendered = afa_kernels.scale_space_render(predictions, logits, (12, 20), **options)
+        fused = afa_kernels.hierarchical_fusion(predictions, attentions, (0.5, 1.0, 1.5), (12, 20))
     torch.testing.assert_close(fused, rendered)
 
 

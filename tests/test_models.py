@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import afa_kernels
+import afa_kernels.nn.aggregation
 from afa_kernels.models import AFADLAUp, AFAIDAUp, AFALevelFusion
 from afa_kernels.testing import DEVICE
 
@@ -166,7 +167,7 @@ def test_upsampling_begins_as_bilinear_interpolation() -> None:
     x = torch.randn(1, 3, 5, 6)
     for factor in (2, 4):
         with torch.no_grad():
-            got = afa_kernels.models.upsampling(3, factor)(x)
+            got = afa_kernels.nn.aggregation.upsampling(3, factor)(x)
         expected = nn.functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
         inner = (..., slice(factor, -factor), slice(factor, -factor))
         torch.testing.assert_close(got[inner], expected[inner])

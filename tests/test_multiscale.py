@@ -82,7 +82,7 @@ def test_streaming_as_all_at_once(fuse: str, size: tuple[int, int], backend: str
     with afa_kernels.use_backend(backend):
         streamed = net(image)
         predictions, logits = net.scales_of(image)
-        fused = net._fused(image)
+        fused = net._at_once(image)
     assert streamed.shape == (2, 5, *size) and not streamed.requires_grad and fused.requires_grad
     torch.testing.assert_close(streamed, fused)
     base = F.interpolate(image, [-(-side // 8) * 8 for side in size], mode="bilinear")
@@ -159,7 +159,7 @@ def test_logits_of_the_network_itself(kernel: str) -> None:
     with afa_kernels.use_backend(kernel):
         for fuse in ("ssr", "hma"):
             net = MultiScale(Direct(), SCALES, fuse).eval()
-            torch.testing.assert_close(net(image), net._fused(image))
+            torch.testing.assert_close(net(image), net._at_once(image))
 
 
 @pytest.mark.once
@@ -201,6 +201,88 @@ def test_the_memory_of_one_rendering(fuse: str, kernel: str) -> None:
         assert peak_bytes(lambda: net(image)) <= 1.2 * 19 * 64 * 128 * 4
 
 
+class Unfinished(Network):
+    def forward(self, image: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return super().forward(image)[0], None
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("fuse", ["ssr", "hma", "mean"])
+def test_a_pair_of_multiples(fuse: str, kernel: str) -> None:
+    """Height and width are each resized up, and no more than that."""
+
+    class Strict(Network):
+        def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+            assert image.shape[2] % 16 == 0 and image.shape[3] % 4 == 0, image.shape
+            return super().forward(image)
+
+    for size, base in (((33, 40), (64, 40)), ((64, 48), (64, 48)), ((31, 41), (32, 48))):
+        net = MultiScale(Strict(), (0.5, 1.0), fuse, ScaleSpaceRendering(4), multiple=(32, 8)).eval()
+        seen: list[tuple[int, ...]] = []
+        net.network.register_forward_pre_hook(lambda m, args, seen=seen: seen.append(tuple(args[0].shape[2:])))
+        image = torch.randn(1, 3, *size)
+        with afa_kernels.use_backend(kernel):
+            assert net(image).shape == (1, 5, *size)
+            assert sorted(seen) == [(base[0] // 2, base[1] // 2), base]
+            assert net.train()(torch.cat([image, image])).shape == (2, 5, *size)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("fuse", ["ssr", "hma", "mean"])
+def test_numbers_of_numpy(fuse: str, kernel: str) -> None:
+    numpy = pytest.importorskip("numpy")
+    image, head = torch.randn(1, 3, 21, 37), ScaleSpaceRendering(4).eval()
+    expected = MultiScale(Network(), (0.5, 1.0, 2.0), fuse, head, multiple=8).eval()(image)
+    for scales in (
+        [numpy.float32(0.5), numpy.float64(1), numpy.int64(2)],
+        list(numpy.array([0.5, 1, 2])),
+        [0.5, 1, torch.tensor(2)],
+    ):
+        net = MultiScale(Network(), scales, fuse, head, multiple=(numpy.int64(8), numpy.int32(8))).eval()
+        torch.testing.assert_close(net(image), expected)
+        assert net.scales == (0.5, 1.0, 2.0)
+
+
+@pytest.mark.once
+def test_the_mean_in_training_holds_no_stack(kernel: str) -> None:
+    """The sum, one resized prediction and their place in it, of any number of scales."""
+    scales = [k / 8 for k in range(1, 9)]
+    given = {k: torch.randn(1, 19, 8 * k, 16 * k, requires_grad=True) for k in range(1, 9)}
+
+    class Given(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return given[image.shape[2] // 8]
+
+    net, image = MultiScale(Given(), scales, "mean").train(), torch.randn(1, 1, 64, 128)
+    with afa_kernels.use_backend(kernel):
+        assert peak_bytes(lambda: net(image)) <= 3.2 * 19 * 64 * 128 * 4
+        out = net(image)
+    up = [F.interpolate(p, (64, 128), mode="bilinear") for p in given.values()]
+    torch.testing.assert_close(out, torch.stack(up).mean(0))
+    out.sum().backward()
+    torch.testing.assert_close(sum(p.grad.sum() for p in given.values()), torch.tensor(19.0 * 64 * 128))
+    assert torch.equal(given[8], given[8].detach().clone())
+
+
+@pytest.mark.once
+def test_predictions_of_the_network_stay_as_they_are(kernel: str) -> None:
+    """At the image's size nothing is resized; what the network keeps must not be written to."""
+    kept: list[Tensor] = []
+
+    class Keeping(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            kept.append(image * 2)
+            return kept[-1]
+
+    net = MultiScale(Keeping(), (0.5, 1.0), "mean")
+    image = torch.randn(1, 3, 8, 8)
+    with afa_kernels.use_backend(kernel):
+        for mode in (True, False):
+            net.train(mode)(image)
+    torch.testing.assert_close(kept[1], image * 2)
+    torch.testing.assert_close(kept[3], image * 2)
+
+
 @pytest.mark.once
 @pytest.mark.parametrize(
     "act, error, message",
@@ -214,6 +296,8 @@ def test_the_memory_of_one_rendering(fuse: str, kernel: str) -> None:
             r"training_scales must contain 1.0, .* got \(0.5,\)",
         ),
         (lambda: MultiScale(Network(), SCALES, fuse="max"), ValueError, "fuse must be one of 'ssr', 'hma', 'mean'"),
+        (lambda: MultiScale(Network(), SCALES, multiple=(8, 0)), ValueError, "multiple must be at least 1"),
+        (lambda: MultiScale(Network(), SCALES, multiple=(8, 8, 8)), TypeError, "multiple must be an integer or a pair"),
         (lambda: MultiScale(Network(), SCALES, multiple=0), ValueError, "multiple must be at least 1, got 0"),
         (lambda: MultiScale(Network(), SCALES, eps=-1), ValueError, "eps must be at least 0, got -1"),
         (lambda: model()(torch.randn(3, 24, 32)), ValueError, "image must have 4 dimensions"),
@@ -223,6 +307,22 @@ def test_the_memory_of_one_rendering(fuse: str, kernel: str) -> None:
             TypeError,
             r"network must return a pair \(prediction, logits\), got Tensor",
         ),
+        (
+            lambda: ScaleSpaceRendering(4)([torch.zeros(1, 2, 4, 4)] * 2, [torch.zeros(1, 4, 4, 4)], (0.5, 1.0)),
+            ValueError,
+            "features must have one tensor for each of the 2 scales, got 1",
+        ),
+        (
+            lambda: ScaleSpaceRendering(4)([torch.zeros(1, 2, 4, 4)], torch.zeros(1, 4, 4, 4), (1.0,)),
+            TypeError,
+            "features must be a list or tuple of tensors, got Tensor",
+        ),
+        (
+            lambda: MultiScale(Unfinished(), SCALES).eval()(torch.randn(1, 3, 8, 8)),
+            TypeError,
+            "logits must be a Tensor, got NoneType",
+        ),
+        (lambda: model().labels(torch.randn(1, 3, 8, 8), "score"), TypeError, "positional argument"),
         (lambda: model().train().labels(torch.randn(1, 3, 8, 8)), RuntimeError, "labels are of evaluation mode"),
         (
             lambda: ScaleSpaceRendering(4)([torch.zeros(1, 2, 4, 4)], [torch.zeros(1, 4, 4, 4)], (0.5,)),

@@ -33,7 +33,7 @@ def rendered_one_by_one(
     resize: str = "weights",
 ) -> ScaleSpaceRenderer:
     finest = max(predictions, key=lambda p: p.shape[2] * p.shape[3])
-    renderer = ScaleSpaceRenderer(size or tuple(finest.shape[2:]), phi, background, resize)
+    renderer = ScaleSpaceRenderer(size or tuple(finest.shape[2:]), phi=phi, background=background, resize=resize)
     for k, prediction in enumerate(predictions):
         renderer.add(prediction, logits[:, k : k + 1], last=k == len(predictions) - 1)
     return renderer
@@ -154,3 +154,97 @@ def test_the_last_must_be_announced() -> None:
     add(renderer, (1, 3, 2, 2))
     with pytest.raises(RuntimeError, match="must be told the last scale"):
         renderer.render()
+
+
+BAD: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((1, 3, 2, 2), (1, 1, 2, 2)),  # fewer pixels than before
+    ((1, 2, 4, 4), (1, 1, 2, 2)),
+    ((2, 3, 4, 4), (2, 1, 2, 2)),
+    ((1, 3, 4, 4), (1, 1, 3, 2)),  # the logits of another size
+    ((1, 3, 4, 4), (1, 2, 2, 2)),
+    ((1, 3, 4, 0), (1, 1, 2, 2)),
+]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("resize", ["weights", "opacities"])
+def test_an_add_that_raises_changes_nothing(resize: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scale(seed: int, side: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(1, 3, side, side, generator=generator), torch.randn(1, 1, 2, 2, generator=generator)
+
+    with afa_kernels.use_backend(kernel):
+        plain, renderer = (ScaleSpaceRenderer((8, 8), background="last", resize=resize) for _ in range(2))
+        for r in (plain, renderer):
+            r.add(*scale(0, 3))
+        state, values = dict(vars(renderer)), renderer._rendered.clone()
+        for prediction, logits in BAD:
+            if resize == "opacities" and logits == (1, 1, 3, 2):
+                continue
+            with pytest.raises(ValueError):
+                renderer.add(torch.zeros(prediction), torch.zeros(logits), last=True)
+        with pytest.raises(ValueError):
+            renderer.add(torch.zeros(1, 3, 4, 4, requires_grad=True), torch.zeros(1, 1, 2, 2), last=True)
+
+        def failing(*_: object) -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patched, pytest.raises(MemoryError):
+            patched.setattr("afa_kernels.renderer.scale_space_accumulate", failing)
+            renderer.add(*scale(1, 4), last=True)
+        assert all(value is state[name] for name, value in vars(renderer).items())
+        assert torch.equal(renderer._rendered, values)
+        for r in (plain, renderer):
+            r.add(*scale(1, 4), last=True)
+        assert torch.equal(plain.render(), renderer.render())
+        assert torch.equal(plain.transmittance, renderer.transmittance)
+
+
+@pytest.mark.once
+def test_a_first_add_that_raises_leaves_it_empty(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("afa_kernels.renderer.scale_space_accumulate", failing)
+    renderer = ScaleSpaceRenderer((4, 4))
+    with pytest.raises(MemoryError):
+        add(renderer, (1, 3, 2, 2))
+    with pytest.raises(RuntimeError, match="no transmittance: add a scale first"):
+        renderer.transmittance  # noqa: B018
+    with pytest.raises(RuntimeError, match="nothing to render"):
+        renderer.render()
+
+
+@pytest.mark.once
+def test_options_are_keywords() -> None:
+    prediction, logits = torch.zeros(1, 3, 2, 2), torch.zeros(1, 1, 2, 2)
+    with pytest.raises(TypeError, match="positional argument"):
+        ScaleSpaceRenderer((4, 4), "relu")
+    renderer = ScaleSpaceRenderer((4, 4))
+    with pytest.raises(TypeError, match="positional argument"):
+        renderer.add(prediction, logits, True)
+    renderer.add(prediction, logits)
+    with pytest.raises(TypeError, match="positional argument"):
+        renderer.labels("score")
+
+
+@pytest.mark.once
+def test_sizes_of_numpy(kernel: str) -> None:
+    numpy = pytest.importorskip("numpy")
+    with afa_kernels.use_backend(kernel):
+        renderer = ScaleSpaceRenderer(tuple(numpy.array([4, 5])))
+        renderer.add(torch.zeros(1, 3, 2, 2), torch.zeros(1, 1, 2, 2))
+        assert renderer.render().shape == (1, 3, 4, 5) and renderer.transmittance.shape == (1, 1, 4, 5)
+
+
+@pytest.mark.once
+def test_not_known_to_be_opaque() -> None:
+    """Where tensors have no values, so that warmup and export pass through every scale."""
+    fake = torch._subclasses.FakeTensorMode()
+    renderers = [ScaleSpaceRenderer((4, 4)) for _ in range(2)]
+    opaque = torch.full((1, 1, 2, 2), torch.inf)
+    with afa_kernels.use_backend("reference"):
+        renderers[0].add(torch.zeros(1, 3, 2, 2, device="meta"), opaque.to("meta"))
+        with fake:
+            renderers[1].add(fake.from_tensor(torch.zeros(1, 3, 2, 2)), fake.from_tensor(opaque))
+            assert not any(r.opaque() for r in renderers)

@@ -39,7 +39,9 @@ def test_ignored_and_weighted(backend: str) -> None:
 
     def loss(reduction: str, weight: Tensor | None, target: Tensor = target) -> Tensor:
         with afa_kernels.use_backend(backend):
-            return afa_kernels.scale_space_cross_entropy([scores], logits, target, weight, 255, reduction)
+            return afa_kernels.scale_space_cross_entropy(
+                [scores], logits, target, weight, ignore_index=255, reduction=reduction
+            )
 
     weight = torch.tensor([1.0, 3.0])
     torch.testing.assert_close(loss("none", weight), LOG2 * torch.tensor([[[1.0, 3.0, 0.0]]]))
@@ -82,12 +84,14 @@ def test_targets_that_are_no_class(kernel: str) -> None:
     with afa_kernels.use_backend(kernel):
         options = -100, "abs", False, False
         losses, lse = torch.empty(1, 2, 4), torch.empty(1, 2, 4)
-        launch("scale_space_cross_entropy_forward", "cpu")(predictions, logits, target, None, *options, losses, lse)
+        launch("scale_space_cross_entropy_forward", "cpu", kernel)(
+            predictions, logits, target, None, *options, losses, lse
+        )
         assert losses.flatten().isfinite().tolist() == [True, True, True, False, False, True, False, False]
         assert losses[0, 1, 1] == 0
         grad = torch.empty_like(predictions[0])
-        launch("scale_space_cross_entropy_backward", "cpu")(
-            torch.ones(1, 2, 4), predictions, logits, target, torch.ones(3), lse, *options, [grad], [True], None
+        launch("scale_space_cross_entropy_backward", "cpu", kernel)(
+            torch.ones(1, 2, 4), predictions, logits, target, torch.ones(3), lse, *options, [True, False], [grad]
         )
         assert torch.equal(grad.isnan(), losses.isnan()[:, None].expand_as(grad))
         with pytest.raises(ValueError, match="target must hold classes from 0 to 2 or ignore_index -100, got 3"):

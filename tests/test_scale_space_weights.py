@@ -50,7 +50,7 @@ def pixel(values: tuple[float, ...], dtype: torch.dtype = torch.float64) -> Tens
 def test_by_hand(
     logits: tuple[float, ...], phi: str, background: str, expected: tuple[float, ...], left: float, backend: str
 ) -> None:
-    weights, transmittance = afa_kernels.scale_space_weights(pixel(logits), phi, background)
+    weights, transmittance = afa_kernels.scale_space_weights(pixel(logits), phi=phi, background=background)
     assert weights.flatten().tolist() == pytest.approx(expected, rel=1e-14, abs=1e-15)
     assert transmittance.item() == pytest.approx(left, rel=1e-14, abs=1e-15)
 
@@ -59,7 +59,7 @@ def test_by_hand(
 def test_gradient_by_hand(logits: tuple[float, ...], phi: str, expected: tuple[float, ...], backend: str) -> None:
     y = pixel(logits).requires_grad_()
     upstream = [pixel(tuple(8.0 * (k + 1) for k in range(len(logits)))), pixel((16.0,))]
-    (grad,) = torch.autograd.grad(afa_kernels.scale_space_weights(y, phi), y, upstream)
+    (grad,) = torch.autograd.grad(afa_kernels.scale_space_weights(y, phi=phi), y, upstream)
     assert grad.flatten().tolist() == pytest.approx(expected, rel=1e-13, abs=1e-13)
 
 
@@ -88,7 +88,7 @@ def test_small_opacities(dtype: torch.dtype, tolerance: float, backend: str) -> 
     d = torch.logspace(-9, 1.5, 300, dtype=dtype).view(1, 1, 1, -1)
     weights, _ = afa_kernels.scale_space_weights(d)
     torch.testing.assert_close(weights.double(), -torch.expm1(-d.double()), rtol=tolerance, atol=0)
-    weights, _ = afa_kernels.scale_space_weights(-d, "softplus")
+    weights, _ = afa_kernels.scale_space_weights(-d, phi="softplus")
     torch.testing.assert_close(weights.double(), torch.sigmoid(-d.double()), rtol=8 * tolerance, atol=0)
 
 
@@ -97,7 +97,7 @@ def test_small_opacities(dtype: torch.dtype, tolerance: float, backend: str) -> 
 def test_nothing_is_lost(phi: str, background: str, backend: str) -> None:
     """The weights and what is left sum to 1, and so no logit changes that sum."""
     logits = torch.randn(2, 5, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    weights, transmittance = afa_kernels.scale_space_weights(logits, phi, background)
+    weights, transmittance = afa_kernels.scale_space_weights(logits, phi=phi, background=background)
     total = weights.sum(1, keepdim=True) + transmittance
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-14)
     (grad,) = torch.autograd.grad(total.sum(), logits)
@@ -107,7 +107,7 @@ def test_nothing_is_lost(phi: str, background: str, backend: str) -> None:
 def test_softplus_is_hierarchical_attention(backend: str) -> None:
     """With phi="softplus" the weights are sigma(y_i) prod_{j<i} (1 - sigma(y_j))."""
     logits = 12 * torch.randn(2, 4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    weights, transmittance = afa_kernels.scale_space_weights(logits, "softplus")
+    weights, transmittance = afa_kernels.scale_space_weights(logits, phi="softplus")
     left = torch.sigmoid(-logits).cumprod(1)
     torch.testing.assert_close(transmittance, left[:, -1:], rtol=1e-13, atol=0)
     front = torch.cat([torch.ones_like(left[:, :1]), left[:, :-1]], dim=1)
@@ -122,7 +122,7 @@ def test_saturated(phi: str, opaque: tuple[bool, bool], dtype: torch.dtype, back
     """A logit of 1e4 hides all behind it, one of -1e4 nothing unless phi is "abs"; every gradient is finite, or 0."""
     positive, negative = opaque
     logits = pixel((-1e4, 1e4, 0.5), dtype).requires_grad_()
-    weights, transmittance = afa_kernels.scale_space_weights(logits, phi)
+    weights, transmittance = afa_kernels.scale_space_weights(logits, phi=phi)
     first = float(negative)
     assert weights.flatten().tolist() == [first, float(positive) - first, 0]
     assert transmittance.item() == 0
@@ -187,7 +187,7 @@ LOGITS = (-120.0, -40.0, -7.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 7.0, 40.0, 120.0)
 def jacobian(phi: str, background: str, points: Tensor) -> Tensor:
     """dw_i/dy_j, (2, 2, points), of two scales at points (2, points), by autograd."""
     y = points[None, :, None].clone().requires_grad_()
-    weights, _ = afa_kernels.scale_space_weights(y, phi, background)
+    weights, _ = afa_kernels.scale_space_weights(y, phi=phi, background=background)
     return torch.stack([torch.autograd.grad(w.sum(), y, retain_graph=True)[0][0, :, 0] for w in weights[0, :, 0]])
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from afa_kernels.nn import norm as norms
+from afa_kernels.nn import plain
+from afa_kernels.nn.norm import Norm, initialise, norm_and_activation
 from afa_kernels.ops.attentive_fusion import attentive_fusion
 from afa_kernels.ops.bn_relu_conv2d import bn_relu_conv2d
 from afa_kernels.ops.bn_relu_project import bn_relu_project
@@ -15,103 +19,13 @@ from afa_kernels.ops.channel_attention import channel_attention
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.ops.progressive_fusion import progressive_fusion
 
-Norm = str | Callable[[int], nn.Module]
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
-    "sigmoid": Tensor.sigmoid,
-    "abs": Tensor.abs,
-    "relu": Tensor.relu,
+    "sigmoid": torch.sigmoid,
+    "abs": torch.abs,
+    "relu": torch.relu,
     None: lambda logits: logits,
 }
-
-
-class ABN(nn.Module):
-    """Batch norm and leaky ReLU of slope 0.01 as InPlaceABN has them: gamma = |weight| + eps. Parameter names as there.
-
-    The statistics are those of this process; InPlaceABNSync takes them over all.
-
-    >>> import torch, afa_kernels.nn
-    >>> afa_kernels.nn.ABN(8)(torch.randn(2, 8, 4, 4)).shape
-    torch.Size([2, 8, 4, 4])
-    """
-
-    slope = 0.01
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor | None
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__()
-        self.eps, self.momentum = eps, momentum
-        norm = nn.BatchNorm2d(num_features)
-        self.weight, self.bias = norm.weight, norm.bias
-        for name, buffer in norm.named_buffers():
-            self.register_buffer(name, buffer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-        gamma = self.weight.abs() + self.eps
-        statistics = self.running_mean, self.running_var
-        y = F.batch_norm(x, *statistics, gamma, self.bias, self.training, self.momentum, self.eps)
-        return F.leaky_relu(y, self.slope)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """InPlaceABN counts no batches."""
-        if self.num_batches_tracked is not None:
-            state_dict.setdefault(prefix + "num_batches_tracked", self.num_batches_tracked)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-def norm_and_activation(norm: Norm, channels: int) -> nn.Sequential:
-    """The layer after a convolution, by its name or from a factory of norm layers, whose output ReLU then rectifies."""
-    if norm == "abn":
-        return nn.Sequential(ABN(channels))
-    if norm == "bn":
-        norm = nn.BatchNorm2d
-    if not callable(norm):
-        raise ValueError(f"norm must be 'bn', 'abn' or a function of the number of channels, got {norm!r}")
-    return nn.Sequential(norm(channels), nn.ReLU())
-
-
-def fusible(layer: Any) -> dict[str, Any] | None:
-    """The arguments by which the operations compute what `layer` does; None if only `layer` itself can.
-
-    That is so for a norm other than BatchNorm2d and ABN, such as SyncBatchNorm, whose statistics come from elsewhere.
-    """
-    norm = layer[0]
-    if type(norm) is ABN:
-        activation = {"activation_slope": norm.slope, "abs_weight": True}
-    elif type(norm) is nn.BatchNorm2d and norm.affine and norm.momentum is not None and type(layer[1]) is nn.ReLU:
-        activation = {}
-    else:
-        return None
-    return {
-        "weight": norm.weight,
-        "bias": norm.bias,
-        "running_mean": norm.running_mean,
-        "running_var": norm.running_var,
-        "training": norm.training,
-        "momentum": norm.momentum,
-        "eps": norm.eps,
-        **activation,
-    }
-
-
-def count_batches(layer: Any, batches: int = 1) -> None:
-    """What a norm layer does in training besides its arithmetic."""
-    norm = layer[0]
-    if norm.training and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(batches)
-
-
-def initialise(module: nn.Module) -> None:
-    """As the official code: convolutions for ReLU, gamma uniform, beta zero."""
-    for m in module.modules():
-        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
-            nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
-        elif isinstance(m, (nn.BatchNorm2d, ABN)) and m.weight is not None:
-            nn.init.uniform_(m.weight)
-            nn.init.zeros_(m.bias)
+ABNs = tuple[type[nn.Module], ...]
 
 
 def activation_of(name: str | None) -> Callable[[Tensor], Tensor]:
@@ -170,19 +84,11 @@ class SpatialAttention(nn.Module):
         return activation_of(self.activation)(self.logits(x))
 
     def logits(self, x: Tensor) -> Tensor:
-        hidden = self._convolved(self.conv[0](x), self.conv[1], self.conv_inner[0])
-        return self._convolved(hidden, self.conv_inner[1], self.final[0])
+        return spatial_logits(self, x)
 
-    def _convolved(self, hidden: Tensor, layer: Any, conv: Any) -> Tensor:
-        arguments = fusible(layer)
-        if arguments is None:
-            return conv(layer(hidden))
-        if conv.kernel_size == (1, 1) and conv.out_channels == 1:
-            out = bn_relu_project(hidden, project_weight=conv.weight, **arguments)
-        else:
-            out = bn_relu_conv2d(hidden, conv_weight=conv.weight, padding=conv.padding, **arguments)
-        count_batches(layer)
-        return out
+    def why_not_fused(self) -> str | None:
+        """Why the children are called; None where the operations compute what they do."""
+        return why_not_spatial(self)
 
 
 class ChannelAttention(nn.Module):
@@ -227,16 +133,111 @@ class ChannelAttention(nn.Module):
         return activation_of(self.activation)(self.logits(x))
 
     def logits(self, x: Tensor) -> Tensor:
-        conv1: Any = self.conv1[0]
-        conv2: Any = self.conv2[0]
-        arguments = fusible(self.conv1[1])
-        if arguments is None:
-            avg, max = global_avg_max_pool(x)
-            of_max = self.conv1(max)
-            return self.conv2(of_max) + self.conv2(self.conv1(avg))
-        logits = channel_attention(x, conv1_weight=conv1.weight, conv2_weight=conv2.weight, **arguments)
-        count_batches(self.conv1[1], 2)
-        return logits
+        return channel_logits(self, x)
+
+    def why_not_fused(self) -> str | None:
+        """Why the children are called; None where the operation computes what they do."""
+        return why_not_channel(self)
+
+
+def spatial_logits(module: Any, x: Tensor, abn: ABNs = ()) -> Tensor:
+    """Of a module with the children of `SpatialAttention`; `abn` as in `norm.why_called`."""
+    if not plain.is_plain(x) or why_not_spatial(module, abn) is not None:
+        return module.final(module.conv_inner(module.conv(x)))
+    conv, first = module.conv._modules.values()
+    inner, second = module.conv_inner._modules.values()
+    (final,) = module.final._modules.values()
+    return _convolved(_convolved(conv(x), first, inner), second, final)
+
+
+def _convolved(hidden: Tensor, layer: Any, conv: Any) -> Tensor:
+    """The norm and activation `layer`, then `conv`."""
+    norm = next(iter(layer._modules.values()))
+    given = norms.arguments(norm)
+    if conv.kernel_size == (1, 1) and conv.out_channels == 1 and conv.bias is None and _keeps_size(conv):
+        out = bn_relu_project(hidden, project_weight=conv.weight, **given)
+    else:
+        out = bn_relu_conv2d(
+            hidden,
+            conv_weight=conv.weight,
+            conv_bias=conv.bias,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            **given,
+        )
+    norms.count_batches(norm)
+    return out
+
+
+def why_not_spatial(module: Any, abn: ABNs = ()) -> str | None:
+    reason = plain.why_observed()
+    if reason is not None:
+        return reason
+    layers = module._modules
+    for name, length in (("conv", 2), ("conv_inner", 2), ("final", 1)):
+        reason = plain.why_called(layers[name], nn.Sequential, length)
+        if reason is not None:
+            return f"{name} {reason}"
+    conv, conv_inner, final = layers["conv"], layers["conv_inner"], layers["final"]
+    _, first = conv._modules.values()
+    inner, second = conv_inner._modules.values()
+    (project,) = final._modules.values()
+    reason = norms.why_called("conv.1", first, abn) or norms.why_called("conv_inner.1", second, abn)
+    if reason is not None:
+        return reason
+    for name, layer in (("conv_inner.0", inner), ("final.0", project)):
+        reason = _why_not_convolution(layer)
+        if reason is not None:
+            return f"{name} {reason}"
+    return None
+
+
+def channel_logits(module: Any, x: Tensor, abn: ABNs = ()) -> Tensor:
+    """Of a module with the children of `ChannelAttention`; `abn` as in `norm.why_called`."""
+    fused = plain.is_plain(x)
+    if not fused or why_not_channel(module, abn) is not None:
+        avg, max = global_avg_max_pool(x) if fused else (F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1))
+        of_max = module.conv2(module.conv1(max))
+        return of_max + module.conv2(module.conv1(avg))
+    conv1, layer = module.conv1._modules.values()
+    (conv2,) = module.conv2._modules.values()
+    norm = next(iter(layer._modules.values()))
+    logits = channel_attention(x, conv1_weight=conv1.weight, conv2_weight=conv2.weight, **norms.arguments(norm))
+    norms.count_batches(norm, 2)
+    return logits
+
+
+def why_not_channel(module: Any, abn: ABNs = ()) -> str | None:
+    reason = plain.why_observed()
+    if reason is not None:
+        return reason
+    conv1, conv2 = module._modules["conv1"], module._modules["conv2"]
+    for name, layer, length in (("conv1", conv1, 2), ("conv2", conv2, 1)):
+        reason = plain.why_called(layer, nn.Sequential, length)
+        if reason is not None:
+            return f"{name} {reason}"
+    first, layer = conv1._modules.values()
+    (second,) = conv2._modules.values()
+    for name, conv in (("conv1", first), ("conv2", second)):
+        reason = _why_not_convolution(conv)
+        if reason is None and not (conv.kernel_size == (1, 1) and conv.bias is None and _keeps_size(conv)):
+            reason = "is more than a matrix: it has a bias, a kernel beyond 1x1, a stride, a padding or groups"
+        if reason is not None:
+            return f"{name}.0 {reason}"
+    return norms.why_called("conv1.1", layer, abn)
+
+
+def _why_not_convolution(conv: Any) -> str | None:
+    reason = plain.why_called(conv, nn.Conv2d)
+    if reason is None and (conv.padding_mode != "zeros" or isinstance(conv.padding, str)):
+        reason = f"has padding={conv.padding!r}, padding_mode={conv.padding_mode!r}"
+    return reason
+
+
+def _keeps_size(conv: Any) -> bool:
+    return conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
 
 
 class AttentiveFusion(nn.Module):
@@ -255,7 +256,11 @@ class AttentiveFusion(nn.Module):
         self.ca = ChannelAttention(channels, channels, norm=norm)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
-        return attentive_fusion(shallow, deep, self.sa.logits(shallow), self.ca.logits(deep))
+        return attentive(shallow, deep, self.sa, self.ca)
+
+    def why_not_fused(self) -> str | None:
+        """Why the attention modules are called; None where their logits go into `attentive_fusion`."""
+        return why_not_by_logits(sa=self.sa, ca=self.ca)
 
 
 class ProgressiveFusion(nn.Module):
@@ -274,8 +279,92 @@ class ProgressiveFusion(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return progressive(features, self.sa, self.ca)
 
+    def why_not_fused(self) -> str | None:
+        """Why the attention modules are called; None where their logits go into `progressive_fusion`."""
+        return why_not_by_logits(sa=self.sa, ca=self.ca)
 
-def progressive(features: Sequence[Tensor], sa: SpatialAttention, ca: ChannelAttention) -> Tensor:
-    """`progressive_fusion` by the logits of shared attention modules."""
-    logits = [(sa.logits(x), ca.logits(x)) for x in features]
-    return progressive_fusion(features, *zip(*logits))
+
+class OfficialForward:
+    """In the place of `forward` of an attention module of the official code: logits from the operations.
+
+    Returns (attention, logits) with sigmoid, the default; with another activation (None, that of the logits).
+    """
+
+    def __init__(self, module: nn.Module, logits: Callable[..., Tensor], abn: ABNs) -> None:
+        self.module, self._logits, self.abn = module, logits, abn
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self._logits(self.module, x, self.abn)
+
+    def why_not_fused(self) -> str | None:
+        return (why_not_spatial if self._logits is spatial_logits else why_not_channel)(self.module, self.abn)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        logits, activation = self.logits(x), getattr(self.module, "activation", "sigmoid")
+        if activation in ("relu", "abs"):
+            return None, getattr(logits, activation)()
+        return logits.sigmoid(), logits
+
+
+def attentive(shallow: Tensor, deep: Tensor, sa: nn.Module, ca: nn.Module) -> Tensor:
+    """`attentive_fusion` by the logits of attention modules, or, where these must be called, by their attention."""
+    if plain.is_plain(shallow) and why_not_by_logits(sa=sa, ca=ca) is None:
+        return attentive_fusion(shallow, deep, _logits_of(sa)(shallow), _logits_of(ca)(deep))
+    a, b = _attention(sa, shallow), _attention(ca, deep)
+    return _in_type_of((shallow, deep), a * (1 - b) * shallow + (1 - a) * b * deep)
+
+
+def progressive(features: Sequence[Tensor], sa: nn.Module, ca: nn.Module) -> Tensor:
+    """`progressive_fusion` by the logits of shared attention modules, or, where these must be called, by attention."""
+    if all(map(plain.is_plain, features)) and why_not_by_logits(sa=sa, ca=ca) is None:
+        of_sa, of_ca = _logits_of(sa), _logits_of(ca)
+        return progressive_fusion(features, [of_sa(x) for x in features], [of_ca(x) for x in features])
+    out: Any = None
+    for x in features:
+        a, b = _attention(sa, x), _attention(ca, x)
+        out = a * b * x if out is None else a * b * x + (1 - a) * (1 - b) * out
+    return _in_type_of(features, out)
+
+
+def why_not_by_logits(**attentions: Any) -> str | None:
+    """Why one of the attention modules must be called; None where all have logits that say the same."""
+    reason = plain.why_observed()
+    if reason is not None:
+        return reason
+    for name, module in attentions.items():
+        if type(module.__dict__.get("forward")) is OfficialForward:
+            if plain.has_hooks(module):
+                return f"{name} has hooks"
+        elif type(module) not in (SpatialAttention, ChannelAttention):
+            return f"{name} is a {type(module).__name__}"
+        elif module.activation not in ("sigmoid", None):
+            return f"{name} has the activation {module.activation!r}"
+        else:
+            reason = plain.why_hooked(module)
+            if reason is not None:
+                return f"{name} {reason}"
+    return None
+
+
+def _logits_of(module: Any) -> Callable[[Tensor], Tensor]:
+    official = module.__dict__.get("forward")
+    return module.logits if official is None else official.logits
+
+
+def _attention(module: Any, x: Tensor) -> Tensor:
+    """What an attention module gives when it is called, in the arithmetic's type."""
+    a = module(x)
+    if isinstance(a, (tuple, list)):  # (attention, logits), as in the official code
+        a = a[0]
+    elif isinstance(module, (SpatialAttention, ChannelAttention)) and module.activation is None:
+        a = a.sigmoid()
+    return a.float() if isinstance(a, Tensor) and a.dtype in (torch.float16, torch.bfloat16) else a
+
+
+def _in_type_of(features: Sequence[Tensor], out: Tensor) -> Tensor:
+    if not isinstance(out, Tensor):
+        return out
+    dtype = features[0].dtype
+    for x in features[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return out.to(dtype)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from afa_kernels import checks
-from afa_kernels.nn.attention import Norm, SpatialAttention
+from afa_kernels.nn import plain
+from afa_kernels.nn.attention import SpatialAttention
+from afa_kernels.nn.norm import Norm
 from afa_kernels.ops.hierarchical_fusion import hierarchical_fusion
 from afa_kernels.ops.scale_space_accumulate import scale_space_accumulate
 from afa_kernels.ops.scale_space_labels import scale_space_labels
 from afa_kernels.ops.scale_space_render import scale_space_render
 from afa_kernels.renderer import ScaleSpaceRenderer
-
-FUSE = ("ssr", "hma", "mean")
 
 
 class ScaleSpaceRendering(SpatialAttention):
@@ -47,16 +48,80 @@ class ScaleSpaceRendering(SpatialAttention):
 
     def forward(  # type: ignore[override]
         self,
-        predictions: Sequence[Tensor],
-        features: Sequence[Tensor],
-        scales: Sequence[float],
+        predictions: Sequence[Tensor] | Tensor,
+        features: Sequence[Tensor] | None = None,
+        scales: Sequence[float] | None = None,
         size: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Of predictions (N, C, h_k, w_k) and features (N, channels, h, w), of any size, of ascending `scales`."""
+        """Of predictions (N, C, h_k, w_k) and features (N, channels, h, w), of any size, of ascending `scales`.
+
+        Of one feature map alone: its logits.
+        """
+        if features is None or scales is None:
+            return self.logits(predictions)  # type: ignore[arg-type]
+        checks.sequence("predictions", predictions)
+        predictions = list(predictions)
+        checks.sequence("features", features)
         checks.ascending("scales", scales, len(predictions))
-        one = _index_of_one(scales)
-        logits = [self.logits(_resized(f, _size(features[one]))) for f in features]
-        return scale_space_render(predictions, logits, size)
+        if len(features) != len(predictions):
+            raise ValueError(f"features must have one tensor for each of the {len(scales)} scales, got {len(features)}")
+        at = _size(features[_index_of_one(scales)])
+        return scale_space_render(predictions, [self.logits(_resized(f, at)) for f in features], size)
+
+
+@dataclass(frozen=True)
+class _Fusing:
+    """How predictions become one: all at once with gradients, or one after the other in the memory of one."""
+
+    at_once: Callable[[list[Tensor], list[Tensor], Sequence[float], tuple[int, int]], Tensor]
+    streaming: Callable[[tuple[int, int], int], Any]  # by the size and the number of scales; has add and render
+    by_logits: bool = True
+    at_scale_one: bool = False  # whether the logits of all scales are made at the resolution of that one's features
+
+
+def _mean(predictions: list[Tensor], _: list[Tensor], scales: Sequence[float], size: tuple[int, int]) -> Tensor:
+    total: Tensor | None = None
+    for prediction in predictions:
+        dtype = torch.promote_types(prediction.dtype, torch.float32)
+        resized = _resized(prediction, size).to(dtype)
+        total = resized / len(scales) if total is None else total.add_(resized, alpha=1 / len(scales))
+    assert total is not None
+    return total
+
+
+class _StreamingMean:
+    def __init__(self, size: tuple[int, int], count: int) -> None:
+        self.size, self.count = size, count
+        self.mean: Tensor | None = None
+
+    def add(self, prediction: Tensor, logits: None, *, last: bool) -> None:
+        first, mean = self.mean is None, self.mean
+        if mean is None:
+            dtype = torch.promote_types(prediction.dtype, torch.float32)
+            mean = prediction.new_empty((*prediction.shape[:2], *self.size), dtype=dtype)
+        weight = mean.new_full((mean.shape[0], 1, 1, 1), 1 / self.count)
+        scale_space_accumulate(mean, None, prediction, weight, first)
+        self.mean = mean
+
+    def render(self) -> Tensor:
+        assert self.mean is not None
+        return self.mean
+
+
+FUSE = {
+    "ssr": _Fusing(
+        lambda predictions, logits, _, size: scale_space_render(predictions, logits, size),
+        lambda size, _: ScaleSpaceRenderer(size),
+        at_scale_one=True,
+    ),
+    "hma": _Fusing(
+        lambda predictions, logits, scales, size: hierarchical_fusion(
+            predictions, [y.sigmoid() for y in logits], scales, size=size
+        ),
+        lambda size, _: ScaleSpaceRenderer(size, phi="softplus", background="last", resize="opacities"),
+    ),
+    "mean": _Fusing(_mean, _StreamingMean, by_logits=False),
+}
 
 
 class MultiScale(nn.Module):
@@ -74,12 +139,13 @@ class MultiScale(nn.Module):
         scales: in evaluation mode, ascending.
         fuse: "ssr", by the logits all at the resolution of scale 1.0's, which `scales` must contain; "hma", by
             attention sigmoid(logits) (`hierarchical_fusion`, variant "afa"); or "mean".
-        head: maps features to logits, such as `ScaleSpaceRendering(channels)`.
+        head: maps features to logits, such as `ScaleSpaceRendering(channels)`, or `SpatialAttention(channels)`.
         training_scales: in training; default, `scales`.
         flip: whether to add the flipped image in evaluation mode, and return the mean of both.
-        multiple: of which the network needs its image's height and width to be. The official code has 64 in training
-            and 128 in evaluation.
+        multiple: of which the network needs its image's height and width to be, or a pair of them. The official code
+            has 64 in training and 128 in evaluation.
         eps: in evaluation mode with "ssr", leave out the scales behind one that lets at most `eps` through anywhere.
+            An exported program runs them all.
         progress: whether to show a bar of the scales (needs tqdm).
 
     In training the loss of single scales, or one without the rendering, needs what `scales_of(image)` returns:
@@ -105,28 +171,30 @@ class MultiScale(nn.Module):
         head: nn.Module | None = None,
         training_scales: Sequence[float] | None = None,
         flip: bool = False,
-        multiple: int = 1,
+        multiple: int | tuple[int, int] = 1,
         eps: float | None = None,
         progress: bool = False,
     ) -> None:
         super().__init__()
-        checks.one_of("fuse", fuse, FUSE)
+        checks.one_of("fuse", fuse, tuple(FUSE))
         training_scales = scales if training_scales is None else training_scales
         for name, given in (("scales", scales), ("training_scales", training_scales)):
             checks.ascending(name, given)
-            if fuse == "ssr":
+            if FUSE[fuse].at_scale_one:
                 _index_of_one(given, name)
         checks.pair("multiple", multiple, 1)
         if eps is not None:
             checks.number("eps", eps, 0)
         self.network, self.head, self.fuse = network, head, fuse
-        self.scales, self.training_scales = tuple(scales), tuple(training_scales)
+        self.scales, self.training_scales = tuple(map(float, scales)), tuple(map(float, training_scales))
         self.flip, self.multiple, self.eps, self.progress = flip, multiple, eps, progress
 
     def forward(self, image: Tensor) -> Tensor:
         """The fused prediction, (N, C, H, W)."""
+        if isinstance(image, fx.Proxy):
+            return plain.as_leaf(self, image)
         if self.training:
-            return self._fused(image)
+            return self._at_once(image)
         with torch.no_grad():
             fused = self._streamed(image)
             if self.flip:
@@ -135,7 +203,7 @@ class MultiScale(nn.Module):
 
     @torch.no_grad()
     def labels(
-        self, image: Tensor, value: str | None = None, dtype: torch.dtype = torch.int64
+        self, image: Tensor, *, value: str | None = None, dtype: torch.dtype = torch.int64
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The most likely class of every pixel in evaluation mode, (N, H, W); see `scale_space_labels`."""
         if self.training:
@@ -146,80 +214,75 @@ class MultiScale(nn.Module):
 
     def scales_of(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The predictions and logits of every scale, in training of the training scales; no logits with "mean"."""
-        scales = self.training_scales if self.training else self.scales
+        scales, fusing = self.training_scales if self.training else self.scales, FUSE[self.fuse]
         base = self._base(image)
-        results = [self._run(base, scale) for scale in scales]
-        predictions = [prediction for prediction, _ in results]
-        if self.fuse == "mean":
+        predictions, features = map(list, zip(*(self._run(base, scale) for scale in scales)))
+        if not fusing.by_logits:
             return predictions, []
-        at = _size(results[_index_of_one(scales)][1]) if self.fuse == "ssr" else None
-        return predictions, [self._logits(features, at) for _, features in results]
+        at = _size(features[_index_of_one(scales)]) if fusing.at_scale_one else None
+        return predictions, [self._logits(f, at) for f in features]
 
-    def _fused(self, image: Tensor) -> Tensor:
-        predictions, logits = self.scales_of(image)
-        size = _size(image)
-        if self.fuse == "ssr":
-            return scale_space_render(predictions, logits, size)
-        if self.fuse == "hma":
-            attentions = [y.sigmoid() for y in logits]
-            return hierarchical_fusion(predictions, attentions, self.training_scales, size=size)
-        return torch.stack([_resized(p, size) for p in predictions]).mean(0)
+    def _at_once(self, image: Tensor) -> Tensor:
+        scales = self.training_scales if self.training else self.scales
+        return FUSE[self.fuse].at_once(*self.scales_of(image), scales, _size(image))
 
     def _streamed(self, image: Tensor) -> Tensor:
-        base = self._base(image)
-        if self.fuse == "mean":
-            return self._mean(base, _size(image))
-        options = {"phi": "softplus", "background": "last", "resize": "opacities"} if self.fuse == "hma" else {}
-        renderer = ScaleSpaceRenderer(_size(image), **options)
-        # scale 1.0 runs first: the logits of all scales are made at the resolution of its features
-        known = {1.0: self._run(base, 1.0)} if self.fuse == "ssr" else {}
-        at = _size(known[1.0][1]) if known else None
-        for scale in self._shown(self.scales):
-            prediction, features = known.pop(scale) if scale in known else self._run(base, scale)
-            renderer.add(prediction, self._logits(features, at), last=scale == self.scales[-1])
-            if self.eps is not None and self.fuse == "ssr" and renderer.opaque(self.eps):
+        fusing, scales, base = FUSE[self.fuse], self.scales, self._base(image)
+        stream = fusing.streaming(_size(image), len(scales))
+        # Scale 1.0 runs first: the logits of all scales are made at the resolution of its features.
+        known = self._run(base, 1.0) if fusing.at_scale_one else None
+        at = None if known is None else _size(known[1])
+        for k, scale in enumerate(self._shown(scales)):
+            if known is not None and scale == 1:
+                (prediction, features), known = known, None
+            else:
+                prediction, features = self._run(base, scale)
+            logits = self._logits(features, at) if fusing.by_logits else None
+            stream.add(prediction, logits, last=k == len(scales) - 1)
+            if self.eps is not None and fusing.at_scale_one and self._may_stop() and stream.opaque(self.eps):
                 break
-        return renderer.render()
-
-    def _mean(self, base: Tensor, size: tuple[int, int]) -> Tensor:
-        mean: Tensor | None = None
-        for scale in self._shown(self.scales):
-            prediction, _ = self._run(base, scale)
-            dtype = torch.promote_types(prediction.dtype, torch.float32)
-            first = mean is None
-            if mean is None:
-                mean = prediction.new_empty((*prediction.shape[:2], *size), dtype=dtype)
-            share = mean.new_full((mean.shape[0], 1, 1, 1), 1 / len(self.scales))
-            scale_space_accumulate(mean, None, prediction, share, first)
-        assert mean is not None
-        return mean
+        return stream.render()
 
     def _base(self, image: Tensor) -> Tensor:
         checks.floating("image", image)
         checks.pixels("image", image)
-        height, width = (math.ceil(side / self.multiple) * self.multiple for side in image.shape[2:])
+        multiples = checks.pair("multiple", self.multiple, 1)
+        height, width = (side + (m - side % m) % m for side, m in zip(_size(image), multiples))
         return _resized(image, (height, width))
 
     def _run(self, base: Tensor, scale: float) -> tuple[Tensor, Any]:
         """The network's prediction at a scale, and its features or logits if it has any."""
-        size = math.floor(scale * base.shape[2]), math.floor(scale * base.shape[3])
-        if min(size) < 1:
+        height, width = _size(base) if scale == 1 else (math.floor(scale * side) for side in _size(base))
+        if isinstance(height, int) and isinstance(width, int) and min(height, width) < 1:
             raise ValueError(f"image of {base.shape[2]} x {base.shape[3]} pixels has none left at scale {scale}")
-        result = self.network(_resized(base, size))
-        if isinstance(result, Tensor) and self.fuse == "mean":
+        result = self.network(_resized(base, (height, width)))
+        if isinstance(result, Tensor) and not FUSE[self.fuse].by_logits:
             return result, None
+        wanted = "features" if self.head is not None else "logits"
         if not isinstance(result, (tuple, list)) or len(result) < 2:
-            wanted = "features" if self.head is not None else "logits"
             raise TypeError(f"network must return a pair (prediction, {wanted}), got {type(result).__name__}")
+        if FUSE[self.fuse].at_scale_one:
+            checks.floating(wanted, result[1])
         return result[0], result[1]
 
     def _logits(self, features: Tensor, at: tuple[int, int] | None) -> Tensor:
         """Of one scale, from features that are first resized."""
         if at is not None:
             features = _resized(features, at)
-        if self.head is None:
+        head = self.head
+        if head is None:
             return features
-        return self.head.logits(features) if isinstance(self.head, SpatialAttention) else self.head(features)
+        if type(head) in (SpatialAttention, ScaleSpaceRendering) and plain.why_hooked(head) is None:
+            return head.logits(features)  # type: ignore[operator, union-attr]
+        if isinstance(head, SpatialAttention) and head.activation is not None:
+            raise ValueError(
+                f"head must have activation=None, so that it gives logits when it is called for its hooks, "
+                f"got {head.activation!r}"
+            )
+        return head(features)
+
+    def _may_stop(self) -> bool:
+        return not torch.compiler.is_exporting()
 
     def _shown(self, scales: Sequence[float]) -> Iterator[float]:
         if not self.progress:
@@ -243,6 +306,15 @@ def _size(x: Tensor) -> tuple[int, int]:
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if _size(x) == size:
+    if isinstance(x, Tensor) and _are_same(_size(x), size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def _are_same(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes are the same; where a program for every size is made, whether they are so always."""
+    if not torch.compiler.is_compiling():
+        return one == other
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(one[0] == other[0]) and statically_known_true(one[1] == other[1])

@@ -22,8 +22,8 @@ def check(
     momentum: float,
     eps: float,
     activation_slope: float,
-) -> bool:
-    """Raise where an argument is wrong; whether the statistics are those of the batch.
+) -> tuple[bool, float, float, float]:
+    """Raise where an argument is wrong. Returns whether the statistics are those of the batch, and the three numbers.
 
     `like` is the argument that determines `channels`, and `size` the shape of what is normalised.
     """
@@ -33,25 +33,20 @@ def check(
     if running_var is not None:
         per_channel["running_var"] = running_var
     for name, value in per_channel.items():
-        checks.floating(name, value, dim=1)
-        checks.shape(name, value, (channels,), *like)
-        checks.same_device(name, value, *like)
+        checks.like(name, value, (channels,), *like)
     if (running_mean is None) != (running_var is None):
         given, missing = ("running_mean", "running_var") if running_var is None else ("running_var", "running_mean")
         raise ValueError(f"{missing} must be a Tensor like {given}, or both None, got None")
-    for name, number, least in (
-        ("momentum", momentum, 0.0),
-        ("eps", eps, 0.0),
-        ("activation_slope", activation_slope, 0.0),
-    ):
-        checks.number(name, number, least)
-    batch_statistics = training or running_mean is None
+    momentum = checks.number("momentum", momentum, 0.0)
+    eps = checks.number("eps", eps, 0.0)
+    activation_slope = checks.number("activation_slope", activation_slope, 0.0)
+    batch_statistics = bool(training) or running_mean is None
     if batch_statistics and math.prod((size[0], *size[2:])) == 1:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {torch.Size(size)}; use "
             "SyncBatchNorm, another norm_layer, or eval mode"
         )
-    return batch_statistics
+    return batch_statistics, momentum, eps, activation_slope
 
 
 def update(
@@ -69,7 +64,3 @@ def update(
 def count(hidden: Tensor) -> int:
     """The number of values of a channel."""
     return math.prod((hidden.shape[0], *hidden.shape[2:]))
-
-
-def arithmetic(hidden: Tensor) -> torch.dtype:
-    return torch.promote_types(hidden.dtype, torch.float32)

@@ -1,57 +1,243 @@
-"""How an operation becomes a dispatcher op `afa::<name>`.
+"""How an operation becomes a dispatcher op `afa::<name>`, written once for all of them.
 
 `Library.define` and `Library.impl` with an autograd.Function under the Autograd key, so that the op itself is
 differentiable, whoever calls it. `benchmarks/registration.py` measures the overhead per call of this and other styles.
+
+Every op has a last argument `str? backend=None`, which the schemas here leave out: the backend asked for when the op
+was called, which its backward op gets too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function, has_torch_function
+
+from afa_kernels import backends, layout
 
 _library = torch.library.Library("afa", "DEF")
 
+Op = torch._ops.OpOverload
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-def define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
-    """Define the op of `schema`. `kernel` computes on every device, `fake` gives the outputs' metadata."""
+
+def public(function: _Function) -> _Function:
+    """Let `__torch_function__` of an argument have the call: that of torch.fx's proxies, of modes, of subclasses."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = _flat((*args, *kwargs.values()))
+        if has_torch_function(given):
+            return handle_torch_function(call, given, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def define(schema: str, allocate: Callable[..., Any], prepare: Callable[..., Sequence[Any]]) -> Op:
+    """Define the op of `schema`, which a launcher of the backend computes.
+
+    `allocate` of the arguments gives the outputs, unfilled, or None in place: it is also the op's fake kernel.
+    `prepare` of the arguments gives what the launcher takes before the outputs: those of the arguments that it needs,
+    in their order. An op whose first tensor is empty has nothing to compute: its outputs are zeros.
+    """
+    arguments, returns = _arguments(schema), schema.rsplit("->", 1)[1]
+    name, given = schema.split("(")[0], len(arguments)
+    first = next(i for i, a in enumerate(arguments) if a.startswith("Tensor") and "?" not in a)
+    stem = name if name.endswith("_backward") else f"{name}_forward"
+    several = "," in returns  # outputs of a list are launched as a list
+
+    def kernel(*args: Any) -> Any:
+        args, backend = args[:given], args[given] if len(args) > given else None
+        result = allocate(*args)
+        outputs = () if result is None else result if several else (result,)
+        x = args[first] if isinstance(args[first], Tensor) else args[first][0]
+        if x.numel() == 0:
+            for t in _flat(outputs):
+                t.zero_()
+        elif result is None or any(t.numel() > 0 for t in _flat(outputs)):
+            backends.launcher(stem, x.device.type, backend)(*prepare(*args), *outputs)
+        return result
+
+    return _defined(schema, kernel, lambda *args: allocate(*args[:given]))
+
+
+def define_by_aten(schema: str, allocate: Callable[..., Any]) -> Op:
+    """Define the op of `schema`, which the function of its name in `aten_kernels` computes, outputs and all."""
+    name, given = schema.split("(")[0], len(_arguments(schema))
+    stem = name if name.endswith("_backward") else f"{name}_forward"
+
+    def kernel(*args: Any) -> Any:
+        compute = backends._aten(stem)
+        assert compute is not None
+        return compute(*args[:given])
+
+    return _defined(schema, kernel, lambda *args: allocate(*args[:given]))
+
+
+def _arguments(schema: str) -> list[str]:
+    return schema[schema.index("(") + 1 : schema.rindex(") ->")].split(", ")
+
+
+def _flat(args: Sequence[Any]) -> list[Any]:
+    """The arguments, and in the place of a list what is in it."""
+    return [x for a in args for x in (a if isinstance(a, (list, tuple)) else (a,))]
+
+
+def _defined(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> Op:
     name = schema.split("(")[0]
-    _library.define(schema)
+    head, returns = schema.rsplit(") ->", 1)
+    _library.define(f"{head}, str? backend=None) ->{returns}")
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"afa::{name}", fake, lib=_library)
-    return getattr(torch.ops.afa, name).default
+    op = getattr(torch.ops.afa, name).default
+    if op._schema.returns:
+        torch.library.register_vmap(f"afa::{name}", functools.partial(_one_by_one, op), lib=_library)
+    return op
 
 
-def differentiate(op: torch._ops.OpOverload, function: type[torch.autograd.Function]) -> None:
-    """Run `function` where a gradient may be asked for. Its first argument computes `op` without recording it.
+def _one_by_one(op: Op, info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Any, Any]:
+    """torch.func.vmap of `op`: one call for each element, and the results stacked."""
 
-    autograd.Function sees no tensor inside a list, so the tensors of a list argument are given one by one.
+    def element(i: int, x: Any, dim: Any) -> Any:
+        if isinstance(x, (list, tuple)) and isinstance(dim, (list, tuple)):
+            return [element(i, y, d) for y, d in zip(x, dim)]
+        return x if dim is None else x.select(dim, i)
+
+    if info.batch_size == 0:
+        raise NotImplementedError(f"torch.func.vmap of {op._schema.name} needs at least one element")
+    results = [op(*(element(i, x, d) for x, d in zip(args, in_dims))) for i in range(info.batch_size)]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    kind = type(results[0])
+    return kind(torch.stack(every) for every in zip(*results)), kind(0 for _ in results[0])
+
+
+def differentiate(
+    op: Op, backward_op: Op, of: Sequence[str], keep: Callable[..., dict[str, Any]] = lambda *args: {}
+) -> None:
+    """Make `backward_op` the gradient of `op` in its arguments `of`, in this order.
+
+    Each argument of `backward_op` is by its name: an argument or an output of `op`, which is saved; "grad" or "grad_x",
+    the gradient of the first output or of the output x; "needed", for each tensor `of` whether its gradient is asked
+    for; or what `keep`, of the arguments of `op`, gives of that name. It returns the gradients that are needed.
     """
-    lists = [i for i, argument in enumerate(op._schema.arguments) if str(argument.type) == "List[Tensor]"]
+    inputs = [a.name for a in op._schema.arguments]
+    outputs = [r.name for r in op._schema.returns]
+    taken = [a.name for a in backward_op._schema.arguments]
+    of_outputs = ["grad" if "grad" in taken and i == 0 else f"grad_{name}" for i, name in enumerate(outputs)]
+    constant = [i for i, name in enumerate(of_outputs) if name not in taken]
+
+    def forward(ctx: Any, below: Any, lengths: list[int | None], *flat: Any) -> Any:
+        rest = iter(flat)
+        args = [next(rest) if n is None else [next(rest) for _ in range(n)] for n in lengths]
+        result = op.redispatch(below, *args)
+        results = (result,) if isinstance(result, Tensor) else result
+        known = dict(zip(inputs, args)) | dict(zip(outputs, results)) | keep(*args[:-1])
+        ctx.known = {name: known[name] for name in taken if name in known}
+        tensors: list[Tensor] = []
+        for name, value in ctx.known.items():
+            if isinstance(value, Tensor):
+                ctx.known[name] = slice(len(tensors), None)
+                tensors.append(value)
+            elif isinstance(value, list) and value and isinstance(value[0], Tensor):
+                ctx.known[name] = slice(len(tensors), len(tensors) + len(value))
+                tensors += value
+        ctx.save_for_backward(*tensors)
+        ctx.places = _places(inputs, lengths, of)
+        ctx.mark_non_differentiable(*(results[i] for i in constant))
+        ctx.set_materialize_grads(False)  # for what has no gradient no zeros are made
+        return tuple(result) if isinstance(result, list) else result
+
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        if all(g is None for g in grads):
+            return tuple(found)
+        needed = [ctx.needs_input_grad[place] for place in ctx.places]
+        known: dict[str, Any] = dict(zip(of_outputs, grads))
+        known["needed"] = needed
+        saved = ctx.saved_tensors
+        for name, value in ctx.known.items():
+            if isinstance(value, slice):
+                known[name] = saved[value.start] if value.stop is None else list(saved[value])
+            else:
+                known[name] = value
+        result = backward_op(*[known[name] for name in taken])
+        made = iter((result,) if isinstance(result, Tensor) else result)
+        for place, wanted in zip(ctx.places, needed):
+            if wanted:
+                found[place] = next(made)
+        return tuple(found)
+
+    name = op._schema.name.removeprefix("afa::")
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    _differentiate(op, type(name.title().replace("_", ""), (torch.autograd.Function,), methods))
+    _differentiable_once(backward_op, name)
+
+
+def _places(inputs: list[str], lengths: list[int | None], of: Sequence[str]) -> list[int]:
+    """Where the tensors of the arguments `of` are among what the derivative's forward takes after ctx."""
+    places, at = {}, 2
+    for name, n in zip(inputs, lengths):
+        places[name] = range(at, at + (1 if n is None else n))
+        at = places[name].stop
+    return [place for name in of for place in places[name]]
+
+
+def _differentiate(op: Op, function: type[torch.autograd.Function]) -> None:
+    """Run `function` where a gradient may be asked for.
+
+    It takes the keyset below autograd, then for each argument None or, of a list of tensors, its length, and then the
+    arguments, the tensors of lists one by one: autograd.Function sees no tensor inside a list.
+    """
+    lists = [str(argument.type) == "List[Tensor]" for argument in op._schema.arguments]
+    all_but_backend = len(lists) - 1
+    # At the Autograd key torch.func is down to one level of its transforms, whose tensors autograd takes as they are.
+    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
     def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
         below = keyset & torch._C._after_autograd_keyset
-
-        def forward(*inputs: Any) -> Any:
-            rest = iter(inputs)
-            return op.redispatch(below, *([next(rest) for _ in a] if i in lists else next(rest) for i, a in numbered))
-
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(op, args)
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
             return op.redispatch(below, *args)
-        numbered = list(enumerate(args))
-        return function.apply(forward, *(x for i, a in numbered for x in (a if i in lists else [a])))
+        if len(args) == all_but_backend:  # the dispatcher leaves out what is the default
+            args = (*args, None)
+        lengths = [len(a) if is_list else None for a, is_list in zip(args, lists)]
+        flat = [x for a, is_list in zip(args, lists) for x in (a if is_list else (a,))]
+        if torch._C._are_functorch_transforms_active():
+            with enable_single_level_autograd_function():
+                return apply(below, lengths, *flat)
+        return apply(below, lengths, *flat)
 
     _library.impl(op._schema.name.removeprefix("afa::"), autograd, "Autograd", with_keyset=True)
 
 
-def differentiable_once(op: torch._ops.OpOverload, public_name: str) -> None:
+def _refuse_tangents(op: Op, args: Sequence[Any]) -> None:
+    """Raise where forward-mode differentiation would silently lose a tangent."""
+    if any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in _flat(args)):
+        name = op._schema.name.removeprefix("afa::")
+        raise NotImplementedError(
+            f"{name} has no forward-mode derivative; compute it inside afa_kernels.use_backend('reference')"
+        )
+
+
+def _differentiable_once(op: Op, public_name: str) -> None:
     """Make a gradient of the backward op `op` an error instead of a silent zero."""
 
     class Once(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, forward: Callable[..., Any], *args: Any) -> Any:
-            result = forward(*args)
+        def forward(ctx: Any, below: Any, lengths: list[int | None], *flat: Any) -> Any:
+            rest = iter(flat)
+            result = op.redispatch(
+                below, *(next(rest) if n is None else [next(rest) for _ in range(n)] for n in lengths)
+            )
             return tuple(result) if isinstance(result, list) else result  # whose tensors autograd sees; a list's not
 
         @staticmethod
@@ -61,4 +247,20 @@ def differentiable_once(op: torch._ops.OpOverload, public_name: str) -> None:
                 "afa_kernels.use_backend('reference')"
             )
 
-    differentiate(op, Once)
+    _differentiate(op, Once)
+
+
+def values_are_there(x: Tensor) -> bool:
+    """Whether Python may read values of `x`: not of a fake one, nor inside torch.compile, export or func."""
+    plain = type(x) in (Tensor, torch.nn.Parameter)
+    return plain and not torch.compiler.is_compiling() and not torch._C._functorch.maybe_current_level()
+
+
+def gradients(needed: Sequence[bool], maps: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """Unfilled gradients, where needed, of `maps`, in the memory format of the first, and of `others`, contiguous."""
+    shapes = [*((x, maps[0]) for x in maps), *((x, None) for x in others)]
+    return [
+        x.new_empty(x.shape) if like is None else layout.empty(x.shape, like)
+        for (x, like), wanted in zip(shapes, needed)
+        if wanted
+    ]

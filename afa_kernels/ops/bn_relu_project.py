@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from afa_kernels import backends, checks, layout
+from afa_kernels import backends, checks, dtypes, layout
 from afa_kernels.ops import _batch_norm as batch_norm
 from afa_kernels.ops import _registration as registration
 from afa_kernels.reference import bn_relu_project as reference
 
 
+@registration.public
 def bn_relu_project(
     hidden: Tensor,
     weight: Tensor,
@@ -22,6 +22,7 @@ def bn_relu_project(
     running_var: Tensor | None,
     project_weight: Tensor,
     training: bool,
+    *,
     momentum: float = 0.1,
     eps: float = 1e-5,
     activation_slope: float = 0.0,
@@ -68,174 +69,83 @@ def bn_relu_project(
     torch.Size([2, 1, 32, 64])
     """
     checks.floating("hidden", hidden)
-    batch_statistics = batch_norm.check(
+    batch_statistics, momentum, eps, activation_slope = batch_norm.check(
         ("hidden", hidden), hidden.shape[1], hidden.shape,
         weight, bias, running_mean, running_var, training, momentum, eps, activation_slope,
     )  # fmt: skip
-    checks.floating("project_weight", project_weight)
-    checks.shape("project_weight", project_weight, (1, hidden.shape[1], 1, 1), "hidden", hidden)
-    checks.same_device("project_weight", project_weight, "hidden", hidden)
-    known_mean, known_var = (None, None) if batch_statistics else (running_mean, running_var)
-    op = reference.bn_relu_project if backends.choose(hidden.device.type) == "reference" else _op
-    logits, mean, variance = op(
-        hidden, weight, bias, known_mean, known_var, project_weight, eps, activation_slope, abs_weight
-    )
+    checks.like("project_weight", project_weight, (1, hidden.shape[1], 1, 1), "hidden", hidden)
+    known = (None, None) if batch_statistics else (running_mean, running_var)
+    given = hidden, weight, bias, *known, project_weight, eps, activation_slope, bool(abs_weight)
+    backend = backends.choose("bn_relu_project", hidden.device.type)
+    if backend == "reference":
+        logits, mean, variance = reference.bn_relu_project(*given)
+    else:
+        logits, mean, variance = _op(*given, backend)
     if training and running_mean is not None and running_var is not None:
         batch_norm.update(running_mean, running_var, mean, variance, batch_norm.count(hidden), momentum)
     return logits
 
 
-def _forward(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    project_weight: Tensor,
-    eps: float,
-    activation_slope: float,
-    abs_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    outputs = _fake_forward(
-        hidden, weight, bias, running_mean, running_var, project_weight, eps, activation_slope, abs_weight
-    )
-    logits, mean, variance = outputs
-    if running_mean is not None and running_var is not None:
-        mean.copy_(running_mean)
-        variance.copy_(running_var)
-    if hidden.numel() > 0:
-        launch = backends.launcher("bn_relu_project_forward", hidden.device.type)
-        parameters = _parameters(hidden, weight, bias, project_weight)
-        options = running_mean is None, eps, activation_slope, abs_weight
-        launch(layout.walkable(hidden, layout.memory_format(hidden)), *parameters, *options, mean, variance, logits)
-        return outputs
-    if running_mean is None:
-        mean.zero_()
-        variance.zero_()
-    logits.zero_()
-    return outputs
-
-
-def _fake_forward(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    project_weight: Tensor,
-    eps: float,
-    activation_slope: float,
-    abs_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _allocate(hidden: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     batch, channels, height, width = hidden.shape
-    mean, variance = (hidden.new_empty(channels, dtype=batch_norm.arithmetic(hidden)) for _ in range(2))
+    mean, variance = (hidden.new_empty(channels, dtype=dtypes.arithmetic(hidden)) for _ in range(2))
     return hidden.new_empty((batch, 1, height, width)), mean, variance
 
 
-def _backward(
-    grad: Tensor,
+def _prepare(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
     project_weight: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    batch_statistics: bool,
-    eps: float,
-    activation_slope: float,
-    abs_weight: bool,
-    needed: list[bool],
+    *options: Any,
+) -> tuple[Any, ...]:
+    rows = (_row(hidden, p) for p in (weight, bias, running_mean, running_var, project_weight))
+    return layout.walkable(hidden, layout.memory_format(hidden)), *rows, *options
+
+
+def _allocate_backward(
+    grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, project_weight: Tensor, *rest: Any
 ) -> list[Tensor]:
-    statistics = mean, variance, batch_statistics
-    options = eps, activation_slope, abs_weight
-    grads = _fake_backward(grad, hidden, weight, bias, project_weight, *statistics, *options, needed)
-    if hidden.numel() == 0:
-        return [t.zero_() for t in grads]
-    parameters = _parameters(hidden, weight, bias, project_weight)
-    outputs = iter(grads)
-    grad_hidden = next(outputs) if needed[0] else None
-    of_parameters = [next(outputs) if wanted else None for wanted in needed[1:]]
-    # In the type of the arithmetic, in place where that is the parameter's own.
-    computed = [
-        out if out is None else out.view(-1) if out.dtype == p.dtype else torch.empty_like(p)
-        for out, p in zip(of_parameters, parameters)
-    ]
-    launch = backends.launcher("bn_relu_project_backward", hidden.device.type)
-    launch(
-        layout.walkable(grad, torch.contiguous_format),
-        layout.walkable(hidden, layout.memory_format(hidden)),
-        *parameters,
-        *statistics,
-        *options,
-        grad_hidden,
-        *computed,
-    )
-    for out, values in zip(of_parameters, computed):
-        if out is not None and values is not None and out.dtype != values.dtype:
-            out.copy_(values.view(out.shape))
-    return grads
+    dtype = dtypes.arithmetic(hidden)
+    of_hidden, *of_parameters = rest[-1]
+    grads = [layout.empty(hidden.shape, hidden)] if of_hidden else []
+    parameters = zip((weight, bias, project_weight), of_parameters)
+    return grads + [layout.empty_parameter(p, dtype) for p, wanted in parameters if wanted]
 
 
-def _fake_backward(
-    grad: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    project_weight: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    batch_statistics: bool,
-    eps: float,
-    activation_slope: float,
-    abs_weight: bool,
-    needed: list[bool],
-) -> list[Tensor]:
-    parameters = (weight, bias, project_weight)
-    grads = (layout.empty(hidden.shape, hidden), *(p.new_empty(p.shape) for p in parameters))
-    return [t for t, wanted in zip(grads, needed) if wanted]
+def _prepare_backward(
+    grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, project_weight: Tensor, *rest: Any
+) -> tuple[Any, ...]:
+    rows = (_row(hidden, p) for p in (weight, bias, project_weight))
+    mean, variance, *options = rest
+    maps = layout.walkable(grad, torch.contiguous_format), layout.walkable(hidden, layout.memory_format(hidden))
+    return *maps, *rows, mean.contiguous(), variance.contiguous(), *options
 
 
-def _parameters(hidden: Tensor, *parameters: Tensor) -> list[Tensor]:
-    """The parameters as rows in the type of the arithmetic."""
-    return [p.reshape(-1).to(batch_norm.arithmetic(hidden)).contiguous() for p in parameters]
+def _row(hidden: Tensor, parameter: Tensor | None) -> Tensor | None:
+    """A parameter as a row in the type of the arithmetic."""
+    return None if parameter is None else parameter.reshape(-1).to(dtypes.arithmetic(hidden)).contiguous()
 
 
 _OPTIONS = "float eps, float activation_slope, bool abs_weight"
 _op = registration.define(
     "bn_relu_project(Tensor hidden, Tensor weight, Tensor bias, Tensor? running_mean, Tensor? running_var, "
-    f"Tensor project_weight, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
-    _forward,
-    _fake_forward,
+    f"Tensor project_weight, {_OPTIONS}) -> (Tensor logits, Tensor mean, Tensor variance)",
+    _allocate,
+    _prepare,
 )
+# The gradients of the parameters are in the type of the arithmetic; autograd gives them the parameters' own.
 _backward_op = registration.define(
     "bn_relu_project_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor project_weight, "
-    f"Tensor mean, Tensor variance, bool batch_statistics, {_OPTIONS}, bool[] needed) -> Tensor[]",
-    _backward,
-    _fake_backward,
+    f"Tensor mean, Tensor variance, bool batch_statistics, {_OPTIONS}, bool[] needed) -> Tensor[] grads",
+    _allocate_backward,
+    _prepare_backward,
 )
-
-
-class BnReluProject(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, below: Callable[..., Any], *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        hidden, weight, bias, running_mean, _, project_weight, *ctx.options = inputs
-        ctx.batch_statistics = running_mean is None
-        logits, mean, variance = below(*inputs)
-        ctx.save_for_backward(hidden, weight, bias, project_weight, mean, variance)
-        ctx.mark_non_differentiable(mean, variance)
-        ctx.set_materialize_grads(False)  # for what has no gradient no zeros are made
-        return logits, mean, variance
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * len(ctx.needs_input_grad)
-        _, hidden, weight, bias, _, _, project, *_ = ctx.needs_input_grad
-        needed = [hidden, weight, bias, project]
-        grads = iter(_backward_op(grad, *ctx.saved_tensors, ctx.batch_statistics, *ctx.options, needed))
-        of_hidden, of_weight, of_bias, of_project = (next(grads) if wanted else None for wanted in needed)
-        return None, of_hidden, of_weight, of_bias, None, None, of_project, None, None, None
-
-
-registration.differentiate(_op, BnReluProject)
-registration.differentiable_once(_backward_op, "bn_relu_project")
+registration.differentiate(
+    _op,
+    _backward_op,
+    of=("hidden", "weight", "bias", "project_weight"),
+    keep=lambda hidden, weight, bias, running_mean, *rest: {"batch_statistics": running_mean is None},
+)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from afa_kernels import backends, checks
+from afa_kernels import backends, checks, dtypes, layout
 from afa_kernels.ops import _batch_norm as batch_norm
 from afa_kernels.ops import _registration as registration
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.reference import channel_attention as reference
 
 
+@registration.public
 def channel_attention(
     x: Tensor,
     conv1_weight: Tensor,
@@ -24,6 +23,7 @@ def channel_attention(
     running_var: Tensor | None,
     conv2_weight: Tensor,
     training: bool,
+    *,
     momentum: float = 0.1,
     eps: float = 1e-5,
     activation_slope: float = 0.0,
@@ -69,9 +69,8 @@ def channel_attention(
     checks.floating("x", x)
     checks.floating("conv1_weight", conv1_weight)
     hidden = conv1_weight.shape[0]
-    checks.shape("conv1_weight", conv1_weight, (hidden, x.shape[1], 1, 1), "x", x)
-    checks.same_device("conv1_weight", conv1_weight, "x", x)
-    batch_statistics = batch_norm.check(
+    checks.like("conv1_weight", conv1_weight, (hidden, x.shape[1], 1, 1), "x", x)
+    batch_statistics, momentum, eps, activation_slope = batch_norm.check(
         ("conv1_weight", conv1_weight), hidden, (x.shape[0], hidden, 1, 1),
         weight, bias, running_mean, running_var, training, momentum, eps, activation_slope,
     )  # fmt: skip
@@ -79,42 +78,31 @@ def channel_attention(
     checks.shape("conv2_weight", conv2_weight, (conv2_weight.shape[0], hidden, 1, 1), "conv1_weight", conv1_weight)
     checks.same_device("conv2_weight", conv2_weight, "x", x)
     avg, max = global_avg_max_pool(x)
-    if batch_statistics or backends.choose(x.device.type) == "reference":
-        known = (None, None) if batch_statistics else (running_mean, running_var)
-        logits, statistics = reference.channel_attention(
-            avg, max, conv1_weight, weight, bias, *known, conv2_weight, eps, activation_slope, abs_weight
-        )
-        if training and running_mean is not None and running_var is not None:
-            for mean, variance in statistics:
-                batch_norm.update(running_mean, running_var, mean, variance, x.shape[0], momentum)
-        return logits
-    parameters = conv1_weight, weight, bias, running_mean, running_var, conv2_weight
-    return _op(avg, max, *parameters, eps, activation_slope, abs_weight)
-
-
-def _forward(
-    avg: Tensor,
-    max: Tensor,
-    conv1_weight: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    conv2_weight: Tensor,
-    eps: float,
-    activation_slope: float,
-    abs_weight: bool,
-) -> Tensor:
-    given = conv1_weight, weight, bias, running_mean, running_var, conv2_weight
-    logits = _fake_forward(avg, max, *given, eps, activation_slope, abs_weight)
-    if logits.numel() > 0:
-        parameters = [t.to(batch_norm.arithmetic(avg)).contiguous() for t in given]
-        launch = backends.launcher("channel_attention_forward", avg.device.type)
-        launch(avg.contiguous(), max.contiguous(), *parameters, eps, activation_slope, abs_weight, logits)
+    known = (None, None) if batch_statistics else (running_mean, running_var)
+    given = avg, max, conv1_weight, weight, bias, *known, conv2_weight, eps, activation_slope, bool(abs_weight)
+    backend = "reference" if batch_statistics else backends.choose("channel_attention", x.device.type)
+    if backend != "reference":
+        return _op(*given, backend)
+    logits, statistics = reference.channel_attention(*given)
+    if training and running_mean is not None and running_var is not None:
+        for mean, variance in statistics:
+            batch_norm.update(running_mean, running_var, mean, variance, x.shape[0], momentum)
     return logits
 
 
-def _fake_forward(
+def _allocate(avg: Tensor, max: Tensor, *rest: Any) -> Tensor:
+    conv2_weight = rest[5]
+    return avg.new_empty((avg.shape[0], conv2_weight.shape[0], 1, 1))
+
+
+def _prepare(avg: Tensor, max: Tensor, *rest: Any) -> tuple[Any, ...]:
+    *parameters, eps, activation_slope, abs_weight = rest
+    rows = (p.to(dtypes.arithmetic(avg)).contiguous() for p in parameters)
+    return avg.contiguous(), max.contiguous(), *rows, eps, activation_slope, abs_weight
+
+
+def _allocate_backward(
+    grad: Tensor,
     avg: Tensor,
     max: Tensor,
     conv1_weight: Tensor,
@@ -123,63 +111,18 @@ def _fake_forward(
     running_mean: Tensor,
     running_var: Tensor,
     conv2_weight: Tensor,
-    eps: float,
-    activation_slope: float,
-    abs_weight: bool,
-) -> Tensor:
-    return avg.new_empty((avg.shape[0], conv2_weight.shape[0], 1, 1))
+    *rest: Any,
+) -> list[Tensor]:
+    inputs = avg, max, conv1_weight, weight, bias, conv2_weight
+    return [layout.empty_parameter(t) for t, wanted in zip(inputs, rest[-1]) if wanted]
 
 
-_op = registration.define(
-    "channel_attention(Tensor avg, Tensor max, Tensor conv1_weight, Tensor weight, Tensor bias, Tensor running_mean, "
-    "Tensor running_var, Tensor conv2_weight, float eps, float activation_slope, bool abs_weight) -> Tensor",
-    _forward,
-    _fake_forward,
+_INPUTS = (
+    "Tensor avg, Tensor max, Tensor conv1_weight, Tensor weight, Tensor bias, Tensor running_mean, "
+    "Tensor running_var, Tensor conv2_weight, float eps, float activation_slope, bool abs_weight"
 )
-
-
-class ChannelAttention(torch.autograd.Function):
-    """The hidden units are computed again for backward; on vectors this long that is plain PyTorch's work."""
-
-    @staticmethod
-    def forward(ctx: Any, below: Callable[..., Any], *inputs: Any) -> Tensor:
-        *given, ctx.eps, ctx.activation_slope, ctx.abs_weight = inputs
-        ctx.save_for_backward(*given)
-        return below(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        arithmetic = batch_norm.arithmetic(saved[0])
-        avg, max, conv1, weight, bias, mean, variance, conv2 = (t.to(arithmetic) for t in saved)
-        conv1, conv2, grad = conv1.flatten(1), conv2.flatten(1), grad.to(arithmetic).flatten(1)
-        gamma = weight.abs() + ctx.eps if ctx.abs_weight else weight
-        deviation = torch.rsqrt(variance + ctx.eps)
-        pooled = torch.cat((avg, max)).flatten(1)  # (2N, C): both branches at once, in half the kernels
-        normalised = (reference.linear(pooled, conv1) - mean) * deviation
-        y = normalised * gamma + bias
-        of_avg, of_max = _rectify(y, y, ctx.activation_slope).chunk(2)
-        grad_y = _rectify(y, reference.linear(grad, conv2.t()).repeat(2, 1), ctx.activation_slope)
-        grad_linear = grad_y * (gamma * deviation)
-        grad_gamma = (grad_y * normalised).sum(0)
-        if ctx.abs_weight:
-            grad_gamma = grad_gamma * weight.sign()
-        grads = (
-            *reference.linear(grad_linear, conv1.t()).chunk(2),
-            reference.linear(grad_linear.t(), pooled.t()),
-            grad_gamma,
-            grad_y.sum(0),
-            None,
-            None,
-            reference.linear(grad.t(), (of_avg + of_max).t()),
-        )
-        shaped = [None if g is None else g.view(t.shape).to(t.dtype) for g, t in zip(grads, saved)]
-        return None, *shaped, None, None, None
-
-
-def _rectify(y: Tensor, value: Tensor, slope: float) -> Tensor:
-    """`value` where y > 0, else slope * value. ReLU lets NaN through and gives 0 for infinity."""
-    return torch.where(y > 0, value, slope * value) if slope else value.masked_fill(y <= 0, 0)
-
-
-registration.differentiate(_op, ChannelAttention)
+_op = registration.define(f"channel_attention({_INPUTS}) -> Tensor logits", _allocate, _prepare)
+_backward_op = registration.define_by_aten(
+    f"channel_attention_backward(Tensor grad, {_INPUTS}, bool[] needed) -> Tensor[] grads", _allocate_backward
+)
+registration.differentiate(_op, _backward_op, of=("avg", "max", "conv1_weight", "weight", "bias", "conv2_weight"))

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from afa_kernels import backends, checks, layout
+from afa_kernels import backends, checks, dtypes, layout
 from afa_kernels.ops import _registration as registration
-from afa_kernels.ops.scale_space_weights import MOST_SCALES, promoted_type, result_type
+from afa_kernels.ops import _scale_space as scale_space
 from afa_kernels.reference import hierarchical_fusion as reference
 
 VARIANT = ("afa", "nvidia")
 
 
+@registration.public
 def hierarchical_fusion(
     predictions: Sequence[Tensor],
     attentions: Sequence[Tensor],
     scales: Sequence[float],
-    variant: str = "afa",
     size: tuple[int, int] | None = None,
+    *,
+    variant: str = "afa",
 ) -> Tensor:
     """Blend the predictions of K scales by attention, from the finest scale to the coarsest.
 
@@ -45,8 +47,8 @@ def hierarchical_fusion(
         attentions: K tensors (N, 1, h, w) in [0, 1], already activated, each of any size ("nvidia": of its
             prediction's). That of the finest scale is not used and may be left out.
         scales: K numbers, ascending, coarse to fine.
-        variant: "afa" or "nvidia".
         size: (H, W) of the output; by default that of the prediction of scale 1.0.
+        variant: "afa" or "nvidia".
 
     Returns:
         (N, C, H, W) in the promoted type of the predictions (under autocast in float32) and the memory format of the
@@ -67,24 +69,27 @@ def hierarchical_fusion(
     >>> afa_kernels.hierarchical_fusion(predictions, [attention], scales=(0.5, 1.0)).shape
     torch.Size([2, 19, 32, 64])
     """
-    size = _check(predictions, attentions, scales, variant, size)
+    scales, size = _check(predictions, attentions, scales, size, variant)
     attentions = attentions[: len(predictions) - 1]
     first = predictions[0]
-    promoted = promoted_type(predictions)
-    dtype = result_type(promoted, first.device.type)
-    if backends.choose(first.device.type) == "reference":
+    promoted = dtypes.promoted(predictions)
+    dtype = dtypes.result_type(promoted, first.device.type)
+    backend = backends.choose("hierarchical_fusion", first.device.type)
+    if backend == "reference":
         return reference.hierarchical_fusion(predictions, attentions, scales, variant, size, dtype)
-    predictions = [prediction.to(promoted) for prediction in predictions]
     if variant == "afa":
-        return _op(predictions, attentions, *size, False, dtype)
+        return _op([p.to(promoted) for p in predictions], attentions, *size, False, dtype, backend)
+    # What is between two steps stays in the type of the arithmetic.
+    arithmetic = torch.promote_types(promoted, torch.float32)
+    predictions, attentions = ([t.to(arithmetic) for t in given] for given in (predictions, attentions))
     fused = predictions[-1]
     coarse = sum(scale < 1 for scale in scales[:-1])
     for k in reversed(range(coarse, len(predictions) - 1)):
         at = predictions[k].shape[2:]
-        fused = _op([predictions[k], fused], [attentions[k]], *at, False, promoted)
+        fused = _op([predictions[k], fused], [attentions[k]], *at, False, arithmetic, backend)
     if coarse > 0:
-        products = [a.to(promoted) * f for a, f in zip(attentions[:coarse], predictions)]
-        fused = _op([*products, fused], attentions[:coarse], *fused.shape[2:], True, promoted)
+        products = [a * f for a, f in zip(attentions[:coarse], predictions)]
+        fused = _op([*products, fused], attentions[:coarse], *fused.shape[2:], True, arithmetic, backend)
     if tuple(fused.shape[2:]) != tuple(size):
         fused = F.interpolate(fused, size, mode="bilinear", align_corners=False)
     return fused.to(dtype)
@@ -94,22 +99,15 @@ def _check(
     predictions: Sequence[Tensor],
     attentions: Sequence[Tensor],
     scales: Sequence[float],
-    variant: str,
     size: tuple[int, int] | None,
-) -> tuple[int, int]:
-    """Raise where an argument is wrong; the size of the output."""
+    variant: str,
+) -> tuple[tuple[float, ...], tuple[int, int]]:
+    """Raise where an argument is wrong. Returns the scales and the size of the output."""
     checks.one_of("variant", variant, VARIANT)
-    checks.sequence("predictions", predictions)
-    checks.count("predictions", len(predictions), MOST_SCALES)
+    scale_space.check_predictions(predictions)
     checks.sequence("attentions", attentions)
-    checks.ascending("scales", scales, len(predictions))
+    scales = checks.ascending("scales", scales, len(predictions))
     first = predictions[0]
-    for k, prediction in enumerate(predictions):
-        name = f"predictions[{k}]"
-        checks.floating(name, prediction)
-        checks.pixels(name, prediction)
-        checks.shape(name, prediction, (*first.shape[:2], *prediction.shape[2:]), "predictions[0]", first)
-        checks.same_device(name, prediction, "predictions[0]", first)
     if len(attentions) not in (len(predictions) - 1, len(predictions)):
         raise ValueError(
             f"attentions must have one tensor for each of the {len(predictions)} scales, the finest one's optional, "
@@ -123,15 +121,14 @@ def _check(
         checks.shape(name, attention, (first.shape[0], 1, *at), f"predictions[{k}]", prediction)
         checks.same_device(name, attention, "predictions[0]", first)
     if size is not None:
-        checks.size("size", size)
-        return size[0], size[1]
+        return scales, checks.size("size", size)
     for prediction, scale in zip(predictions, scales):
         if scale == 1:
-            return prediction.shape[2], prediction.shape[3]
+            return scales, (prediction.shape[2], prediction.shape[3])
     raise ValueError(f"size must be given where no scale is 1.0, got scales {tuple(scales)}")
 
 
-def _forward(
+def _allocate(
     predictions: list[Tensor],
     attentions: list[Tensor],
     height: int,
@@ -139,53 +136,25 @@ def _forward(
     premultiplied: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    out = _fake_forward(predictions, attentions, height, width, premultiplied, dtype)
-    if out.numel() > 0:
-        launch = backends.launcher("hierarchical_fusion_forward", out.device.type)
-        launch(*_walkable(predictions, attentions), premultiplied, out)
-    return out
+    return layout.empty((*predictions[0].shape[:2], height, width), predictions[0], dtype)
 
 
-def _fake_forward(
-    predictions: list[Tensor],
-    attentions: list[Tensor],
-    height: int,
-    width: int,
-    premultiplied: bool,
-    dtype: torch.dtype,
-) -> Tensor:
-    first = predictions[0]
-    shape = (*first.shape[:2], height, width)
-    return torch.empty(shape, dtype=dtype, device=first.device, memory_format=layout.memory_format(first))
+def _prepare(predictions: list[Tensor], attentions: list[Tensor], *options: Any) -> tuple[Any, ...]:
+    _, _, premultiplied, _ = options
+    return *_walkable(predictions, attentions), premultiplied
 
 
-def _backward(
+def _allocate_backward(
     grad: Tensor, predictions: list[Tensor], attentions: list[Tensor], premultiplied: bool, needed: list[bool]
 ) -> list[Tensor]:
-    grads = _fake_backward(grad, predictions, attentions, premultiplied, needed)
-    if grad.numel() == 0:
-        return [t.zero_() for t in grads]
-    predictions_needed, attentions_needed = needed[: len(predictions)], needed[len(predictions) :]
-    own = sum(predictions_needed)
-    launch = backends.launcher("hierarchical_fusion_backward", grad.device.type)
-    launch(
-        layout.walkable(grad, layout.memory_format(predictions[0])),
-        *_walkable(predictions, attentions),
-        premultiplied,
-        grads[:own],
-        predictions_needed,
-        grads[own:],
-        attentions_needed,
-    )
-    return grads
+    return registration.gradients(needed, predictions, attentions)
 
 
-def _fake_backward(
+def _prepare_backward(
     grad: Tensor, predictions: list[Tensor], attentions: list[Tensor], premultiplied: bool, needed: list[bool]
-) -> list[Tensor]:
-    grads = [layout.empty(prediction.shape, predictions[0]) for prediction in predictions]
-    grads += [attention.new_empty(attention.shape) for attention in attentions]
-    return [t for t, wanted in zip(grads, needed) if wanted]
+) -> tuple[Any, ...]:
+    grad = layout.walkable(grad, layout.memory_format(predictions[0]))
+    return grad, *_walkable(predictions, attentions), premultiplied, needed
 
 
 def _walkable(predictions: list[Tensor], attentions: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -196,35 +165,15 @@ def _walkable(predictions: list[Tensor], attentions: list[Tensor]) -> tuple[list
     )
 
 
+_MAPS = "Tensor[] predictions, Tensor[] attentions"
 _op = registration.define(
-    "hierarchical_fusion(Tensor[] predictions, Tensor[] attentions, SymInt height, SymInt width, bool premultiplied, "
-    "ScalarType dtype) -> Tensor",
-    _forward,
-    _fake_forward,
+    f"hierarchical_fusion({_MAPS}, SymInt height, SymInt width, bool premultiplied, ScalarType dtype) -> Tensor out",
+    _allocate,
+    _prepare,
 )
 _backward_op = registration.define(
-    "hierarchical_fusion_backward(Tensor grad, Tensor[] predictions, Tensor[] attentions, bool premultiplied, "
-    "bool[] needed) -> Tensor[]",
-    _backward,
-    _fake_backward,
+    f"hierarchical_fusion_backward(Tensor grad, {_MAPS}, bool premultiplied, bool[] needed) -> Tensor[] grads",
+    _allocate_backward,
+    _prepare_backward,
 )
-
-
-class HierarchicalFusion(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, below: Callable[..., Tensor], *inputs: Any) -> Tensor:
-        *maps, _, _, ctx.premultiplied, _ = inputs
-        ctx.save_for_backward(*maps)
-        return below(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        maps = ctx.saved_tensors
-        scales = len(maps) // 2 + 1
-        needed = list(ctx.needs_input_grad[1 : len(maps) + 1])
-        grads = iter(_backward_op(grad, maps[:scales], maps[scales:], ctx.premultiplied, needed))
-        return None, *(next(grads) if wanted else None for wanted in needed), *4 * [None]
-
-
-registration.differentiate(_op, HierarchicalFusion)
-registration.differentiable_once(_backward_op, "hierarchical_fusion")
+registration.differentiate(_op, _backward_op, of=("predictions", "attentions"))

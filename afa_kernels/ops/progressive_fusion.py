@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from afa_kernels import backends, checks, layout
+from afa_kernels import backends, checks, dtypes, layout
 from afa_kernels.ops import _registration as registration
-from afa_kernels.ops.scale_space_weights import promoted_type
 from afa_kernels.reference import progressive_fusion as reference
 
 MOST_INPUTS = 16
 
 
+@registration.public
 def progressive_fusion(
     features: Sequence[Tensor], spatial_logits: Sequence[Tensor], channel_logits: Sequence[Tensor]
 ) -> Tensor:
@@ -49,8 +49,7 @@ def progressive_fusion(
     torch.Size([2, 16, 32, 64])
     """
     checks.sequence("features", features)
-    if not 1 <= len(features) <= MOST_INPUTS:
-        raise ValueError(f"features must have 1 to {MOST_INPUTS} tensors, got {len(features)}")
+    checks.count("features", len(features), MOST_INPUTS, "tensors")
     checks.floating("features[0]", features[0])
     batch, channels, height, width = features[0].shape
     for name, values, expected in (
@@ -62,62 +61,22 @@ def progressive_fusion(
         if len(values) != len(features):
             raise ValueError(f"{name} must have {len(features)} tensors, one per feature map, got {len(values)}")
         for i, value in enumerate(values):
-            checks.floating(f"{name}[{i}]", value)
-            checks.shape(f"{name}[{i}]", value, expected, "features[0]", features[0])
-            checks.same_device(f"{name}[{i}]", value, "features[0]", features[0])
-    if backends.choose(features[0].device.type) == "reference":
+            checks.like(f"{name}[{i}]", value, expected, "features[0]", features[0])
+    backend = backends.choose("progressive_fusion", features[0].device.type)
+    if backend == "reference":
         return reference.progressive_fusion(features, spatial_logits, channel_logits)
-    dtype = promoted_type(features)
-    return _op([feature.to(dtype) for feature in features], spatial_logits, channel_logits)
+    dtype = dtypes.promoted(features)
+    return _op([feature.to(dtype) for feature in features], spatial_logits, channel_logits, backend)
 
 
-def _forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor]) -> Tensor:
-    out = _fake_forward(features, spatial_logits, channel_logits)
-    if out.numel() > 0:
-        launch = backends.launcher("progressive_fusion_forward", out.device.type)
-        launch(*_walkable(features, spatial_logits, channel_logits), out)
-    return out
+Maps = list[Tensor]
 
 
-def _fake_forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor]) -> Tensor:
+def _allocate(features: Maps, spatial_logits: Maps, channel_logits: Maps) -> Tensor:
     return layout.empty(features[0].shape, features[0])
 
 
-def _backward(
-    grad: Tensor,
-    features: list[Tensor],
-    spatial_logits: list[Tensor],
-    channel_logits: list[Tensor],
-    needed: list[bool],
-) -> list[Tensor]:
-    grads = _fake_backward(grad, features, spatial_logits, channel_logits, needed)
-    if grad.numel() == 0:
-        return [t.zero_() for t in grads]
-    launch = backends.launcher("progressive_fusion_backward", grad.device.type)
-    launch(
-        layout.walkable(grad, layout.memory_format(features[0])),
-        *_walkable(features, spatial_logits, channel_logits),
-        grads,
-        needed,
-    )
-    return grads
-
-
-def _fake_backward(
-    grad: Tensor,
-    features: list[Tensor],
-    spatial_logits: list[Tensor],
-    channel_logits: list[Tensor],
-    needed: list[bool],
-) -> list[Tensor]:
-    grads = [layout.empty(feature.shape, features[0]) for feature in features]
-    grads += [logits.new_empty(logits.shape) for logits in (*spatial_logits, *channel_logits)]
-    return [t for t, wanted in zip(grads, needed) if wanted]
-
-
-def _walkable(
-    features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def _prepare(features: Maps, spatial_logits: Maps, channel_logits: Maps) -> tuple[Maps, Maps, Maps]:
     format = layout.memory_format(features[0])
     return (
         [layout.walkable(feature, format) for feature in features],
@@ -126,27 +85,22 @@ def _walkable(
     )
 
 
+def _allocate_backward(
+    grad: Tensor, features: Maps, spatial_logits: Maps, channel_logits: Maps, needed: list[bool]
+) -> list[Tensor]:
+    return registration.gradients(needed, features, [*spatial_logits, *channel_logits])
+
+
+def _prepare_backward(grad: Tensor, features: Maps, *rest: Any) -> tuple[Any, ...]:
+    *inputs, needed = rest
+    return layout.walkable(grad, layout.memory_format(features[0])), *_prepare(features, *inputs), needed
+
+
 _ARGUMENTS = "Tensor[] features, Tensor[] spatial_logits, Tensor[] channel_logits"
-_op = registration.define(f"progressive_fusion({_ARGUMENTS}) -> Tensor", _forward, _fake_forward)
+_op = registration.define(f"progressive_fusion({_ARGUMENTS}) -> Tensor out", _allocate, _prepare)
 _backward_op = registration.define(
-    f"progressive_fusion_backward(Tensor grad, {_ARGUMENTS}, bool[] needed) -> Tensor[]", _backward, _fake_backward
+    f"progressive_fusion_backward(Tensor grad, {_ARGUMENTS}, bool[] needed) -> Tensor[] grads",
+    _allocate_backward,
+    _prepare_backward,
 )
-
-
-class ProgressiveFusion(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, below: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(*inputs)
-        return below(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        inputs = len(saved) // 3
-        needed = list(ctx.needs_input_grad[1:])
-        grads = iter(_backward_op(grad, saved[:inputs], saved[inputs : 2 * inputs], saved[2 * inputs :], needed))
-        return None, *(next(grads) if wanted else None for wanted in needed)
-
-
-registration.differentiate(_op, ProgressiveFusion)
-registration.differentiable_once(_backward_op, "progressive_fusion")
+registration.differentiate(_op, _backward_op, of=("features", "spatial_logits", "channel_logits"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,30 +22,28 @@ def scale_space_accumulate(
     rendered: (N, C, H, W) and T: (N, 1, H, W), float32 or float64; of the first scale they hold nothing yet, 0 and 1.
     prediction: (N, C, h, w), of any type, float64 if and only if `rendered` is. weight: (N, 1, h, w), as `rendered`.
     """
-    if backends.choose(rendered.device.type) == "reference":
+    backend = backends.choose("scale_space_accumulate", rendered.device.type)
+    if backend == "reference":
         reference.scale_space_accumulate(rendered, transmittance, prediction, weight, first)
     else:
-        _op(rendered, transmittance, prediction, weight, first)
+        _op(rendered, transmittance, prediction, weight, first, backend)
     return rendered
 
 
-def _forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool) -> None:
-    if rendered.numel() > 0:
-        prediction = layout.walkable(prediction, layout.memory_format(rendered))
-        weight = layout.walkable(weight, torch.contiguous_format)
-        launch = backends.launcher("scale_space_accumulate_forward", rendered.device.type)
-        launch(rendered, transmittance, prediction, weight, first)
-
-
-def _fake_forward(
-    rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool
-) -> None:
+def _allocate(*args: Any) -> None:
     return None
+
+
+def _prepare(
+    rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool
+) -> tuple[Any, ...]:
+    prediction = layout.walkable(prediction, layout.memory_format(rendered))
+    return rendered, transmittance, prediction, layout.walkable(weight, torch.contiguous_format), first
 
 
 _op = registration.define(
     "scale_space_accumulate(Tensor(a!) rendered, Tensor(b!)? transmittance, Tensor prediction, Tensor weight, "
     "bool first) -> ()",
-    _forward,
-    _fake_forward,
+    _allocate,
+    _prepare,
 )

@@ -3,24 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from afa_kernels import backends, checks
+from afa_kernels import backends, checks, dtypes
 from afa_kernels.ops import _registration as registration
-from afa_kernels.ops.scale_space_render import check, walkable
-from afa_kernels.ops.scale_space_weights import promoted_type
+from afa_kernels.ops import _scale_space as scale_space
 from afa_kernels.reference import scale_space_labels as reference
 
 VALUE = ("score", "probability")
 DTYPES = (torch.uint8, torch.int32, torch.int64)
 
 
+@overload
+def scale_space_labels(
+    predictions: Sequence[Tensor],
+    logits: Tensor | Sequence[Tensor],
+    size: tuple[int, int] | None = ...,
+    *,
+    phi: str = ...,
+    background: str = ...,
+    resize: str = ...,
+    value: None = ...,
+    dtype: torch.dtype = ...,
+) -> Tensor: ...
+@overload
+def scale_space_labels(
+    predictions: Sequence[Tensor],
+    logits: Tensor | Sequence[Tensor],
+    size: tuple[int, int] | None = ...,
+    *,
+    phi: str = ...,
+    background: str = ...,
+    resize: str = ...,
+    value: Literal["score", "probability"],
+    dtype: torch.dtype = ...,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def scale_space_labels(
+    predictions: Sequence[Tensor],
+    logits: Tensor | Sequence[Tensor],
+    size: tuple[int, int] | None = ...,
+    *,
+    phi: str = ...,
+    background: str = ...,
+    resize: str = ...,
+    value: str | None,
+    dtype: torch.dtype = ...,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+@registration.public
 def scale_space_labels(
     predictions: Sequence[Tensor],
     logits: Tensor | Sequence[Tensor],
     size: tuple[int, int] | None = None,
+    *,
     phi: str = "abs",
     background: str = "none",
     resize: str = "weights",
@@ -54,7 +92,7 @@ def scale_space_labels(
     >>> labels.shape, labels.dtype
     (torch.Size([2, 128, 256]), torch.int64)
     """
-    logits, (height, width) = check(predictions, logits, size, phi, background, resize)
+    height, width = scale_space.check(predictions, logits, size, phi, background, resize)
     channels = predictions[0].shape[1]
     if value is not None:
         checks.one_of("value", value, VALUE)
@@ -64,58 +102,35 @@ def scale_space_labels(
     if not 1 <= channels <= most:
         raise ValueError(f"predictions must have 1 to {most} channels for labels of {dtype}, got {channels}")
     with torch.no_grad():
-        if backends.choose(logits.device.type) == "reference":
+        logits, _ = scale_space.joined(logits)
+        backend = backends.choose("scale_space_labels", logits.device.type)
+        if backend == "reference":
             size = height, width
             return reference.scale_space_labels(predictions, logits, size, phi, background, resize, value, dtype)
-        promoted = promoted_type(predictions)
+        promoted = dtypes.promoted(predictions)
         predictions = [prediction.to(promoted) for prediction in predictions]
-        options = phi, background == "last", resize == "opacities", value
-        labels, *values = _op(predictions, logits, height, width, *options, dtype)
+        options = phi, background == "last", resize == "opacities", value or "none"
+        labels, *values = _op(predictions, logits, height, width, *options, dtype, backend)
     return (labels, values[0]) if values else labels
 
 
-def _forward(
-    predictions: list[Tensor],
-    logits: Tensor,
-    height: int,
-    width: int,
-    phi: str,
-    opaque_last: bool,
-    resize_opacities: bool,
-    value: str | None,
-    dtype: torch.dtype,
-) -> list[Tensor]:
-    options = phi, opaque_last, resize_opacities
-    outputs = _fake_forward(predictions, logits, height, width, *options, value, dtype)
-    if outputs[0].numel() > 0:
-        labels, values = (*outputs, None)[:2]
-        launch = backends.launcher("scale_space_labels_forward", logits.device.type)
-        launch(*walkable(predictions, logits), *options, value == "probability", labels, values)
-    return outputs
-
-
-def _fake_forward(
-    predictions: list[Tensor],
-    logits: Tensor,
-    height: int,
-    width: int,
-    phi: str,
-    opaque_last: bool,
-    resize_opacities: bool,
-    value: str | None,
-    dtype: torch.dtype,
-) -> list[Tensor]:
+def _allocate(
+    predictions: list[Tensor], logits: Tensor, height: int, width: int, phi: str, opaque_last: bool,
+    resize_opacities: bool, value: str, dtype: torch.dtype,
+) -> list[Tensor]:  # fmt: skip
     first = predictions[0]
     shape = first.shape[0], height, width
     labels = first.new_empty(shape, dtype=dtype)
-    if value is None:
-        return [labels]
-    return [labels, first.new_empty(shape, dtype=torch.promote_types(first.dtype, torch.float32))]
+    return [labels] if value == "none" else [labels, first.new_empty(shape, dtype=dtypes.arithmetic(first))]
+
+
+def _prepare(predictions: list[Tensor], logits: Tensor, height: int, width: int, *options: Any) -> tuple[Any, ...]:
+    return *scale_space.walkable(predictions, logits), *options[:-1]
 
 
 _op = registration.define(
     "scale_space_labels(Tensor[] predictions, Tensor logits, SymInt height, SymInt width, str phi, bool opaque_last, "
-    "bool resize_opacities, str? value, ScalarType dtype) -> Tensor[]",
-    _forward,
-    _fake_forward,
+    "bool resize_opacities, str value, ScalarType dtype) -> Tensor[] outputs",
+    _allocate,
+    _prepare,
 )

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from afa_kernels import backends, checks, layout
+from afa_kernels import backends, dtypes, layout
 from afa_kernels.ops import _registration as registration
-from afa_kernels.ops.scale_space_weights import BACKGROUND, MOST_SCALES, PHI, join, promoted_type, result_type
+from afa_kernels.ops import _scale_space as scale_space
 from afa_kernels.reference import scale_space_render as reference
 
-RESIZE = ("weights", "opacities")
 
-
+@registration.public
 def scale_space_render(
     predictions: Sequence[Tensor],
     logits: Tensor | Sequence[Tensor],
     size: tuple[int, int] | None = None,
+    *,
     phi: str = "abs",
     background: str = "none",
     resize: str = "weights",
@@ -60,156 +60,48 @@ def scale_space_render(
     >>> afa_kernels.scale_space_render(predictions, torch.randn(2, 2, 32, 64), size=(128, 256)).shape
     torch.Size([2, 19, 128, 256])
     """
-    logits, (height, width) = check(predictions, logits, size, phi, background, resize)
-    first = predictions[0]
-    promoted = promoted_type(predictions)
-    dtype = result_type(promoted, first.device.type)
-    if backends.choose(first.device.type) == "reference":
+    height, width = scale_space.check(predictions, logits, size, phi, background, resize)
+    logits, _ = scale_space.joined(logits)
+    promoted = dtypes.promoted(predictions)
+    dtype = dtypes.result_type(promoted, logits.device.type)
+    backend = backends.choose("scale_space_render", logits.device.type)
+    if backend == "reference":
         return reference.scale_space_render(predictions, logits, (height, width), phi, background, resize, dtype)
     predictions = [prediction.to(promoted) for prediction in predictions]
-    return _op(predictions, logits, height, width, phi, background == "last", resize == "opacities", dtype)
+    return _op(predictions, logits, height, width, phi, background == "last", resize == "opacities", dtype, backend)
 
 
-def check(
-    predictions: Sequence[Tensor],
-    logits: Tensor | Sequence[Tensor],
-    size: tuple[int, int] | None,
-    phi: str,
-    background: str,
-    resize: str,
-) -> tuple[Tensor, tuple[int, int]]:
-    """Raise where an argument is wrong; the logits as one tensor, and the size of the output."""
-    checks.one_of("phi", phi, PHI)
-    checks.one_of("background", background, BACKGROUND)
-    checks.one_of("resize", resize, RESIZE)
-    checks.sequence("predictions", predictions)
-    checks.count("predictions", len(predictions), MOST_SCALES)
-    first = largest = predictions[0]
-    for k, prediction in enumerate(predictions):
-        name = f"predictions[{k}]"
-        checks.floating(name, prediction)
-        checks.pixels(name, prediction)
-        checks.shape(name, prediction, (*first.shape[:2], *prediction.shape[2:]), "predictions[0]", first)
-        checks.same_device(name, prediction, "predictions[0]", first)
-        if prediction.shape[2] * prediction.shape[3] > largest.shape[2] * largest.shape[3]:
-            largest = prediction
-    logits, _ = join(logits)
-    checks.shape("logits", logits, (first.shape[0], len(predictions), *logits.shape[2:]), "predictions[0]", first)
-    checks.same_device("logits", logits, "predictions[0]", first)
-    checks.pixels("logits", logits)
-    if size is None:
-        return logits, (largest.shape[2], largest.shape[3])
-    checks.size("size", size)
-    return logits, (size[0], size[1])
+def _allocate(
+    predictions: list[Tensor], logits: Tensor, height: int, width: int, phi: str, opaque_last: bool,
+    resize_opacities: bool, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    return layout.empty((*predictions[0].shape[:2], height, width), predictions[0], dtype)
 
 
-def _forward(
-    predictions: list[Tensor],
-    logits: Tensor,
-    height: int,
-    width: int,
-    phi: str,
-    opaque_last: bool,
-    resize_opacities: bool,
-    dtype: torch.dtype,
-) -> Tensor:
-    out = _fake_forward(predictions, logits, height, width, phi, opaque_last, resize_opacities, dtype)
-    if out.numel() > 0:
-        launch = backends.launcher("scale_space_render_forward", logits.device.type)
-        launch(*walkable(predictions, logits), phi, opaque_last, resize_opacities, out)
-    return out
+def _prepare(predictions: list[Tensor], logits: Tensor, height: int, width: int, *options: Any) -> tuple[Any, ...]:
+    return *scale_space.walkable(predictions, logits), *options[:-1]
 
 
-def _fake_forward(
-    predictions: list[Tensor],
-    logits: Tensor,
-    height: int,
-    width: int,
-    phi: str,
-    opaque_last: bool,
-    resize_opacities: bool,
-    dtype: torch.dtype,
-) -> Tensor:
-    first = predictions[0]
-    shape = (*first.shape[:2], height, width)
-    return torch.empty(shape, dtype=dtype, device=first.device, memory_format=layout.memory_format(first))
+def _allocate_backward(grad: Tensor, predictions: list[Tensor], logits: Tensor, *options: Any) -> list[Tensor]:
+    return registration.gradients(options[-1], predictions, [logits])
 
 
-def _backward(
-    grad: Tensor,
-    predictions: list[Tensor],
-    logits: Tensor,
-    phi: str,
-    opaque_last: bool,
-    resize_opacities: bool,
-    needed: list[bool],
-) -> list[Tensor]:
-    grads = _fake_backward(grad, predictions, logits, phi, opaque_last, resize_opacities, needed)
-    if grad.numel() == 0:
-        return [t.zero_() for t in grads]
-    *predictions_needed, logits_needed = needed
-    launch = backends.launcher("scale_space_render_backward", logits.device.type)
-    launch(
-        layout.walkable(grad, layout.memory_format(predictions[0])),
-        *walkable(predictions, logits),
-        phi,
-        opaque_last,
-        resize_opacities,
-        grads[: sum(predictions_needed)],
-        predictions_needed,
-        grads[-1] if logits_needed else None,
-    )
-    return grads
+def _prepare_backward(grad: Tensor, predictions: list[Tensor], logits: Tensor, *options: Any) -> tuple[Any, ...]:
+    grad = layout.walkable(grad, layout.memory_format(predictions[0]))
+    return grad, *scale_space.walkable(predictions, logits), *options
 
 
-def _fake_backward(
-    grad: Tensor,
-    predictions: list[Tensor],
-    logits: Tensor,
-    phi: str,
-    opaque_last: bool,
-    resize_opacities: bool,
-    needed: list[bool],
-) -> list[Tensor]:
-    grads = [layout.empty(prediction.shape, predictions[0]) for prediction in predictions]
-    grads.append(logits.new_empty(logits.shape))
-    return [t for t, wanted in zip(grads, needed) if wanted]
-
-
-def walkable(predictions: list[Tensor], logits: Tensor) -> tuple[list[Tensor], Tensor]:
-    format = layout.memory_format(predictions[0])
-    return [layout.walkable(p, format) for p in predictions], layout.walkable(logits, torch.contiguous_format)
-
-
+_OPTIONS = "str phi, bool opaque_last, bool resize_opacities"
 _op = registration.define(
-    "scale_space_render(Tensor[] predictions, Tensor logits, SymInt height, SymInt width, str phi, bool opaque_last, "
-    "bool resize_opacities, ScalarType dtype) -> Tensor",
-    _forward,
-    _fake_forward,
+    f"scale_space_render(Tensor[] predictions, Tensor logits, SymInt height, SymInt width, {_OPTIONS}, "
+    "ScalarType dtype) -> Tensor out",
+    _allocate,
+    _prepare,
 )
 _backward_op = registration.define(
-    "scale_space_render_backward(Tensor grad, Tensor[] predictions, Tensor logits, str phi, bool opaque_last, "
-    "bool resize_opacities, bool[] needed) -> Tensor[]",
-    _backward,
-    _fake_backward,
+    f"scale_space_render_backward(Tensor grad, Tensor[] predictions, Tensor logits, {_OPTIONS}, bool[] needed) -> "
+    "Tensor[] grads",
+    _allocate_backward,
+    _prepare_backward,
 )
-
-
-class ScaleSpaceRender(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, below: Callable[..., Tensor], *inputs: Any) -> Tensor:
-        *predictions, logits, _, _, ctx.phi, ctx.opaque_last, ctx.resize_opacities, _ = inputs
-        ctx.save_for_backward(*predictions, logits)
-        return below(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *predictions, logits = ctx.saved_tensors
-        needed = list(ctx.needs_input_grad[1 : len(predictions) + 2])
-        options = ctx.phi, ctx.opaque_last, ctx.resize_opacities
-        grads = iter(_backward_op(grad, predictions, logits, *options, needed))
-        return None, *(next(grads) if wanted else None for wanted in needed), *6 * [None]
-
-
-registration.differentiate(_op, ScaleSpaceRender)
-registration.differentiable_once(_backward_op, "scale_space_render")
+registration.differentiate(_op, _backward_op, of=("predictions", "logits"))

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from afa_kernels import backends, checks, layout
+from afa_kernels import backends, dtypes, layout
 from afa_kernels.ops import _registration as registration
+from afa_kernels.ops import _scale_space as scale_space
 from afa_kernels.reference import scale_space_weights as reference
 
-PHI = ("abs", "relu", "softplus", "exp")
-BACKGROUND = ("none", "last")
-MOST_SCALES = 16
 
-
+@registration.public
 def scale_space_weights(
-    logits: Tensor | Sequence[Tensor], phi: str = "abs", background: str = "none"
+    logits: Tensor | Sequence[Tensor], *, phi: str = "abs", background: str = "none"
 ) -> tuple[Tensor, Tensor]:
     """Weigh K scales by volume rendering along scale space: scale 1, the coarsest, is in front and hides the others.
 
@@ -52,114 +49,48 @@ def scale_space_weights(
     >>> torch.allclose(weights.sum(1, keepdim=True) + transmittance, torch.ones(2, 1, 32, 64))
     True
     """
-    checks.one_of("phi", phi, PHI)
-    checks.one_of("background", background, BACKGROUND)
-    logits, dtype = join(logits)
-    dtype = result_type(dtype, logits.device.type)
-    if backends.choose(logits.device.type) == "reference":
+    scale_space.check_options(phi, background)
+    scale_space.check_logits(logits)
+    logits, dtype = scale_space.joined(logits)
+    dtype = dtypes.result_type(dtype, logits.device.type)
+    backend = backends.choose("scale_space_weights", logits.device.type)
+    if backend == "reference":
         return reference.scale_space_weights(logits, phi, background, dtype)
-    return _op(logits, phi, background == "last", dtype)
+    return _op(logits, phi, background == "last", dtype, backend)
 
 
-def join(logits: Tensor | Sequence[Tensor]) -> tuple[Tensor, torch.dtype]:
-    """The logits as one (N, K, h, w) tensor, and their own type, which that of resized logits is not."""
-    if isinstance(logits, Tensor):
-        checks.floating("logits", logits)
-        checks.count("logits", logits.shape[1], MOST_SCALES)
-        return logits, logits.dtype
-    checks.sequence("logits", logits)
-    checks.count("logits", len(logits), MOST_SCALES)
-    finest = logits[0]
-    for i, y in enumerate(logits):
-        name = f"logits[{i}]"
-        checks.floating(name, y)
-        checks.shape(name, y, (logits[0].shape[0], 1, *y.shape[2:]), "logits[0]", logits[0])
-        checks.same_device(name, y, "logits[0]", logits[0])
-        if y.shape[2] * y.shape[3] > finest.shape[2] * finest.shape[3]:
-            finest = y
-    dtype = promoted_type(logits)
-    size = tuple(finest.shape[2:])
-    if all(tuple(y.shape[2:]) == size for y in logits):
-        return torch.cat([y.to(dtype) for y in logits], dim=1), dtype
-    for i, y in enumerate(logits):
-        checks.pixels(f"logits[{i}]", y)
-    arithmetic = torch.promote_types(dtype, torch.float32)
-    resized = [F.interpolate(y.to(arithmetic), size, mode="bilinear", align_corners=False) for y in logits]
-    return torch.cat(resized, dim=1), dtype
-
-
-def promoted_type(tensors: Sequence[Tensor]) -> torch.dtype:
-    dtype = tensors[0].dtype
-    for t in tensors[1:]:
-        dtype = torch.promote_types(dtype, t.dtype)
-    return dtype
-
-
-def result_type(dtype: torch.dtype, device_type: str) -> torch.dtype:
-    """`dtype`, or under autocast at least float32."""
-    if device_type != "meta" and torch.is_autocast_enabled(device_type):  # autocast knows no meta device
-        return torch.promote_types(dtype, torch.float32)
-    return dtype
-
-
-def _forward(logits: Tensor, phi: str, opaque_last: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    outputs = _fake_forward(logits, phi, opaque_last, dtype)
-    if logits.numel() > 0:
-        launch = backends.launcher("scale_space_weights_forward", logits.device.type)
-        launch(layout.walkable(logits, torch.contiguous_format), phi, opaque_last, *outputs)
-    return outputs
-
-
-def _fake_forward(logits: Tensor, phi: str, opaque_last: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _allocate(logits: Tensor, phi: str, opaque_last: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     batch, _, height, width = logits.shape
     return logits.new_empty(logits.shape, dtype=dtype), logits.new_empty((batch, 1, height, width), dtype=dtype)
 
 
-def _backward(
-    logits: Tensor, grad_weights: Tensor | None, grad_transmittance: Tensor | None, phi: str, opaque_last: bool
-) -> Tensor:
-    grad_logits = _fake_backward(logits, grad_weights, grad_transmittance, phi, opaque_last)
-    if logits.numel() > 0:
-        inputs = (
-            None if x is None else layout.walkable(x, torch.contiguous_format)
-            for x in (logits, grad_weights, grad_transmittance)
-        )
-        launch = backends.launcher("scale_space_weights_backward", logits.device.type)
-        launch(*inputs, phi, opaque_last, grad_logits)
-    return grad_logits
+def _prepare(logits: Tensor, phi: str, opaque_last: bool, dtype: torch.dtype) -> tuple[Any, ...]:
+    return layout.walkable(logits, torch.contiguous_format), phi, opaque_last
 
 
-def _fake_backward(
-    logits: Tensor, grad_weights: Tensor | None, grad_transmittance: Tensor | None, phi: str, opaque_last: bool
+def _allocate_backward(
+    grad_weights: Tensor | None, grad_transmittance: Tensor | None, logits: Tensor, phi: str, opaque_last: bool
 ) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
+def _prepare_backward(
+    grad_weights: Tensor | None, grad_transmittance: Tensor | None, logits: Tensor, phi: str, opaque_last: bool
+) -> tuple[Any, ...]:
+    maps = (grad_weights, grad_transmittance, logits)
+    return *(None if x is None else layout.walkable(x, torch.contiguous_format) for x in maps), phi, opaque_last
+
+
 _op = registration.define(
-    "scale_space_weights(Tensor logits, str phi, bool opaque_last, ScalarType dtype) -> (Tensor, Tensor)",
-    _forward,
-    _fake_forward,
+    "scale_space_weights(Tensor logits, str phi, bool opaque_last, ScalarType dtype) -> "
+    "(Tensor weights, Tensor transmittance)",
+    _allocate,
+    _prepare,
 )
 _backward_op = registration.define(
-    "scale_space_weights_backward(Tensor logits, Tensor? grad_weights, Tensor? grad_transmittance, str phi, "
-    "bool opaque_last) -> Tensor",
-    _backward,
-    _fake_backward,
+    "scale_space_weights_backward(Tensor? grad_weights, Tensor? grad_transmittance, Tensor logits, str phi, "
+    "bool opaque_last) -> Tensor grad_logits",
+    _allocate_backward,
+    _prepare_backward,
 )
-
-
-class ScaleSpaceWeights(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, below: Callable[..., Any], *inputs: Any) -> tuple[Tensor, Tensor]:
-        logits, ctx.phi, ctx.opaque_last, _ = inputs
-        ctx.save_for_backward(logits)
-        ctx.set_materialize_grads(False)
-        return below(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, _backward_op(*ctx.saved_tensors, *grads, ctx.phi, ctx.opaque_last), None, None, None
-
-
-registration.differentiate(_op, ScaleSpaceWeights)
-registration.differentiable_once(_backward_op, "scale_space_weights")
+registration.differentiate(_op, _backward_op, of=("logits",))

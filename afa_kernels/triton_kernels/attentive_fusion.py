@@ -8,14 +8,9 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels.launch import on_device_of
-
-
-@triton.jit
-def gate(logits, mask, arithmetic: tl.constexpr):
-    """sigmoid(z) and 1 - sigmoid(z) = sigmoid(-z), accurate where sigmoid(z) rounds to 1."""
-    z = tl.load(logits, mask=mask, other=0.0).to(arithmetic)
-    return 1.0 / (1.0 + tl.exp(-z)), 1.0 / (1.0 + tl.exp(z))
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._gate import gate
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
 
 
 # One program fuses BLOCK_P pixels of one image, over all channels.
@@ -97,66 +92,58 @@ def _channel_kernel(channel_sums, dq, channels, blocks, BLOCK_C: tl.constexpr, B
     tl.store(dq + n * channels + c, total.to(dq.dtype.element_ty), mask=inside_c)
 
 
-def heuristics(channels: int, channels_last: bool, itemsize: int) -> dict[str, int]:
-    """BLOCK_C, BLOCK_P and the number of warps: 16 bytes or more a thread, and as few registers as spill nothing.
-
-    The longer side lies along the axis that is contiguous in memory. In channels_last every block of pixels leaves a
-    row of partial sums, so that blocks are larger there.
-    """
-    if channels_last:
-        block_c = min(max(triton.next_power_of_2(channels), 16), 64 if itemsize == 8 else 128)
-        return {"BLOCK_C": block_c, "BLOCK_P": (512 if itemsize == 8 else 2048) // block_c, "num_warps": 8}
-    return {"BLOCK_C": 2 if itemsize == 8 else 4, "BLOCK_P": 256, "num_warps": 4}
-
-
+@split_batch()
 def forward(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_logits: Tensor, out: Tensor) -> None:
     batch, channels, height, width = shallow.shape
     pixels = height * width
-    tile = heuristics(channels, layout.memory_format(out) == torch.channels_last, shallow.itemsize)
-    with on_device_of(out):
-        _forward_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
-            shallow, deep, spatial_logits, channel_logits, out, channels, pixels,
-            *layout.strides(shallow), *layout.strides(deep), *_pixel_strides(spatial_logits),
-            *channel_logits.stride()[:2], *layout.strides(out),
-            **tile, arithmetic=_arithmetic(shallow),
-        )  # fmt: skip
+    tile = _tiles.of_map(channels, _tiles.channels_last(out), shallow.itemsize)
+    launch(
+        _forward_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), batch),
+        shallow, deep, spatial_logits, channel_logits, out, channels, pixels,
+        *layout.strides(shallow), *layout.strides(deep), *_pixel_strides(spatial_logits),
+        *channel_logits.stride()[:2], *layout.strides(out),
+        **tile, arithmetic=arithmetic_of(shallow),
+    )  # fmt: skip
 
 
+@split_batch()
 def backward(
     grad: Tensor,
     shallow: Tensor,
     deep: Tensor,
     spatial_logits: Tensor,
     channel_logits: Tensor,
-    grad_shallow: Tensor | None,
-    grad_deep: Tensor | None,
-    grad_spatial: Tensor | None,
-    grad_channel: Tensor | None,
+    needed: list[bool],
+    grads: list[Tensor],
 ) -> None:
+    grad_shallow, grad_deep, grad_spatial, grad_channel = spread(grads, needed)
     batch, channels, height, width = shallow.shape
     pixels = height * width
-    tile = heuristics(channels, layout.memory_format(grad) == torch.channels_last, shallow.itemsize)
+    tile = _tiles.of_map(channels, _tiles.channels_last(grad), shallow.itemsize)
     blocks = triton.cdiv(pixels, tile["BLOCK_P"])
     channel_sums = None
     if grad_channel is not None:
         dtype = torch.float64 if shallow.dtype == torch.float64 else torch.float32
         channel_sums = torch.empty((batch, blocks, channels), dtype=dtype, device=grad.device)
-    with on_device_of(grad):
-        _backward_kernel[(blocks, batch)](
-            grad, shallow, deep, spatial_logits, channel_logits, grad_shallow, grad_deep, grad_spatial, channel_sums,
-            channels, pixels, blocks,
-            *layout.strides(grad), *layout.strides(shallow), *layout.strides(deep), *_pixel_strides(spatial_logits),
-            *channel_logits.stride()[:2], *_strides_or_zeros(grad_shallow), *_strides_or_zeros(grad_deep),
-            **tile, arithmetic=_arithmetic(shallow),
-        )  # fmt: skip
-        if grad_channel is not None:
-            _channel_kernel[(triton.cdiv(channels, 64), batch)](
-                channel_sums, grad_channel, channels, blocks, BLOCK_C=64, BLOCK_B=32
-            )
-
-
-def _arithmetic(x: Tensor) -> tl.dtype:
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
+    launch(
+        _backward_kernel, (blocks, batch),
+        grad, shallow, deep, spatial_logits, channel_logits, grad_shallow, grad_deep, grad_spatial, channel_sums,
+        channels, pixels, blocks,
+        *layout.strides(grad), *layout.strides(shallow), *layout.strides(deep), *_pixel_strides(spatial_logits),
+        *channel_logits.stride()[:2], *_strides_or_zeros(grad_shallow), *_strides_or_zeros(grad_deep),
+        **tile, arithmetic=arithmetic_of(shallow),
+    )  # fmt: skip
+    if grad_channel is not None:
+        launch(
+            _channel_kernel,
+            (triton.cdiv(channels, 64), batch),
+            channel_sums,
+            grad_channel,
+            channels,
+            blocks,
+            BLOCK_C=64,
+            BLOCK_B=32,
+        )
 
 
 def _pixel_strides(x: Tensor) -> tuple[int, int]:

@@ -6,40 +6,24 @@ pixels and once for its gradient. Every sum is taken in parts, in an order that 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels.attentive_fusion import heuristics
-from afa_kernels.triton_kernels.launch import on_device_of
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
+from afa_kernels.triton_kernels._norm import norm, rectify
 
 STEPS = 8  # blocks of pixels that one program sums over
 
 
 @triton.jit
-def rectify(y, value, SLOPE: tl.constexpr):
-    """`value` where y > 0, else SLOPE * value. ReLU lets NaN through and gives 0 for infinity, as PyTorch's."""
-    if SLOPE == 0.0:
-        return tl.where(y <= 0.0, 0.0, value)
-    return tl.where(y > 0.0, value, SLOPE * value)
-
-
-@triton.jit
-def norm(weight, bias, mean, variance, c, inside_c, EPS: tl.constexpr, ABS_WEIGHT: tl.constexpr):
-    """Of the channels c: mean, 1 / sqrt(variance + EPS), gamma times that, and beta."""
-    gamma = tl.load(weight + c, mask=inside_c, other=0.0)
-    if ABS_WEIGHT:
-        gamma = tl.abs(gamma) + EPS
-    deviation = 1.0 / tl.sqrt(tl.load(variance + c, mask=inside_c, other=1.0) + EPS)
-    center = tl.load(mean + c, mask=inside_c, other=0.0)
-    return center, deviation, gamma * deviation, tl.load(bias + c, mask=inside_c, other=0.0)
-
-
-@triton.jit
 def _part_and_channels(channels, BLOCK_C: tl.constexpr):
-    """The part of the pixels and the channels of this program; neighbouring programs share a part."""
+    """Return the part of the pixels and the channels of this program; neighbouring programs share a part."""
     channel_blocks = tl.cdiv(channels, BLOCK_C)
     block = tl.program_id(0).to(tl.int64)
     return block // channel_blocks, block % channel_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -47,8 +31,10 @@ def _part_and_channels(channels, BLOCK_C: tl.constexpr):
 
 @triton.jit
 def _first_of(hidden, c, inside_c, z_c, arithmetic: tl.constexpr):
-    """The first pixel of the channels c. Statistics are taken of the differences from it, which keep the digits that
-    values far from zero would lose."""
+    """Return the first pixel of the channels c.
+
+    Statistics are taken of the differences from it, which keep the digits that values far from zero would lose.
+    """
     return tl.load(hidden + c * z_c, mask=inside_c, other=0.0).to(arithmetic)
 
 
@@ -56,7 +42,7 @@ def _first_of(hidden, c, inside_c, z_c, arithmetic: tl.constexpr):
 # one image, merging block by block by Chan's formula, and writes them to its own row of (N, parts, C).
 @triton.jit
 def _statistics_kernel(
-    hidden, means, squares,
+    hidden, origin_image, means, squares,
     strides, channels, pixels, parts,
     STEPS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
@@ -64,7 +50,7 @@ def _statistics_kernel(
     part, c = _part_and_channels(channels, BLOCK_C)
     n = tl.program_id(1).to(tl.int64)
     inside_c = c < channels
-    origin = _first_of(hidden, c, inside_c, z_c, arithmetic)[:, None]
+    origin = _first_of(origin_image, c, inside_c, z_c, arithmetic)[:, None]
     count = tl.zeros([], arithmetic)
     mean = tl.zeros([BLOCK_C], arithmetic)
     square = tl.zeros([BLOCK_C], arithmetic)
@@ -76,10 +62,10 @@ def _statistics_kernel(
         new_count = tl.sum((p < pixels).to(arithmetic))
         new_mean = tl.sum(z, axis=1) / tl.maximum(new_count, 1.0)
         deviations = tl.where(inside, z - new_mean[:, None], 0.0)
-        share = new_count / tl.maximum(count + new_count, 1.0)
+        fraction = new_count / tl.maximum(count + new_count, 1.0)
         delta = new_mean - mean
-        mean += delta * share
-        square += tl.sum(deviations * deviations, axis=1) + delta * delta * count * share
+        mean += delta * fraction
+        square += tl.sum(deviations * deviations, axis=1) + delta * delta * count * fraction
         count += new_count
     row = (n * parts + part) * channels + c
     tl.store(means + row, mean, mask=inside_c)
@@ -99,17 +85,17 @@ def _merge_kernel(
     for first in range(0, rows, BLOCK_B):
         row = first + tl.arange(0, BLOCK_B).to(tl.int64)[:, None]
         inside = (row < rows) & (c < channels)
-        share = tl.minimum(pixels - row % parts * pixels_of_part, pixels_of_part).to(arithmetic) / count
-        total += tl.load(means + row * channels + c, mask=inside, other=0.0) * share
+        fraction = tl.minimum(pixels - row % parts * pixels_of_part, pixels_of_part).to(arithmetic) / count
+        total += tl.load(means + row * channels + c, mask=inside, other=0.0) * fraction
     center = tl.sum(total, axis=0)[None, :]
     total = tl.zeros([BLOCK_B, BLOCK_C], arithmetic)
     for first in range(0, rows, BLOCK_B):
         row = first + tl.arange(0, BLOCK_B).to(tl.int64)[:, None]
         inside = (row < rows) & (c < channels)
-        share = tl.minimum(pixels - row % parts * pixels_of_part, pixels_of_part).to(arithmetic) / count
+        fraction = tl.minimum(pixels - row % parts * pixels_of_part, pixels_of_part).to(arithmetic) / count
         delta = tl.load(means + row * channels + c, mask=inside, other=0.0) - center
-        spread = tl.load(squares + row * channels + c, mask=inside, other=0.0) / count + delta * delta * share
-        total += tl.where(inside, spread, 0.0)
+        squared = tl.load(squares + row * channels + c, mask=inside, other=0.0) / count + delta * delta * fraction
+        total += tl.where(inside, squared, 0.0)
     tl.store(mean + c, _first_of(hidden, c, c < channels, z_c, arithmetic) + center, mask=c < channels)
     tl.store(variance + c, tl.sum(total, axis=0)[None, :], mask=c < channels)
 
@@ -176,6 +162,7 @@ def _sums_kernel(
 
 @triton.jit
 def _over_rows(sums, c, inside_c, rows, channels, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Return the sums over all rows of the channels c, in order."""
     total = tl.zeros([BLOCK_B, BLOCK_C], sums.dtype.element_ty)
     for first in range(0, rows, BLOCK_B):
         row = first + tl.arange(0, BLOCK_B).to(tl.int64)[:, None]
@@ -249,35 +236,64 @@ def forward(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
     project_weight: Tensor,
-    batch_statistics: bool,
     eps: float,
     activation_slope: float,
     abs_weight: bool,
+    logits: Tensor,
     mean: Tensor,
     variance: Tensor,
-    logits: Tensor,
 ) -> None:
     batch, channels, height, width = hidden.shape
     pixels = height * width
-    tile, arithmetic = _tile(hidden), _arithmetic(hidden)
-    strides = layout.strides(hidden)
-    with on_device_of(hidden):
-        if batch_statistics:
-            parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
-            means, squares = (mean.new_empty((batch, parts, channels)) for _ in range(2))
-            _statistics_kernel[(parts * triton.cdiv(channels, tile["BLOCK_C"]), batch)](
-                hidden, means, squares, strides, channels, pixels, parts, STEPS=STEPS, **tile, arithmetic=arithmetic
-            )
-            _merge_kernel[(triton.cdiv(channels, 32),)](
-                hidden, means, squares, mean, variance,
-                strides, batch * parts, batch * pixels, channels, pixels, parts, STEPS * tile["BLOCK_P"],
-                BLOCK_C=32, BLOCK_B=32, num_warps=8, arithmetic=arithmetic,
-            )  # fmt: skip
-        _project_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
-            hidden, weight, bias, project_weight, mean, variance, logits, strides, channels, pixels,
-            EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **tile, arithmetic=arithmetic,
+    if running_mean is not None and running_var is not None:
+        mean.copy_(running_mean)
+        variance.copy_(running_var)
+    else:
+        means, squares = (mean.new_empty((batch, _parts(hidden), channels)) for _ in range(2))
+        _statistics(hidden, hidden, means, squares)
+        launch(
+            _merge_kernel, (triton.cdiv(channels, 32),),
+            hidden, means, squares, mean, variance, layout.strides(hidden), batch * _parts(hidden), batch * pixels,
+            channels, pixels, _parts(hidden), STEPS * _tile(hidden)["BLOCK_P"],
+            BLOCK_C=32, BLOCK_B=32, num_warps=8, arithmetic=arithmetic_of(hidden),
         )  # fmt: skip
+    options = {"EPS": eps, "SLOPE": activation_slope, "ABS_WEIGHT": abs_weight}
+    _project(hidden, weight, bias, project_weight, mean, variance, logits, options)
+
+
+@split_batch("first_image")
+def _statistics(hidden: Tensor, first_image: Tensor, means: Tensor, squares: Tensor) -> None:
+    batch, parts, channels = means.shape
+    tile = _tile(hidden)
+    launch(
+        _statistics_kernel, (parts * triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        hidden, first_image, means, squares,
+        layout.strides(hidden), channels, hidden.shape[2] * hidden.shape[3], parts,
+        STEPS=STEPS, **tile, arithmetic=arithmetic_of(hidden),
+    )  # fmt: skip
+
+
+@split_batch("weight", "bias", "project_weight", "mean", "variance")
+def _project(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    project_weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    logits: Tensor,
+    options: dict[str, Any],
+) -> None:
+    batch, channels, height, width = hidden.shape
+    tile = _tile(hidden)
+    launch(
+        _project_kernel, (triton.cdiv(height * width, tile["BLOCK_P"]), batch),
+        hidden, weight, bias, project_weight, mean, variance, logits, layout.strides(hidden), channels, height * width,
+        **options, **tile, arithmetic=arithmetic_of(hidden),
+    )  # fmt: skip
 
 
 def backward(
@@ -292,43 +308,73 @@ def backward(
     eps: float,
     activation_slope: float,
     abs_weight: bool,
-    grad_hidden: Tensor | None,
-    grad_weight: Tensor | None,
-    grad_bias: Tensor | None,
-    grad_project: Tensor | None,
+    needed: list[bool],
+    grads: list[Tensor],
+) -> None:
+    grad_hidden, *of_parameters = spread(grads, needed)
+    batch, channels, height, width = hidden.shape
+    options = {"EPS": eps, "SLOPE": activation_slope, "ABS_WEIGHT": abs_weight}
+    constants, slopes = (torch.empty_like(mean) if batch_statistics else None for _ in range(2))
+    if batch_statistics or any(needed[1:]):
+        parts = _parts(hidden)
+        sums = [mean.new_empty((batch, parts, channels)) for _ in range(3)]
+        _sums(grad, hidden, weight, bias, mean, variance, sums, options)
+        launch(
+            _parameters_kernel, (triton.cdiv(channels, 32),),
+            *sums, weight, bias, project_weight, mean, variance,
+            *of_parameters, constants, slopes, batch * parts, batch * height * width, channels,
+            EPS=eps, ABS_WEIGHT=abs_weight, BLOCK_C=32, BLOCK_B=32,
+        )  # fmt: skip
+    if grad_hidden is not None:
+        parameters = weight, bias, project_weight, mean, variance, constants, slopes
+        _gradient(grad, hidden, parameters, grad_hidden, options)
+
+
+@split_batch("weight", "bias", "mean", "variance")
+def _sums(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    sums: list[Tensor],
+    options: dict[str, Any],
+) -> None:
+    batch, parts, channels = sums[0].shape
+    tile = _tile(hidden)
+    launch(
+        _sums_kernel, (parts * triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        grad, hidden, weight, bias, mean, variance, *sums,
+        layout.strides(grad), layout.strides(hidden), channels, hidden.shape[2] * hidden.shape[3], parts,
+        **options, STEPS=STEPS, **tile, arithmetic=arithmetic_of(hidden),
+    )  # fmt: skip
+
+
+@split_batch("parameters")
+def _gradient(
+    grad: Tensor,
+    hidden: Tensor,
+    parameters: tuple[Tensor | None, ...],
+    grad_hidden: Tensor,
+    options: dict[str, Any],
 ) -> None:
     batch, channels, height, width = hidden.shape
-    pixels = height * width
-    tile, arithmetic = _tile(hidden), _arithmetic(hidden)
-    channel_blocks = triton.cdiv(channels, tile["BLOCK_C"])
-    grad_strides, strides = layout.strides(grad), layout.strides(hidden)
-    constants, slopes = (torch.empty_like(mean) if batch_statistics else None for _ in range(2))
-    with on_device_of(hidden):
-        if batch_statistics or any(t is not None for t in (grad_weight, grad_bias, grad_project)):
-            parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
-            sums = [mean.new_empty((batch, parts, channels)) for _ in range(3)]
-            _sums_kernel[(parts * channel_blocks, batch)](
-                grad, hidden, weight, bias, mean, variance, *sums,
-                grad_strides, strides, channels, pixels, parts,
-                EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, STEPS=STEPS, **tile, arithmetic=arithmetic,
-            )  # fmt: skip
-            _parameters_kernel[(triton.cdiv(channels, 32),)](
-                *sums, weight, bias, project_weight, mean, variance,
-                grad_weight, grad_bias, grad_project, constants, slopes, batch * parts, batch * pixels, channels,
-                EPS=eps, ABS_WEIGHT=abs_weight, BLOCK_C=32, BLOCK_B=32,
-            )  # fmt: skip
-        if grad_hidden is not None:
-            _gradient_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]) * channel_blocks, batch)](
-                grad, hidden, weight, bias, project_weight, mean, variance, constants, slopes, grad_hidden,
-                grad_strides, strides, layout.strides(grad_hidden), channels, pixels,
-                EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **tile, arithmetic=arithmetic,
-            )  # fmt: skip
+    tile = _tile(hidden)
+    blocks = triton.cdiv(height * width, tile["BLOCK_P"]) * triton.cdiv(channels, tile["BLOCK_C"])
+    launch(
+        _gradient_kernel, (blocks, batch),
+        grad, hidden, *parameters, grad_hidden,
+        layout.strides(grad), layout.strides(hidden), layout.strides(grad_hidden), channels, height * width,
+        **options, **tile, arithmetic=arithmetic_of(hidden),
+    )  # fmt: skip
+
+
+def _parts(hidden: Tensor) -> int:
+    """Return the number of parts that the sums over the pixels of an image are taken in."""
+    return triton.cdiv(hidden.shape[2] * hidden.shape[3], STEPS * _tile(hidden)["BLOCK_P"])
 
 
 def _tile(hidden: Tensor) -> dict[str, int]:
-    channels_last = layout.memory_format(hidden) == torch.channels_last
-    return heuristics(hidden.shape[1], channels_last, hidden.itemsize)
-
-
-def _arithmetic(x: Tensor) -> tl.dtype:
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
+    channels_last = _tiles.channels_last(hidden)
+    return _tiles.of_map(hidden.shape[1], channels_last, hidden.itemsize)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from afa_kernels.triton_kernels.bn_relu_project import norm, rectify
-from afa_kernels.triton_kernels.launch import on_device_of
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch
+from afa_kernels.triton_kernels._norm import norm, rectify
 
 BLOCKS = {"BLOCK_M": 16, "BLOCK_C": 32, "BLOCK_O": 64, "num_warps": 8}
 
@@ -48,6 +47,7 @@ def _forward_kernel(
     tl.store(logits + n * outputs + o, total.to(logits.dtype.element_ty), mask=o < outputs)
 
 
+@split_batch("conv1_weight", "weight", "bias", "running_mean", "running_var", "conv2_weight")
 def forward(
     avg: Tensor,
     max: Tensor,
@@ -64,10 +64,10 @@ def forward(
 ) -> None:
     batch, outputs = logits.shape[:2]
     hidden, inputs = conv1_weight.shape[:2]
-    with on_device_of(avg):
-        _forward_kernel[(triton.cdiv(outputs, BLOCKS["BLOCK_O"]), batch)](
-            avg, max, conv1_weight, weight, bias, running_mean, running_var, conv2_weight, logits,
-            inputs, hidden, outputs,
-            EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **BLOCKS,
-            arithmetic=tl.float64 if avg.dtype == torch.float64 else tl.float32,
-        )  # fmt: skip
+    launch(
+        _forward_kernel, (triton.cdiv(outputs, BLOCKS["BLOCK_O"]), batch),
+        avg, max, conv1_weight, weight, bias, running_mean, running_var, conv2_weight, logits,
+        inputs, hidden, outputs,
+        EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **BLOCKS,
+        arithmetic=arithmetic_of(avg),
+    )  # fmt: skip

@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels.attentive_fusion import heuristics
-from afa_kernels.triton_kernels.launch import on_device_of
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch
 
 STEPS = 8  # blocks of pixels that one program reduces
 
@@ -104,35 +104,34 @@ def _backward_kernel(
     tl.store(grad_x + n * x_n + c * x_c + p * x_p, value.to(grad_x.dtype.element_ty), mask=inside_c & (p < pixels))
 
 
+@split_batch()
 def forward(x: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
     batch, channels, height, width = x.shape
     pixels = height * width
-    tile = heuristics(channels, layout.memory_format(x) == torch.channels_last, x.itemsize)
+    tile = _tiles.of_map(channels, _tiles.channels_last(x), x.itemsize)
     parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     sums, maxima = (torch.empty((batch, parts, channels), dtype=dtype, device=x.device) for _ in range(2))
     indices = torch.empty((batch, parts, channels), dtype=torch.int64, device=x.device)
-    with on_device_of(x):
-        _forward_kernel[(parts, triton.cdiv(channels, tile["BLOCK_C"]), batch)](
-            x, sums, maxima, indices, layout.strides(x), channels, pixels,
-            STEPS=STEPS, **tile, arithmetic=_arithmetic(x),
-        )  # fmt: skip
-        _combine_kernel[(triton.cdiv(channels, 32), batch)](
-            sums, maxima, indices, avg, max, index, channels, pixels, parts,
-            BLOCK_C=32, BLOCK_B=32, arithmetic=_arithmetic(x),
-        )  # fmt: skip
+    launch(
+        _forward_kernel, (parts, triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        x, sums, maxima, indices, layout.strides(x), channels, pixels,
+        STEPS=STEPS, **tile, arithmetic=arithmetic_of(x),
+    )  # fmt: skip
+    launch(
+        _combine_kernel, (triton.cdiv(channels, 32), batch),
+        sums, maxima, indices, avg, max, index, channels, pixels, parts,
+        BLOCK_C=32, BLOCK_B=32, arithmetic=arithmetic_of(x),
+    )  # fmt: skip
 
 
+@split_batch()
 def backward(grad_avg: Tensor | None, grad_max: Tensor | None, index: Tensor, grad_x: Tensor) -> None:
     batch, channels, height, width = grad_x.shape
     pixels = height * width
-    tile = heuristics(channels, layout.memory_format(grad_x) == torch.channels_last, grad_x.itemsize)
-    with on_device_of(grad_x):
-        _backward_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch)](
-            grad_avg, grad_max, index, grad_x, layout.strides(grad_x), channels, pixels,
-            **tile, arithmetic=_arithmetic(grad_x),
-        )  # fmt: skip
-
-
-def _arithmetic(x: Tensor) -> tl.dtype:
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
+    tile = _tiles.of_map(channels, _tiles.channels_last(grad_x), grad_x.itemsize)
+    launch(
+        _backward_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        grad_avg, grad_max, index, grad_x, layout.strides(grad_x), channels, pixels,
+        **tile, arithmetic=arithmetic_of(grad_x),
+    )  # fmt: skip

@@ -11,16 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels.launch import on_device_of
-from afa_kernels.triton_kernels.scale_space_render import (
-    composite,
-    gather,
-    heuristics,
-    sample,
-    size_of,
-    sizes_of,
-    strides_of,
-)
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._compositing import composite
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
+from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of
 
 
 @triton.jit
@@ -28,7 +22,7 @@ def _sample_opacities(
     attentions, strides, sizes, n, y, x, out_size, inside,
     K: tl.constexpr, same_sizes: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """The opacities of the K scales at the output pixels, each [1, BLOCK_P]."""
+    """Return the opacities of the K scales at the output pixels, each [1, BLOCK_P]."""
     opacities = ()
     c = tl.full([], 0, tl.int64)
     for k in tl.static_range(K - 1):
@@ -55,9 +49,9 @@ def _forward_kernel(
         attentions, attention_strides, attention_sizes, n, y, x, out_size, inside_x,
         K, attention_same_sizes, arithmetic,
     )  # fmt: skip
-    weights, lefts = composite(opacities, K)
+    weights, transmittances = composite(opacities, K)
     if premultiplied:
-        weights = lefts
+        weights = transmittances
     for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
         c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
         inside = (c < channels) & inside_x
@@ -91,9 +85,9 @@ def _opacities_backward_kernel(
         attentions, attention_strides, attention_sizes, n, y, x, out_size, inside_x,
         K, attention_same_sizes, arithmetic,
     )  # fmt: skip
-    weights, lefts = composite(opacities, K)
+    weights, transmittances = composite(opacities, K)
     if premultiplied:
-        weights = lefts
+        weights = transmittances
     if weights_out is not None:
         for k in tl.static_range(K):
             tl.store(weights_out + (n * K + k) * height * width + p, weights[k], mask=inside_x)
@@ -115,63 +109,58 @@ def _opacities_backward_kernel(
         behind = sums[K - 1]  # S_{k+1}, where S_k = alpha_k G_k + (1 - alpha_k) S_{k+1}, premultiplied with G_k
         for k in tl.static_range(K - 2, -1, -1):
             if premultiplied:
-                grad_opacity = -lefts[k] * behind
+                grad_opacity = -transmittances[k] * behind
                 behind = sums[k] + (1.0 - opacities[k]) * behind
             else:
-                grad_opacity = lefts[k] * (sums[k] - behind)
+                grad_opacity = transmittances[k] * (sums[k] - behind)
                 behind = opacities[k] * sums[k] + (1.0 - opacities[k]) * behind
             tl.store(grad_opacities_out + (n * (K - 1) + k) * height * width + p, grad_opacity, mask=inside_x)
 
 
+@split_batch()
 def forward(predictions: list[Tensor], attentions: list[Tensor], premultiplied: bool, out: Tensor) -> None:
     batch, channels, height, width = out.shape
-    channels_last = layout.memory_format(out) == torch.channels_last
-    tile = heuristics(channels, width, len(predictions), channels_last, out.itemsize)
-    with on_device_of(out):
-        _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-            tuple(predictions), tuple(attentions), out,
-            strides_of(predictions), sizes_of(predictions), strides_of(attentions), sizes_of(attentions),
-            layout.strides(out), size_of(out), channels,
-            K=len(predictions), same_sizes=tuple(size_of(x) == size_of(out) for x in predictions),
-            attention_same_sizes=tuple(size_of(x) == size_of(out) for x in attentions), premultiplied=premultiplied,
-            **tile, arithmetic=_arithmetic_of(predictions),
-        )  # fmt: skip
+    channels_last = _tiles.channels_last(out)
+    tile = _tiles.of_row(channels, width, len(predictions), channels_last, out.itemsize)
+    launch(
+        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        tuple(predictions), tuple(attentions), out,
+        strides_of(predictions), sizes_of(predictions), strides_of(attentions), sizes_of(attentions),
+        layout.strides(out), size_of(out), channels,
+        K=len(predictions), same_sizes=tuple(size_of(x) == size_of(out) for x in predictions),
+        attention_same_sizes=tuple(size_of(x) == size_of(out) for x in attentions), premultiplied=premultiplied,
+        **tile, arithmetic=arithmetic_of(predictions[0]),
+    )  # fmt: skip
 
 
+@split_batch()
 def backward(
     grad: Tensor,
     predictions: list[Tensor],
     attentions: list[Tensor],
     premultiplied: bool,
-    grad_predictions: list[Tensor],
-    predictions_needed: list[bool],
-    grad_attentions: list[Tensor],
-    attentions_needed: list[bool],
+    needed: list[bool],
+    grads: list[Tensor],
 ) -> None:
     batch, channels, height, width = grad.shape
     dtype = torch.float64 if predictions[0].dtype == torch.float64 else torch.float32
     scales = len(predictions)
-    weights = grad.new_empty((batch, scales, height, width), dtype=dtype) if grad_predictions else None
-    grad_opacities = grad.new_empty((batch, scales - 1, height, width), dtype=dtype) if grad_attentions else None
-    tile = heuristics(channels, width, scales, layout.memory_format(grad) == torch.channels_last, grad.itemsize)
-    with on_device_of(grad):
-        _opacities_backward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-            grad, tuple(predictions), tuple(attentions), weights, grad_opacities,
-            layout.strides(grad), strides_of(predictions), sizes_of(predictions),
-            strides_of(attentions), sizes_of(attentions), size_of(grad), channels,
-            K=scales, same_sizes=tuple(size_of(x) == size_of(grad) for x in predictions),
-            attention_same_sizes=tuple(size_of(x) == size_of(grad) for x in attentions), premultiplied=premultiplied,
-            **tile, arithmetic=_arithmetic_of(predictions),
-        )  # fmt: skip
-    outputs = iter(grad_predictions)
-    for k, wanted in enumerate(predictions_needed):
-        if wanted:
-            gather(grad, weights, k, next(outputs), height)
-    outputs = iter(grad_attentions)
-    for k, wanted in enumerate(attentions_needed):
-        if wanted and grad_opacities is not None:
-            gather(grad_opacities[:, k : k + 1], None, 0, next(outputs), height)
-
-
-def _arithmetic_of(predictions: list[Tensor]) -> tl.dtype:
-    return tl.float64 if predictions[0].dtype == torch.float64 else tl.float32
+    places = spread(grads, needed)
+    weights = grad.new_empty((batch, scales, height, width), dtype=dtype) if any(needed[:scales]) else None
+    grad_opacities = grad.new_empty((batch, scales - 1, height, width), dtype=dtype) if any(needed[scales:]) else None
+    tile = _tiles.of_row(channels, width, scales, _tiles.channels_last(grad), grad.itemsize)
+    launch(
+        _opacities_backward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        grad, tuple(predictions), tuple(attentions), weights, grad_opacities,
+        layout.strides(grad), strides_of(predictions), sizes_of(predictions),
+        strides_of(attentions), sizes_of(attentions), size_of(grad), channels,
+        K=scales, same_sizes=tuple(size_of(x) == size_of(grad) for x in predictions),
+        attention_same_sizes=tuple(size_of(x) == size_of(grad) for x in attentions), premultiplied=premultiplied,
+        **tile, arithmetic=arithmetic_of(predictions[0]),
+    )  # fmt: skip
+    for k, grad_prediction in enumerate(places[:scales]):
+        if grad_prediction is not None:
+            gather(grad, weights, k, grad_prediction, height)
+    for k, grad_attention in enumerate(places[scales:]):
+        if grad_attention is not None and grad_opacities is not None:
+            gather(grad_opacities[:, k : k + 1], None, 0, grad_attention, height)

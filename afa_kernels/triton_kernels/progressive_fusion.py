@@ -11,25 +11,25 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels import attentive_fusion
-from afa_kernels.triton_kernels.attentive_fusion import gate
-from afa_kernels.triton_kernels.launch import on_device_of
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._gate import gate
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
 
 
 @triton.jit
 def _factor(logits, strides, n, i, mask, K: tl.constexpr, arithmetic: tl.constexpr):
-    """A_k or B_k of the elements i of image n for every k; `strides` are those of the image and the element."""
+    """Return A_k or B_k of the elements i of image n for every k; `strides` are those of the image and the element."""
     weights = ()
-    left = None
+    transmittance = None
     for behind in tl.static_range(K):
         z_n, z_i = strides[K - 1 - behind]
         open, shut = gate(logits[K - 1 - behind] + n * z_n + i * z_i, mask, arithmetic)
         if behind == 0:
             weights = (open,) + weights
-            left = shut
+            transmittance = shut
         else:
-            weights = (open * left,) + weights
-            left = left * shut
+            weights = (open * transmittance,) + weights
+            transmittance = transmittance * shut
     return weights
 
 
@@ -105,7 +105,7 @@ def _backward_kernel(
 
 @triton.jit
 def _write_gradients(logits, strides, out, n, size, i, sums, weights, mask, K: tl.constexpr, arithmetic: tl.constexpr):
-    """From the gradients `sums` of A_k those of its logits: with S_k = A_k dA_k, (1-a_k) S_k - a_k sum_{j<k} S_j.
+    """Store the gradients of the logits, (1-a_k) S_k - a_k sum_{j<k} S_j with S_k = A_k dA_k; `sums` are the dA_k.
 
     `out` are contiguous, (N, size), or None.
     """
@@ -142,81 +142,64 @@ def _channel_kernel(
     _write_gradients(q, q_strides, dq, n, channels, c, sums, b, inside_c, K, arithmetic)
 
 
-def heuristics(inputs: int, channels: int, channels_last: bool, itemsize: int, aligned: bool = True) -> dict[str, int]:
-    """BLOCK_C, BLOCK_P and the number of warps: those of attentive_fusion, or smaller tiles, that spill no registers.
-
-    Of many inputs, for a thread holds up to three values of each for every element; and in the backward pass of
-    channels_last where addresses are not `aligned`.
-    """
-    tile = attentive_fusion.heuristics(channels, channels_last, itemsize)
-    if inputs <= 4:
-        return tile if aligned or not channels_last else {**tile, "BLOCK_P": tile["BLOCK_P"] // 2}
-    elements = 32 * tile["num_warps"] * (2 if inputs <= 8 else 1)
-    if channels_last:
-        return {**tile, "BLOCK_C": 16, "BLOCK_P": elements // 16}
-    return {**tile, "BLOCK_C": elements // 64, "BLOCK_P": 64}
-
-
+@split_batch()
 def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor], out: Tensor) -> None:
     batch, channels, height, width = out.shape
     pixels = height * width
-    channels_last = layout.memory_format(out) == torch.channels_last
-    tile = heuristics(len(features), channels, channels_last, out.itemsize)
-    with on_device_of(out):
-        _forward_kernel[(triton.cdiv(pixels, tile["BLOCK_P"]), batch)](
-            tuple(features), tuple(spatial_logits), tuple(channel_logits), out,
-            *_strides(features, spatial_logits, channel_logits), layout.strides(out), channels, pixels,
-            K=len(features), **tile, arithmetic=_arithmetic(out),
-        )  # fmt: skip
+    channels_last = _tiles.channels_last(out)
+    tile = _tiles.of_maps(len(features), channels, channels_last, out.itemsize)
+    launch(
+        _forward_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), batch),
+        tuple(features), tuple(spatial_logits), tuple(channel_logits), out,
+        *_strides(features, spatial_logits, channel_logits), layout.strides(out), channels, pixels,
+        K=len(features), **tile, arithmetic=arithmetic_of(out),
+    )  # fmt: skip
 
 
+@split_batch()
 def backward(
     grad: Tensor,
     features: list[Tensor],
     spatial_logits: list[Tensor],
     channel_logits: list[Tensor],
-    grads: list[Tensor],
     needed: list[bool],
+    grads: list[Tensor],
 ) -> None:
     batch, channels, height, width = grad.shape
     pixels = height * width
-    channels_last = layout.memory_format(grad) == torch.channels_last
-    tile = heuristics(len(features), channels, channels_last, grad.itemsize, aligned=channels % 8 == 0)
+    channels_last = _tiles.channels_last(grad)
+    tile = _tiles.of_maps(len(features), channels, channels_last, grad.itemsize, aligned=channels % 8 == 0)
     blocks = triton.cdiv(pixels, tile["BLOCK_P"])
     inputs = len(features)
-    given = iter(grads)
-    in_place = tuple(next(given) if wanted else None for wanted in needed)
-    dx, ds, dq = in_place[:inputs], in_place[inputs : 2 * inputs], in_place[2 * inputs :]
+    places = spread(grads, needed)
+    dx, ds, dq = places[:inputs], places[inputs : 2 * inputs], places[2 * inputs :]
     channel_sums = None
     if any(needed[2 * inputs :]):
         dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
         channel_sums = torch.empty((batch, blocks, inputs, channels), dtype=dtype, device=grad.device)
     strides = _strides(features, spatial_logits, channel_logits)
-    with on_device_of(grad):
-        _backward_kernel[(blocks, batch)](
-            grad, tuple(features), tuple(spatial_logits), tuple(channel_logits),
-            dx, ds if any(needed[inputs : 2 * inputs]) else None, channel_sums,
-            layout.strides(grad), *strides,
-            tuple((0, 0, 0) if x is None else layout.strides(x) for x in dx), channels, pixels, blocks,
-            K=inputs, **tile, arithmetic=_arithmetic(grad),
+    launch(
+        _backward_kernel, (blocks, batch),
+        grad, tuple(features), tuple(spatial_logits), tuple(channel_logits),
+        dx, ds if any(needed[inputs : 2 * inputs]) else None, channel_sums,
+        layout.strides(grad), *strides,
+        tuple((0, 0, 0) if x is None else layout.strides(x) for x in dx), channels, pixels, blocks,
+        K=inputs, **tile, arithmetic=arithmetic_of(grad),
+    )  # fmt: skip
+    if channel_sums is not None:
+        launch(
+            _channel_kernel, (triton.cdiv(channels, 64), batch),
+            channel_sums, tuple(channel_logits), dq, strides[2], channels, blocks,
+            K=inputs, BLOCK_C=64, BLOCK_B=32, arithmetic=arithmetic_of(grad),
         )  # fmt: skip
-        if channel_sums is not None:
-            _channel_kernel[(triton.cdiv(channels, 64), batch)](
-                channel_sums, tuple(channel_logits), dq, strides[2], channels, blocks,
-                K=inputs, BLOCK_C=64, BLOCK_B=32, arithmetic=_arithmetic(grad),
-            )  # fmt: skip
 
 
 def _strides(
     features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor]
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Of the image, the channel and the pixel; the spatial logits have no channel, the channel logits no pixel."""
+    """Return those of image, channel and pixel; the spatial logits have no channel, the channel logits no pixel."""
     return (
         tuple(layout.strides(x) for x in features),
         tuple(layout.strides(s)[::2] for s in spatial_logits),
         tuple(layout.strides(q)[:2] for q in channel_logits),
     )
-
-
-def _arithmetic(x: Tensor) -> tl.dtype:
-    return tl.float64 if x.dtype == torch.float64 else tl.float32

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels.launch import on_device_of
-from afa_kernels.triton_kernels.scale_space_render import heuristics, sample, size_of
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch
+from afa_kernels.triton_kernels._resize import sample, size_of
 
 
 # One program renders BLOCK_P pixels of one row of one image, over all channels. `before` and `after` are one tensor, as
-# are `left_before` and `left_after`, the transmittance; of the first scale there is nothing before.
+# are `transmittance_before` and `transmittance_after`; of the first scale there is nothing before.
 @triton.jit
 def _forward_kernel(
-    before, left_before, prediction, weight, after, left_after,
+    before, transmittance_before, prediction, weight, after, transmittance_after,
     strides, size, weight_strides, weight_size, out_strides, out_size, channels,
     same_size: tl.constexpr, weight_same_size: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
@@ -30,32 +30,35 @@ def _forward_kernel(
     inside_x = x < width
     p = y * width + x
     only = tl.full([], 0, tl.int64)
-    share = sample(weight, weight_strides, weight_size, n, only, y, x, out_size, inside_x, weight_same_size, arithmetic)
-    if left_after is not None:
-        left = tl.full(share.shape, 1.0, arithmetic)
-        if left_before is not None:
-            left = tl.load(left_before + n * height * width + p, mask=inside_x, other=0.0)
-        tl.store(left_after + n * height * width + p, left * (1.0 - share), mask=inside_x)
-        share *= left
+    factor = sample(
+        weight, weight_strides, weight_size, n, only, y, x, out_size, inside_x, weight_same_size, arithmetic
+    )
+    if transmittance_after is not None:
+        transmittance = tl.full(factor.shape, 1.0, arithmetic)
+        if transmittance_before is not None:
+            transmittance = tl.load(transmittance_before + n * height * width + p, mask=inside_x, other=0.0)
+        tl.store(transmittance_after + n * height * width + p, transmittance * (1.0 - factor), mask=inside_x)
+        factor *= transmittance
     for first in range(0, channels, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
         inside = (c < channels) & inside_x
         at = n * out_n + c * out_c + p * out_p
-        value = share * sample(prediction, strides, size, n, c, y, x, out_size, inside, same_size, arithmetic)
+        value = factor * sample(prediction, strides, size, n, c, y, x, out_size, inside, same_size, arithmetic)
         if before is not None:
             value += tl.load(before + at, mask=inside, other=0.0)
         tl.store(after + at, value, mask=inside)
 
 
+@split_batch()
 def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool) -> None:
     batch, channels, height, width = rendered.shape
-    channels_last = layout.memory_format(rendered) == torch.channels_last
-    tile = heuristics(channels, width, 1, channels_last, rendered.itemsize)
-    with on_device_of(rendered):
-        _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-            None if first else rendered, None if first else transmittance, prediction, weight, rendered, transmittance,
-            layout.strides(prediction), size_of(prediction), layout.strides(weight), size_of(weight),
-            layout.strides(rendered), size_of(rendered), channels,
-            same_size=size_of(prediction) == size_of(rendered), weight_same_size=size_of(weight) == size_of(rendered),
-            **tile, arithmetic=tl.float64 if rendered.dtype == torch.float64 else tl.float32,
-        )  # fmt: skip
+    channels_last = _tiles.channels_last(rendered)
+    tile = _tiles.of_row(channels, width, 1, channels_last, rendered.itemsize)
+    launch(
+        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        None if first else rendered, None if first else transmittance, prediction, weight, rendered, transmittance,
+        layout.strides(prediction), size_of(prediction), layout.strides(weight), size_of(weight),
+        layout.strides(rendered), size_of(rendered), channels,
+        same_size=size_of(prediction) == size_of(rendered), weight_same_size=size_of(weight) == size_of(rendered),
+        **tile, arithmetic=arithmetic_of(rendered),
+    )  # fmt: skip

@@ -12,28 +12,19 @@ import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels import scale_space_weights
-from afa_kernels.triton_kernels.launch import on_device_of
-from afa_kernels.triton_kernels.scale_space_render import (
-    add_exp,
-    composite,
-    gather,
-    heuristics,
-    make_maps,
-    sample,
-    sample_maps,
-    size_of,
-    sizes_of,
-    store_map_gradients,
-    strides_of,
-)
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
+from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of
+from afa_kernels.triton_kernels._softmax import add_exp
+from afa_kernels.triton_kernels._weights import make_maps, maps_backward
 
 BAND_BYTES = 2**24  # of the gradient of a band: it stays in the second-level cache of a large GPU
 
 
 @triton.jit
 def _target(target, class_weight, ignore_index, channels, inside, arithmetic: tl.constexpr):
-    """The classes of some pixels and their weights: 0 where the target is ignored, NaN where it is no class."""
+    """Return the classes of some pixels and their weights: 0 where the target is ignored, NaN where it is no class."""
     t = tl.load(target, mask=inside, other=0).to(tl.int64)
     is_class = (t >= 0) & (t < channels)
     weight = tl.full(t.shape, 1.0, arithmetic)
@@ -112,14 +103,15 @@ def _gradient_kernel(
     of_image = n * height * width
     t, weight = _target(target + of_image + p, class_weight, ignore_index, channels, inside_x, arithmetic)
     factor = weight * tl.load(grad_losses + of_image + p, mask=inside_x, other=0.0)
+    factor = tl.where(t == ignore_index, 0.0, factor)  # whatever reaches the loss of an ignored pixel
     log_sum_exp = tl.load(lse + of_image + p, mask=inside_x, other=0.0)
     opacities = sample_maps(
         maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
         K, maps_same_size, resize_opacities and opaque_last, arithmetic,
     )  # fmt: skip
-    weights, lefts = opacities, opacities
+    weights, transmittances = opacities, opacities
     if resize_opacities:
-        weights, lefts = composite(opacities, K)
+        weights, transmittances = composite(opacities, K)
     if weights_out is not None:
         for k in tl.static_range(K):
             tl.store(weights_out + (n * K + k) * height * width + p, weights[k], mask=inside_x)
@@ -147,9 +139,12 @@ def _gradient_kernel(
             added = added + (sums[k] + tl.sum(g * values[k], axis=0)[None, :],)
         sums = added
     if grad_maps_out is not None:
-        store_map_gradients(grad_maps_out, n, p, out_size, sums, opacities, lefts, inside_x, K, resize_opacities)
+        store_map_gradients(
+            grad_maps_out, n, p, out_size, sums, opacities, transmittances, inside_x, K, resize_opacities
+        )
 
 
+@split_batch("weight")
 def forward(
     predictions: list[Tensor],
     logits: Tensor,
@@ -165,19 +160,20 @@ def forward(
     batch, height, width = losses.shape
     channels = predictions[0].shape[1]
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
-    channels_last = layout.memory_format(predictions[0]) == torch.channels_last
-    tile = heuristics(channels, width, len(predictions), channels_last, maps.itemsize)
-    with on_device_of(losses):
-        _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-            tuple(predictions), maps, target, weight, losses, lse,
-            strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
-            (height, width), channels, ignore_index,
-            K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
-            maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
-            opaque_last=opaque_last, **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
-        )  # fmt: skip
+    channels_last = _tiles.channels_last(predictions[0])
+    tile = _tiles.of_row(channels, width, len(predictions), channels_last, maps.itemsize)
+    launch(
+        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        tuple(predictions), maps, target, weight, losses, lse,
+        strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
+        (height, width), channels, ignore_index,
+        K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
+        maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
+        opaque_last=opaque_last, **tile, arithmetic=arithmetic_of(maps),
+    )  # fmt: skip
 
 
+@split_batch("weight")
 def backward(
     grad: Tensor,
     predictions: list[Tensor],
@@ -189,51 +185,47 @@ def backward(
     phi: str,
     opaque_last: bool,
     resize_opacities: bool,
-    grad_predictions: list[Tensor],
     needed: list[bool],
-    grad_logits: Tensor | None,
+    grads: list[Tensor],
 ) -> None:
+    *grad_predictions, grad_logits = spread(grads, needed)
     batch, height, width = grad.shape
     channels = predictions[0].shape[1]
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     resized = (batch, len(predictions), height, width)
-    weights_out = maps.new_empty(resized) if any(needed) else None
+    weights_out = maps.new_empty(resized) if any(needed[:-1]) else None
     grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
     memory_format = layout.memory_format(predictions[0])
     channels_last = memory_format == torch.channels_last
-    tile = heuristics(channels, width, len(predictions), channels_last, maps.itemsize)
-    wanted = [k for k, is_needed in enumerate(needed) if is_needed]
-    sources = [x.shape[2] for x in grad_predictions]
+    tile = _tiles.of_row(channels, width, len(predictions), channels_last, maps.itemsize)
+    wanted = [(k, x) for k, x in enumerate(grad_predictions) if x is not None]
+    sources = [x.shape[2] for _, x in wanted]
     for owned, first, last in bands(height, sources, BAND_BYTES // (batch * channels * width * maps.itemsize)):
         band = None
         if wanted:
             shape = (batch, channels, last - first, width)
             band = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=memory_format)
-        with on_device_of(grad):
-            _gradient_kernel[((last - first) * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-                grad, target, weight, lse, tuple(predictions), maps, band, weights_out, grad_maps_out,
-                (0, 0, 0) if band is None else layout.strides(band),
-                strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
-                (height, width), channels, ignore_index, first,
-                K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
-                maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
-                opaque_last=opaque_last, **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
-            )  # fmt: skip
-        for k, rows, out in zip(wanted, owned, grad_predictions):
+        launch(
+            _gradient_kernel, ((last - first) * triton.cdiv(width, tile["BLOCK_P"]), batch),
+            grad, target, weight, lse, tuple(predictions), maps, band, weights_out, grad_maps_out,
+            (0, 0, 0) if band is None else layout.strides(band),
+            strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
+            (height, width), channels, ignore_index, first,
+            K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
+            maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
+            opaque_last=opaque_last, **tile, arithmetic=arithmetic_of(maps),
+        )  # fmt: skip
+        for (k, out), rows in zip(wanted, owned):
             if band is not None and rows[0] < rows[1]:
                 gather(band, weights_out, k, out, height, rows, first)
     if grad_logits is not None and grad_maps_out is not None:
-        grad_maps = maps.new_empty(maps.shape)
-        gather(grad_maps_out, None, 0, grad_maps, height)
-        scale_space_weights.backward(
-            logits, grad_maps, None, phi, opaque_last, grad_logits, composite=not resize_opacities
-        )
+        maps_backward(grad_maps_out, maps, logits, phi, opaque_last, resize_opacities, grad_logits)
 
 
 def bands(height: int, sources: list[int], rows: int) -> list[tuple[list[tuple[int, int]], int, int]]:
-    """Bands of at least one and about `rows` output rows, which share out the rows of every source among them.
+    """Return bands of at least one and about `rows` output rows, which share out the rows of every source among them.
 
-    Of each the source rows it owns, from one to another, and the output rows that these are read by, with its own.
+    Each is the source rows it owns, from one to another, and the output rows that these are read by, with its own.
     """
     found = []
     step = max(1, rows)

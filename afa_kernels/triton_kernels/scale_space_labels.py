@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from afa_kernels import layout
-from afa_kernels.triton_kernels import scale_space_weights
-from afa_kernels.triton_kernels.launch import on_device_of
-from afa_kernels.triton_kernels.scale_space_render import (
-    add_exp,
-    composite,
-    heuristics,
-    make_maps,
-    sample,
-    sample_maps,
-    size_of,
-    sizes_of,
-    strides_of,
-)
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._compositing import composite, sample_maps
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch
+from afa_kernels.triton_kernels._resize import sample, size_of, sizes_of, strides_of
+from afa_kernels.triton_kernels._softmax import add_exp
+from afa_kernels.triton_kernels._weights import make_maps
 
 
 # One program labels BLOCK_P pixels of one row of one image, whose channels it sees BLOCK_C at a time. The first of
@@ -79,28 +71,29 @@ def _forward_kernel(
         tl.store(values + p, value.to(values.dtype.element_ty), mask=inside_x)
 
 
+@split_batch()
 def forward(
     predictions: list[Tensor],
     logits: Tensor,
     phi: str,
     opaque_last: bool,
     resize_opacities: bool,
-    probability: bool,
-    labels: Tensor,
-    values: Tensor | None,
+    value: str,
+    outputs: list[Tensor],
 ) -> None:
+    labels, values = outputs[0], outputs[1] if value != "none" else None
     batch, height, width = labels.shape
     channels = predictions[0].shape[1]
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
-    channels_last = layout.memory_format(predictions[0]) == torch.channels_last
-    tile = heuristics(channels, width, len(predictions), channels_last, maps.itemsize)
-    with on_device_of(labels):
-        _forward_kernel[(height * triton.cdiv(width, tile["BLOCK_P"]), batch)](
-            tuple(predictions), maps, labels, values,
-            strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
-            (height, width), channels,
-            K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
-            maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
-            opaque_last=opaque_last, probability=probability,
-            **tile, arithmetic=scale_space_weights.arithmetic_of(maps),
-        )  # fmt: skip
+    channels_last = _tiles.channels_last(predictions[0])
+    tile = _tiles.of_row(channels, width, len(predictions), channels_last, maps.itemsize)
+    launch(
+        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        tuple(predictions), maps, labels, values,
+        strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
+        (height, width), channels,
+        K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
+        maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
+        opaque_last=opaque_last, probability=value == "probability",
+        **tile, arithmetic=arithmetic_of(maps),
+    )  # fmt: skip

@@ -168,11 +168,10 @@ void attentive_fusion_forward(Tensor shallow, Tensor deep, Tensor spatial, Tenso
 }
 
 void attentive_fusion_backward(Tensor grad, Tensor shallow, Tensor deep, Tensor spatial, Tensor channel,
-                               std::optional<Tensor> grad_shallow, std::optional<Tensor> grad_deep,
-                               std::optional<Tensor> grad_spatial, std::optional<Tensor> grad_channel) {
-  dispatch(shallow.scalar_type(), "attentive_fusion", [&](auto t) {
-    backward<decltype(t)>(grad, shallow, deep, spatial, channel, grad_shallow, grad_deep, grad_spatial, grad_channel);
-  });
+                               std::vector<bool> needed, std::vector<Tensor> grads) {
+  const Gradients of = spread("attentive_fusion", grads, needed, 4);
+  dispatch(shallow.scalar_type(), "attentive_fusion",
+           [&](auto t) { backward<decltype(t)>(grad, shallow, deep, spatial, channel, of[0], of[1], of[2], of[3]); });
 }
 
 }  // namespace

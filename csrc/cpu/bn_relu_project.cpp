@@ -367,11 +367,17 @@ void differentiate(const Hidden<T>& hidden, const Tensor& grad, const Norm<Acc>&
 }
 
 template <class T, class Acc = acc_t<T>>
-void forward(const Tensor& hidden_map, const Tensor& weight, const Tensor& bias, const Tensor& project_weight,
-             bool batch_statistics, double eps, double slope, bool abs_weight, Tensor& mean, Tensor& variance,
-             Tensor& logits) {
+void forward(const Tensor& hidden_map, const Tensor& weight, const Tensor& bias,
+             const std::optional<Tensor>& running_mean, const std::optional<Tensor>& running_var,
+             const Tensor& project_weight, double eps, double slope, bool abs_weight, Tensor& logits, Tensor& mean,
+             Tensor& variance) {
   const Hidden<T> hidden(hidden_map);
-  if (batch_statistics) statistics(hidden, data_of<Acc>(mean), data_of<Acc>(variance));
+  if (running_mean) {
+    std::copy_n(data_of<Acc>(running_mean), hidden.channels, data_of<Acc>(mean));
+    std::copy_n(data_of<Acc>(running_var), hidden.channels, data_of<Acc>(variance));
+  } else {
+    statistics(hidden, data_of<Acc>(mean), data_of<Acc>(variance));
+  }
   const Norm<Acc> norm(hidden.channels, data_of<Acc>(weight), data_of<Acc>(bias), data_of<Acc>(mean),
                        data_of<Acc>(variance), eps, abs_weight);
   const auto run = slope == 0 ? project<T, false> : project<T, true>;
@@ -415,22 +421,24 @@ void backward(const Tensor& grad, const Tensor& hidden_map, const Tensor& weight
   }
 }
 
-void bn_relu_project_forward(Tensor hidden, Tensor weight, Tensor bias, Tensor project_weight, bool batch_statistics,
-                             double eps, double activation_slope, bool abs_weight, Tensor mean, Tensor variance,
-                             Tensor logits) {
+void bn_relu_project_forward(Tensor hidden, Tensor weight, Tensor bias, std::optional<Tensor> running_mean,
+                             std::optional<Tensor> running_var, Tensor project_weight, double eps,
+                             double activation_slope, bool abs_weight, Tensor logits, Tensor mean, Tensor variance) {
+  STD_TORCH_CHECK(running_mean.has_value() == running_var.has_value(),
+                  "bn_relu_project: running_mean and running_var must be given together");
   dispatch(hidden.scalar_type(), "bn_relu_project", [&](auto t) {
-    forward<decltype(t)>(hidden, weight, bias, project_weight, batch_statistics, eps, activation_slope, abs_weight,
-                         mean, variance, logits);
+    forward<decltype(t)>(hidden, weight, bias, running_mean, running_var, project_weight, eps, activation_slope,
+                         abs_weight, logits, mean, variance);
   });
 }
 
 void bn_relu_project_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor project_weight,
                               Tensor mean, Tensor variance, bool batch_statistics, double eps, double activation_slope,
-                              bool abs_weight, std::optional<Tensor> grad_hidden, std::optional<Tensor> grad_weight,
-                              std::optional<Tensor> grad_bias, std::optional<Tensor> grad_project) {
+                              bool abs_weight, std::vector<bool> needed, std::vector<Tensor> grads) {
+  const Gradients of = spread("bn_relu_project", grads, needed, 4);
   dispatch(hidden.scalar_type(), "bn_relu_project", [&](auto t) {
     backward<decltype(t)>(grad, hidden, weight, bias, project_weight, mean, variance, batch_statistics, eps,
-                          activation_slope, abs_weight, grad_hidden, grad_weight, grad_bias, grad_project);
+                          activation_slope, abs_weight, of[0], of[1], of[2], of[3]);
   });
 }
 

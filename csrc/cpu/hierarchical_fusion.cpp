@@ -37,9 +37,10 @@ void hierarchical_fusion_forward(std::vector<Tensor> predictions, std::vector<Te
 }
 
 void hierarchical_fusion_backward(Tensor grad, std::vector<Tensor> predictions, std::vector<Tensor> attentions,
-                                  bool premultiplied, std::vector<Tensor> grad_predictions,
-                                  std::vector<bool> predictions_needed, std::vector<Tensor> grad_attentions,
-                                  std::vector<bool> attentions_needed) {
+                                  bool premultiplied, std::vector<bool> needed, std::vector<Tensor> grads) {
+  const Gradients all = spread("hierarchical_fusion", grads, needed, predictions.size() + attentions.size());
+  const Gradients of_predictions(all.begin(), all.begin() + predictions.size());
+  const Gradients of_attentions(all.begin() + predictions.size(), all.end());
   dispatch_types(predictions.at(0).scalar_type(), grad.scalar_type(), "hierarchical_fusion", [&](auto t, auto o) {
     using T = decltype(t);
     using O = decltype(o);
@@ -47,13 +48,11 @@ void hierarchical_fusion_backward(Tensor grad, std::vector<Tensor> predictions, 
     const int64_t batch = grad.size(0), height = grad.size(2), width = grad.size(3);
     const int64_t scales = static_cast<int64_t>(predictions.size());
     const Maps<Acc> maps(attentions, batch, premultiplied, height, width);
-    const std::unique_ptr<Acc[]> map_grads(grad_attentions.empty() ? nullptr
-                                                                   : new Acc[batch * scales * height * width]);
+    const std::unique_ptr<Acc[]> map_grads(any(of_attentions) ? new Acc[batch * scales * height * width] : nullptr);
     render_backward<T>(Given<O, Acc>{as_map<const O>(grad, "grad"), width}, predictions, maps, height, width,
-                       grad_predictions, predictions_needed, map_grads.get());
-    auto next = grad_attentions.begin();
+                       of_predictions, map_grads.get());
     for (int64_t k = 0; k + 1 < scales; ++k)
-      if (attentions_needed[k]) attention_backward(map_grads.get(), scales, k, height, width, *next++);
+      if (of_attentions[k]) attention_backward(map_grads.get(), scales, k, height, width, *of_attentions[k]);
   });
 }
 

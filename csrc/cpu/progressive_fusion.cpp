@@ -14,13 +14,6 @@ constexpr int64_t TILE = 2048;  // elements of a row, or pixels, that are worked
 
 enum class Axis { pixels, channels };
 
-// Gradients, each in the place of its tensor; none where it is not needed.
-using Gradients = std::vector<std::optional<Tensor>>;
-
-bool any(const Gradients& grads) {
-  return std::any_of(grads.begin(), grads.end(), [](const auto& t) { return t.has_value(); });
-}
-
 // A of the pixels or B of the channels, for every image and input a row of `size` values.
 template <class Acc>
 class Factor {
@@ -212,11 +205,10 @@ void progressive_fusion_forward(std::vector<Tensor> features, std::vector<Tensor
 
 // `grads` are those `needed` of the features, the spatial and the channel logits.
 void progressive_fusion_backward(Tensor grad, std::vector<Tensor> features, std::vector<Tensor> spatial,
-                                 std::vector<Tensor> channel, std::vector<Tensor> grads, std::vector<bool> needed) {
+                                 std::vector<Tensor> channel, std::vector<bool> needed, std::vector<Tensor> grads) {
+  const Gradients all = spread("progressive_fusion", grads, needed, 3 * features.size());
   Gradients of[3];
-  auto next = grads.begin();
-  for (size_t i = 0; i < needed.size(); ++i)
-    of[i / features.size()].push_back(needed[i] ? std::optional<Tensor>(*next++) : std::nullopt);
+  for (size_t i = 0; i < all.size(); ++i) of[i / features.size()].push_back(all[i]);
   dispatch(grad.scalar_type(), "progressive_fusion",
            [&](auto t) { backward<decltype(t)>(grad, features, spatial, channel, of[0], of[1], of[2]); });
 }

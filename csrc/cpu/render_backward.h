@@ -147,11 +147,10 @@ struct Given {
 
 // `gradient` gives dL/d rendered: row(n, c, y, first, count, scores, out) of a channel's columns, or with channels_last
 // pixel(n, y, x, channels, scores, out). With Gradient::of_scores it computes it from the rendered scores. Fills the
-// gradients of the predictions that are `needed`, and `map_grads`, (N, K, height, width), if it is not null.
+// gradients of the predictions that are needed, and `map_grads`, (N, K, height, width), if it is not null.
 template <class T, class Gradient>
 void render_backward(const Gradient& gradient, const std::vector<Tensor>& predictions, const Maps<acc_t<T>>& maps,
-                     int64_t height, int64_t width, const std::vector<Tensor>& grad_predictions,
-                     const std::vector<bool>& needed, acc_t<T>* map_grads) {
+                     int64_t height, int64_t width, const Gradients& grad_predictions, acc_t<T>* map_grads) {
   using Acc = acc_t<T>;
   const std::vector<Resized<T>> scales = resize_all<T>(predictions, height, width);
   const bool planar = scales[0].map.sp == 1;
@@ -161,7 +160,7 @@ void render_backward(const Gradient& gradient, const std::vector<Tensor>& predic
   std::vector<int64_t> needed_scales;
   int64_t band_rows = BAND;
   for (int64_t k = 0; k < count_maps; ++k) {
-    if (!needed[k]) continue;
+    if (!grad_predictions[k]) continue;
     needed_scales.push_back(k);
     transposed.emplace_back(scales[k].columns, scales[k].identity);
     band_rows = std::max(band_rows, 4 * ceil_div(height, scales[k].rows.in));
@@ -189,8 +188,8 @@ void render_backward(const Gradient& gradient, const std::vector<Tensor>& predic
         const Resized<T>& scale = scales[needed_scales[i]];
         const int64_t begin = band == 0 ? 0 : scale.rows.low[begin_row];
         const int64_t end = end_row == height ? scale.rows.in : scale.rows.low[end_row];
-        rows.push_back({scale, transposed[i], as_map<T>(grad_predictions[i], "grad_predictions"), planar, begin, end,
-                        begin, row_size, sums + 2 * i * row_size});
+        rows.push_back({scale, transposed[i], as_map<T>(grad_predictions[needed_scales[i]], "grad_predictions"), planar,
+                        begin, end, begin, row_size, sums + 2 * i * row_size});
         first_row = std::min(first_row, rows.back().first_reader(begin_row));
       }
       vectorized([&] {
@@ -262,16 +261,17 @@ void render_backward(const Gradient& gradient, const std::vector<Tensor>& predic
   });
 }
 
-// The same where the maps are made of logits, whose gradient is filled if it is asked for.
+// The same where the maps are made of logits, whose gradient is the last of `grads`.
 template <class T, class Gradient>
 void render_backward(const Gradient& gradient, const std::vector<Tensor>& predictions, const Tensor& logits,
                      const std::string& phi, bool opaque_last, bool resize_opacities, int64_t height, int64_t width,
-                     const std::vector<Tensor>& grad_predictions, const std::vector<bool>& needed,
-                     const std::optional<Tensor>& grad_logits) {
+                     Gradients grads) {
+  const std::optional<Tensor> grad_logits = grads.back();
+  grads.pop_back();
   using Acc = acc_t<T>;
   const Maps<Acc> maps(logits, phi, opaque_last, resize_opacities, height, width);
   const std::unique_ptr<Acc[]> map_grads(grad_logits ? new Acc[maps.batch * maps.scales * height * width] : nullptr);
-  render_backward<T>(gradient, predictions, maps, height, width, grad_predictions, needed, map_grads.get());
+  render_backward<T>(gradient, predictions, maps, height, width, grads, map_grads.get());
   if (grad_logits) logits_backward(logits, phi, maps, map_grads.get(), height, width, *grad_logits);
 }
 

@@ -137,14 +137,15 @@ void scale_space_cross_entropy_forward(std::vector<Tensor> predictions, Tensor l
 
 void scale_space_cross_entropy_backward(Tensor grad, std::vector<Tensor> predictions, Tensor logits, Tensor target,
                                         std::optional<Tensor> weight, Tensor lse, int64_t ignore_index, std::string phi,
-                                        bool opaque_last, bool resize_opacities, std::vector<Tensor> grad_predictions,
-                                        std::vector<bool> needed, std::optional<Tensor> grad_logits) {
+                                        bool opaque_last, bool resize_opacities, std::vector<bool> needed,
+                                        std::vector<Tensor> grads) {
+  const Gradients all = spread("scale_space_cross_entropy", grads, needed, predictions.size() + 1);
   dispatch(predictions.at(0).scalar_type(), "scale_space_cross_entropy", [&](auto t) {
     using T = decltype(t);
     const int64_t channels = predictions[0].size(1);
     const CrossEntropy<acc_t<T>> gradient(grad, target, weight, ignore_index, channels, lse);
     render_backward<T>(gradient, predictions, logits, phi, opaque_last, resize_opacities, grad.size(1), grad.size(2),
-                       grad_predictions, needed, grad_logits);
+                       all);
   });
 }
 

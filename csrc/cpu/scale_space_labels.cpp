@@ -76,11 +76,17 @@ void dispatch_labels(ScalarType dtype, const F& body) {
 }
 
 void scale_space_labels_forward(std::vector<Tensor> predictions, Tensor logits, std::string phi, bool opaque_last,
-                                bool resize_opacities, bool probability, Tensor labels, std::optional<Tensor> values) {
+                                bool resize_opacities, std::string value, std::vector<Tensor> outputs) {
+  STD_TORCH_CHECK(value == "none" || value == "score" || value == "probability",
+                  "scale_space_labels: value must be none, score or probability, got ", value);
+  STD_TORCH_CHECK(outputs.size() == (value == "none" ? 1 : 2), "scale_space_labels: outputs must be the labels",
+                  value == "none" ? "" : " and the values", ", got ", outputs.size());
+  const Tensor labels = outputs[0];
+  const std::optional<Tensor> values = value == "none" ? std::nullopt : std::optional<Tensor>(outputs[1]);
   dispatch(predictions.at(0).scalar_type(), "scale_space_labels", [&](auto t) {
     dispatch_labels(labels.scalar_type(), [&](auto l) {
       forward<decltype(t), decltype(l), acc_t<decltype(t)>>(predictions, logits, phi, opaque_last, resize_opacities,
-                                                            probability, labels, values);
+                                                            value == "probability", labels, values);
     });
   });
 }

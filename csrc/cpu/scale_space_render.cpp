@@ -18,14 +18,15 @@ void scale_space_render_forward(std::vector<Tensor> predictions, Tensor logits, 
 }
 
 void scale_space_render_backward(Tensor grad, std::vector<Tensor> predictions, Tensor logits, std::string phi,
-                                 bool opaque_last, bool resize_opacities, std::vector<Tensor> grad_predictions,
-                                 std::vector<bool> needed, std::optional<Tensor> grad_logits) {
+                                 bool opaque_last, bool resize_opacities, std::vector<bool> needed,
+                                 std::vector<Tensor> grads) {
+  const Gradients all = spread("scale_space_render", grads, needed, predictions.size() + 1);
   dispatch_types(predictions.at(0).scalar_type(), grad.scalar_type(), "scale_space_render", [&](auto t, auto o) {
     using T = decltype(t);
     using O = decltype(o);
     const int64_t height = grad.size(2), width = grad.size(3);
     render_backward<T>(Given<O, acc_t<T>>{as_map<const O>(grad, "grad"), width}, predictions, logits, phi, opaque_last,
-                       resize_opacities, height, width, grad_predictions, needed, grad_logits);
+                       resize_opacities, height, width, all);
   });
 }
 

@@ -40,9 +40,8 @@ void forward(const Tensor& logits, const std::string& phi, bool opaque_last, con
 }
 
 template <class Acc>
-void backward(const Tensor& logits, const std::optional<Tensor>& grad_weights,
-              const std::optional<Tensor>& grad_transmittance, const std::string& phi, bool opaque_last,
-              const Tensor& grad_logits) {
+void backward(const std::optional<Tensor>& grad_weights, const std::optional<Tensor>& grad_transmittance,
+              const Tensor& logits, const std::string& phi, bool opaque_last, const Tensor& grad_logits) {
   const int64_t scales = logits.size(1);
   const AnyMap y(logits, "logits"), dy(grad_logits, "grad_logits");
   for_each_tile(logits, [&](int64_t n, int64_t first, int64_t count) {
@@ -72,11 +71,10 @@ void scale_space_weights_forward(Tensor logits, std::string phi, bool opaque_las
            [&](auto t) { forward<acc_t<decltype(t)>>(logits, phi, opaque_last, weights, transmittance); });
 }
 
-void scale_space_weights_backward(Tensor logits, std::optional<Tensor> grad_weights,
-                                  std::optional<Tensor> grad_transmittance, std::string phi, bool opaque_last,
-                                  Tensor grad_logits) {
+void scale_space_weights_backward(std::optional<Tensor> grad_weights, std::optional<Tensor> grad_transmittance,
+                                  Tensor logits, std::string phi, bool opaque_last, Tensor grad_logits) {
   dispatch(logits.scalar_type(), "scale_space_weights", [&](auto t) {
-    backward<acc_t<decltype(t)>>(logits, grad_weights, grad_transmittance, phi, opaque_last, grad_logits);
+    backward<acc_t<decltype(t)>>(grad_weights, grad_transmittance, logits, phi, opaque_last, grad_logits);
   });
 }
 

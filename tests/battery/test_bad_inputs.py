@@ -316,7 +316,7 @@ BAD_POOL: list[tuple[dict[str, Any], type[Exception], str]] = [
 NORM = {"weight": t(3), "bias": t(3), "running_mean": t(3), "running_var": t(3), "training": False}
 HIDDEN = {"hidden": t(2, 3, 4, 5), **NORM}
 PROJECT = {**HIDDEN, "project_weight": t(1, 3, 1, 1)}
-CONV = {**HIDDEN, "conv_weight": t(4, 3, 3, 3), "padding": 1}
+CONV = {**HIDDEN, "conv_weight": t(4, 3, 3, 3), "training": True, "padding": 1}
 CHANNEL = {"x": t(2, 5, 4, 5), "conv1_weight": t(3, 5, 1, 1), **NORM, "conv2_weight": t(4, 3, 1, 1)}
 
 

@@ -40,7 +40,7 @@ from triton.runtime.jit import MockTensor, create_function_from_signature
 import afa_kernels
 from afa_kernels import backends, triton_kernels
 from afa_kernels.testing import LARGE_CASES, WITHOUT_GRADIENT, Case, Dtypes, gradients
-from afa_kernels.triton_kernels.launch import Launch, instead_of_launching
+from afa_kernels.triton_kernels._launch import Launch, hooked
 
 RECORD = Path(__file__).with_name("resources.json")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -60,7 +60,7 @@ def launches(case: Case, dtypes: Dtypes) -> list[Launch]:
     with (
         mock.patch.object(backends, "_triton_interpreted", lambda: True),  # CPU tensors go to the Triton launchers
         afa_kernels.use_backend("triton"),
-        instead_of_launching(made.append),
+        hooked(made.append),
     ):
         if case.op in WITHOUT_GRADIENT:
             case(case.unfilled(dtypes), "triton")
@@ -82,14 +82,26 @@ def source(launch: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, Any]
 
 
 def front_end(launch: Launch, target: GPUTarget) -> str:
-    """Triton's IR of the launch, before any pass and without line numbers. It depends on the target's vendor only."""
+    """Triton's IR of the launch, before any pass, as it would be wherever the kernel stood and whatever it called.
+
+    It has no line numbers, and neither the kernel's name nor those of what it calls. It depends on the target's vendor
+    only.
+    """
     ast, options = source(launch, target)
     backend, context = make_backend(target), ir.context()
     ir.load_dialects(context)
     backend.load_dialects(context)
     options = backend.parse_options(options)
     implementation = backend.get_codegen_implementation(options)
-    return ast.make_ir(target, options, implementation, backend.get_module_map(), context).str_nodebug()
+    text = ast.make_ir(target, options, implementation, backend.get_module_map(), context).str_nodebug()
+    return without_names(text)
+
+
+def without_names(ir_text: str) -> str:
+    """The kernel and the functions of afa_kernels numbered as they come, in place of their names and places."""
+    numbers: dict[str, str] = {}
+    ours = r'@(?:"afa_kernels\.[^"]+"|afa_kernels\.[\w.]+|_\w+_kernel\b)'  # in quotes for a constant like 1e-05
+    return re.sub(ours, lambda name: numbers.setdefault(name[0], f"@{len(numbers)}"), ir_text)
 
 
 def digest(*parts: Any) -> str:
@@ -172,8 +184,7 @@ def kernels() -> set[str]:
     found = set()
     for module in pkgutil.iter_modules(triton_kernels.__path__):
         source = Path(module.module_finder.path, f"{module.name}.py").read_text()  # type: ignore[union-attr]
-        launched = re.findall(r"^\s+(\w+)\[\(", source, re.MULTILINE)
-        found |= {f"{module.name}.{kernel}" for kernel in launched}
+        found |= {f"{module.name}.{kernel}" for kernel in re.findall(r"\blaunch\(\s*(_\w+),", source)}
     return found
 
 
@@ -266,8 +277,14 @@ def recorded() -> Rows:
     return record["launches"] if record["triton"] == triton.__version__ else {}
 
 
+@functools.cache
+def _by_digest() -> dict[tuple[str, str], dict[str, Any]]:
+    return {(target, row["digest"]): row for by_target in recorded().values() for target, row in by_target.items()}
+
+
 def as_recorded(compilation: Compilation) -> bool:
-    return recorded().get(compilation.name, {}).get(compilation.target, {}).get("digest") == compilation.digest
+    """Whether the record has the same compilation, by this name or another."""
+    return (compilation.target, compilation.digest) in _by_digest()
 
 
 def with_recorded(here: Rows) -> Rows:
@@ -278,7 +295,7 @@ def with_recorded(here: Rows) -> Rows:
         if target in here.get(name, {}):
             rows[name][target] = here[name][target]
         elif as_recorded(compilation):
-            rows[name][target] = recorded()[name][target]
+            rows[name][target] = _by_digest()[target, compilation.digest]
     return dict(rows)
 
 

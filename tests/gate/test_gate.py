@@ -31,7 +31,13 @@ NARROW = {
     "bn_relu_project._project_kernel": "its output has one channel: 256 pixels are 2 a thread",
     "channel_attention": "its output has one value a channel",
     **dict.fromkeys(
-        ("scale_space_labels", "scale_space_cross_entropy", "scale_space_accumulate", "hierarchical_fusion"),
+        (
+            "_gather_kernel",
+            "scale_space_labels",
+            "scale_space_cross_entropy",
+            "scale_space_accumulate",
+            "hierarchical_fusion",
+        ),
         "neighbouring outputs read sources that are not neighbours, as in scale_space_render",
     ),
     "_channel_kernel": "the output of the fusions' last sum has one value a channel",
@@ -167,6 +173,12 @@ def test_a_changed_kernel_is_compiled() -> None:
     second.keywords.update(BLOCK_P=512)
     assert offline.front_end(first, target) != offline.front_end(second, target)
     assert offline.digest("the same", [("num_warps", 4)]) != offline.digest("the same", [("num_warps", 8)])
+
+
+def test_a_moved_function_is_not() -> None:
+    calls = '@_norm_kernel calls @afa_kernels.a.gate__fp32, @"afa_kernels.a.norm__c1e-05", @afa_kernels.a.gate__fp32'
+    moved = calls.replace("afa_kernels.a.gate", "afa_kernels.b._gate.sigmoid").replace("_norm_kernel", "_a_kernel")
+    assert offline.without_names(calls) == offline.without_names(moved) == "@0 calls @1, @2, @1"
 
 
 def test_a_spill_is_seen() -> None:

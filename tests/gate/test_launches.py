@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import collections
+import concurrent.futures
 import contextlib
 import functools
 import importlib
@@ -25,11 +27,8 @@ import afa_kernels
 from afa_kernels import backends, triton_kernels
 from afa_kernels.testing import CASES, LARGE_CASES, Case
 from afa_kernels.triton_kernels import (
-    attentive_fusion,
-    launch,
-    progressive_fusion,
-    scale_space_render,
-    scale_space_weights,
+    _launch,
+    _tiles,
 )
 
 MULTIPROCESSORS = 132
@@ -76,6 +75,66 @@ def test_grids_and_tiles(case: Case) -> None:
             assert 0 < made.grid[0] < 2**31
 
 
+MANY = 70000  # images, more than an axis of a grid but the first can have
+_MAP, _ROW = (MANY, 2, 2, 2), (MANY, 1, 2, 2)
+MANY_IMAGES = (
+    Case("attentive_fusion", "many images", (_MAP, _MAP, _ROW, (MANY, 2, 1, 1))),
+    Case("progressive_fusion", "many images", ([_MAP] * 2, [_ROW] * 2, [(MANY, 2, 1, 1)] * 2)),
+    Case("global_avg_max_pool", "many images", (_MAP,)),
+    Case(
+        "bn_relu_project",
+        "many images",
+        (_MAP, (2,), (2,), (1, 2, 1, 1)),
+        options={"running_mean": None, "running_var": None, "training": True},
+        names=("hidden", "weight", "bias", "project_weight"),
+    ),
+    Case(
+        "channel_attention",
+        "many images",
+        (_MAP, (1, 2, 1, 1), (1,), (1,), (2, 1, 1, 1)),
+        options={"running_mean": torch.zeros(1), "running_var": torch.ones(1), "training": False},
+        names=("x", "conv1_weight", "weight", "bias", "conv2_weight"),
+    ),
+    Case("scale_space_weights", "many images", (_MAP,)),
+    Case("scale_space_render", "many images", ([_MAP, _MAP], _MAP), options={"size": (3, 2)}),
+    Case("scale_space_labels", "many images", ([_MAP, _MAP], _MAP), options={"size": (3, 2), "dtype": torch.int64}),
+    Case("scale_space_accumulate", "many images", (_MAP, _ROW, _MAP, _ROW), options={"first": False}),
+    Case(
+        "scale_space_cross_entropy",
+        "many images",
+        ([_MAP, _MAP], _MAP),
+        options={"target": torch.zeros(MANY, 3, 2, dtype=torch.int64)},
+    ),
+    Case(
+        "hierarchical_fusion",
+        "many images",
+        ([(MANY, 2, 1, 1), _MAP], [(MANY, 1, 1, 1)]),
+        options={"scales": (0.5, 1.0), "size": (3, 2)},
+    ),
+)
+
+
+def test_every_operation_has_many_images() -> None:
+    assert {case.op for case in MANY_IMAGES} == {case.op for case in LARGE_CASES}
+
+
+@pytest.mark.parametrize("case", MANY_IMAGES, ids=str)
+def test_only_the_first_axis_of_a_grid_may_be_long(case: Case) -> None:
+    """And a batch that is split has the same kernels, which compile once."""
+    made = offline.launches(case, torch.float32)
+    assert all(0 < size < 2**16 for launch in made for size in launch.grid[1:])
+    images: dict[str, int] = collections.Counter()
+    for launch in made:
+        if len(launch.grid) > 1:
+            images[offline.title(launch)] += launch.grid[-1]
+    assert images and all(number % MANY == 0 for number in images.values()), images
+    texts = {offline.front_end(launch, offline.TARGETS["sm_90"]) for launch in made}
+    with mock.patch.object(_launch, "MOST_IMAGES", MANY):
+        assert texts == {
+            offline.front_end(launch, offline.TARGETS["sm_90"]) for launch in offline.launches(case, torch.float32)
+        }
+
+
 @pytest.mark.parametrize("shape", [(1, 64, 8, 8), (2, 512, 4, 4), (1, 3, 16, 16)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_small_maps_take_few_launches(shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -89,7 +148,7 @@ def test_small_maps_take_few_launches(shape: tuple[int, ...], dtype: torch.dtype
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
 def test_tiles_of_attentive_fusion_cover_every_pixel_once(channels_last: bool, itemsize: int) -> None:
     for channels in (1, 2, 3, 16, 19, 64, 131, 1000):
-        tile = attentive_fusion.heuristics(channels, channels_last, itemsize)
+        tile = _tiles.of_map(channels, channels_last, itemsize)
         assert tile["BLOCK_C"] * tile["BLOCK_P"] <= 2048
         elements = tile["BLOCK_C"] * tile["BLOCK_P"] // (32 * tile["num_warps"])
         assert elements * itemsize >= 16
@@ -104,7 +163,7 @@ def test_tiles_of_attentive_fusion_cover_every_pixel_once(channels_last: bool, i
 @pytest.mark.parametrize("aligned", [False, True])
 def test_tiles_of_progressive_fusion(inputs: int, channels_last: bool, itemsize: int, aligned: bool) -> None:
     for channels in (1, 3, 16, 19, 64, 131, 1000):
-        tile = progressive_fusion.heuristics(inputs, channels, channels_last, itemsize, aligned)
+        tile = _tiles.of_maps(inputs, channels, channels_last, itemsize, aligned)
         elements = tile["BLOCK_C"] * tile["BLOCK_P"] // (32 * tile["num_warps"])
         assert elements * inputs <= 32, "a thread has 255 registers, for three values of each input and element"
         assert elements * itemsize >= 16 or inputs > 4 or not aligned
@@ -119,14 +178,14 @@ def test_tiles_of_progressive_fusion(inputs: int, channels_last: bool, itemsize:
 def test_tiles_of_scale_space_render(scales: int, channels_last: bool, itemsize: int) -> None:
     for channels in (1, 2, 19, 64, 1000):
         for width in (1, 3, 64, 255, 2048):
-            tile = scale_space_render.heuristics(channels, width, scales, channels_last, itemsize)
+            tile = _tiles.of_row(channels, width, scales, channels_last, itemsize)
             assert tile["BLOCK_C"] * tile["BLOCK_P"] <= (256 if scales <= 4 and itemsize < 8 else 128)
             assert tile["BLOCK_P"] < 2 * width and tile["BLOCK_C"] < 2 * channels
 
 
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
 def test_tiles_of_scale_space_weights(itemsize: int) -> None:
-    tile = scale_space_weights.heuristics(itemsize)
+    tile = _tiles.of_pixels(itemsize)
     assert tile["BLOCK_P"] // (32 * tile["num_warps"]) * itemsize >= 16
 
 
@@ -135,28 +194,36 @@ def test_every_launch_is_on_the_device_of_its_tensors(case: Case, monkeypatch: p
     current: list[Any] = []
 
     @contextlib.contextmanager
-    def guarded(x: Tensor) -> Iterator[None]:
-        current.append(x.device)
+    def guarded(arguments: Any) -> Iterator[None]:
+        current.append(next(_launch._tensors(arguments)).device)
         yield
         current.pop()
 
-    def unguarded(made: launch.Launch) -> None:
-        assert current, f"{offline.title(made)} is launched on whatever device is the current one"
-        seen.append(made)
+    def unguarded(kernel: JITFunction, *arguments: Any, **keywords: Any) -> None:
+        assert current, f"{kernel.__name__} is launched on whatever device is the current one"
+        assert {x.device for x in _launch._tensors(arguments)} == set(current)
+        seen.append(kernel)
 
-    seen: list[launch.Launch] = []
-    for module in MODULES:
-        if hasattr(module, "on_device_of"):
-            monkeypatch.setattr(module, "on_device_of", guarded)
-    with mock.patch.object(offline, "instead_of_launching", lambda _: launch.instead_of_launching(unguarded)):
-        offline.launches(case, case.dtypes[0])
+    seen: list[JITFunction] = []
+    monkeypatch.setattr(_launch, "on_device_of", guarded)
+    monkeypatch.setattr(JITFunction, "run", unguarded)
+    monkeypatch.setattr(offline, "hooked", lambda _: contextlib.nullcontext())
+    offline.launches(case, case.dtypes[0])
     assert seen
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_kernels_stand_alone(module: Any) -> None:
+    """What several operations share is in a file with an underscore, and only `launch` launches."""
+    source = Path(module.__file__).read_text()
+    assert re.findall(r"afa_kernels\.triton_kernels(?:\.| import )([a-z]\w*)", source) == []
+    assert re.findall(r"^\s+\w+\[\(?\w.*\]\(", source, re.MULTILINE) == []
 
 
 def test_the_guard_makes_the_second_device_current() -> None:
     entered = mock.MagicMock()
-    on_second = mock.Mock(is_cuda=True, device=torch.device("cuda", 1))
-    with mock.patch.object(torch.cuda, "device", entered), launch.on_device_of(on_second):
+    on_second = mock.Mock(spec=Tensor, is_cuda=True, device=torch.device("cuda", 1))
+    with mock.patch.object(torch.cuda, "device", entered), _launch.on_device_of((None, 3, (on_second,))):
         entered.assert_called_once_with(torch.device("cuda", 1))
         entered.return_value.__enter__.assert_called_once()
     entered.return_value.__exit__.assert_called_once()
@@ -187,16 +254,14 @@ def test_launches_go_to_the_current_stream_of_the_second_device(case: Case, monk
     )
 
     @contextlib.contextmanager
-    def guarded(x: Tensor) -> Iterator[None]:
+    def guarded(arguments: Any) -> Iterator[None]:
         monkeypatch.setattr(driver, "current", 1)
         yield
         monkeypatch.setattr(driver, "current", 0)
 
-    for module in MODULES:
-        if hasattr(module, "on_device_of"):
-            monkeypatch.setattr(module, "on_device_of", guarded)
+    monkeypatch.setattr(_launch, "on_device_of", guarded)
     monkeypatch.setattr(JITFunction, "_do_compile", lambda *_: compiled)
-    monkeypatch.setattr(offline, "instead_of_launching", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(offline, "hooked", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(triton.runtime.driver, "_active", driver)
     offline.launches(case, torch.float32)
     assert streams and set(streams) == {"the current stream of device 1"}
@@ -215,7 +280,7 @@ def narrow_offsets(ttir: str) -> list[str]:
     return found
 
 
-def ttir(made: launch.Launch) -> str:
+def ttir(made: _launch.Launch) -> str:
     source, options = offline.source(made, offline.TARGETS["sm_90"])
     return triton.compile(source, target=offline.TARGETS["sm_90"], options=options).asm["ttir"]
 
@@ -240,7 +305,7 @@ def _widened_too_late(x, stride, size):
 
 @pytest.mark.parametrize("narrow", [_narrow, _widened_too_late])
 def test_a_narrow_offset_is_seen(narrow: Any) -> None:
-    assert narrow_offsets(ttir(launch.Launch(narrow, (1,), (torch.empty(99), 17, 3), {})))
+    assert narrow_offsets(ttir(_launch.Launch(narrow, (1,), (torch.empty(99), 17, 3), {})))
 
 
 def loaded_after_stored(source: str) -> list[str]:
@@ -293,13 +358,19 @@ class Model(torch.nn.Module):
 
 
 @pytest.fixture
-def compilations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+def compilations(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool]]]:
+    """What is compiled, by name and whether only that; what is only compiled is loaded too."""
     found: list[tuple[str, bool]] = []
+    compiled = mock.Mock(spec=("_init_handles",))
+
+    def run(kernel: JITFunction, *arguments: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> Any:
+        found.append((kernel.__name__, warmup))
+        return compiled
+
     monkeypatch.setattr(backends, "_triton_interpreted", lambda: True)
-    monkeypatch.setattr(
-        launch, "_run", lambda kernel, *args, grid, warmup, **options: found.append((kernel.__name__, warmup))
-    )
-    return found
+    monkeypatch.setattr(JITFunction, "run", run)
+    yield found
+    assert compiled._init_handles.call_count == sum(warmup for _, warmup in found)
 
 
 def test_warmup_compiles_what_a_model_needs(compilations: list[tuple[str, bool]]) -> None:
@@ -320,6 +391,38 @@ def test_warmup_prepares_the_launches_of_an_operation(case: Case, compilations: 
     with afa_kernels.use_backend("triton"):
         prepared = case.call(functools.partial(afa_kernels.warmup, getattr(afa_kernels, case.op)), *arguments)
     assert prepared == len(compilations) == len(offline.launches(case, torch.float32))
+
+
+def test_warmup_goes_on_where_a_number_is_read(compilations: list[tuple[str, bool]]) -> None:
+    """The number itself where the tensor is one; the counter of the batches counts on a copy."""
+    norm, found = torch.nn.BatchNorm2d(2, momentum=None), []
+
+    class Reading(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x: Tensor, eps: Tensor) -> Any:
+            found.extend((float(eps), float(x.mean()), bool((x > 0).any())))
+            return afa_kernels.scale_space_weights(self.norm(x))
+
+    with afa_kernels.use_backend("triton"):
+        assert afa_kernels.warmup(Reading(), torch.randn(2, 2, 6, 5), torch.tensor(0.25)) == 2
+    assert found == [0.25, 1.0, False]
+    assert norm.num_batches_tracked == 0
+
+
+def test_launches_of_other_threads_are_not_hooked(compilations: list[tuple[str, bool]]) -> None:
+    """Nor are those of other libraries in this one."""
+    arguments = torch.empty(99), 17, 3
+    with _launch.hooked(lambda made: pytest.fail("hooked")):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            pool.submit(_launch.launch, _narrow, (1,), *arguments).result()
+        _narrow[(1,)](*arguments)
+        _launch.Launch(_narrow, (1,), arguments, {}).compile()
+    with _launch.hooked(_launch.Launch.compile):
+        _launch.launch(_narrow, (1,), *arguments)
+    assert compilations == [("_narrow", False)] * 2 + [("_narrow", True)] * 2
 
 
 def test_warmup_of_other_backends_compiles_nothing() -> None:

@@ -8,6 +8,7 @@ from ttsem import sanitize
 
 import afa_kernels
 from afa_kernels.testing import CASES, Case, Dtypes, check
+from afa_kernels.triton_kernels import _launch, scale_space_cross_entropy
 
 VALUES_ONLY = (
     "saturated",
@@ -29,6 +30,62 @@ CHOSEN = [
 def test_values(case: Case, dtypes: Dtypes, checked: sanitize.Session) -> None:
     outputs, _ = check(case, case.inputs(dtypes), "triton")
     assert checked.launches > 0 or outputs[0].numel() == 0
+
+
+def images(case: Case) -> int:
+    first = case.shapes[0]
+    return first[0][0] if isinstance(first, list) else first[0]
+
+
+SPLIT = {case.op: case for case in reversed(CASES) if images(case) > 1}
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("case", SPLIT.values(), ids=str)
+def test_a_batch_that_is_split(case: Case, checked: sanitize.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a batch larger than an axis of the grid is launched."""
+    check(case, case.inputs(torch.float64), "triton")
+    whole, batch = checked.launches, images(case)
+    monkeypatch.setattr(_launch, "MOST_IMAGES", batch - 1)
+    check(case, case.inputs(torch.float64), "triton")
+    assert checked.launches - whole > whole
+    assert SPLIT.keys() == {case.op for case in CASES}
+
+
+@pytest.mark.parametrize("upstream", [float("inf"), float("nan")])
+@pytest.mark.parametrize("resize", ["weights", "opacities"])
+@pytest.mark.usefixtures("poisoned", "checked")
+def test_an_ignored_pixel_has_no_gradient(upstream: float, resize: str) -> None:
+    """Whatever reaches its loss, as in a batch of which every pixel is ignored."""
+    torch.manual_seed(0)
+    leaves = [torch.randn(shape, requires_grad=True) for shape in ((2, 3, 2, 2), (2, 3, 4, 5), (2, 2, 2, 2))]
+    target = torch.randint(3, (2, 4, 5))
+    target[0, 1:3, ::2] = -100
+    target[1] = -100
+
+    def gradients(of_ignored: float, of_others: float) -> tuple[torch.Tensor, ...]:
+        losses = afa_kernels.scale_space_cross_entropy(leaves[:2], leaves[2], target, reduction="none", resize=resize)
+        grad = torch.where(target == -100, of_ignored, of_others).to(losses.dtype)
+        return torch.autograd.grad(losses, leaves, grad)
+
+    for found, expected in zip(gradients(upstream, 1.0), gradients(0.0, 1.0), strict=True):
+        assert torch.equal(found, expected)
+    assert not any(found.any() for found in gradients(upstream, 0.0))
+
+
+@pytest.mark.parametrize("dtype, label, ignored", [(torch.uint8, 156, -100), (torch.int8, -100, 156)])
+@pytest.mark.usefixtures("poisoned", "checked")
+def test_labels_are_compared_in_64_bits(dtype: torch.dtype, label: int, ignored: int) -> None:
+    """156 and -100 are the same 8 bits, and not the same class."""
+    predictions, logits = [torch.randn(1, 160, 1, 2)], torch.randn(1, 1, 1, 2)
+    target = torch.full((1, 1, 2), label, dtype=dtype)
+    losses, lse = torch.empty(1, 1, 2), torch.empty(1, 1, 2)
+    scale_space_cross_entropy.forward(predictions, logits, target, None, ignored, "abs", False, False, losses, lse)
+    if label < 0:  # no class, and none to ignore: there is no loss to give
+        assert losses.isnan().all()
+    else:
+        rendered = afa_kernels.scale_space_render(predictions, logits)
+        torch.testing.assert_close(losses, torch.nn.functional.cross_entropy(rendered, target.long(), reduction="none"))
 
 
 @pytest.mark.usefixtures("poisoned")

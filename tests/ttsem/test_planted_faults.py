@@ -23,11 +23,11 @@ def run(fault: Fault, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = (fault.shape, fault.shape, (batch, 1, height, width), (batch, channels, 1, 1))
     case = Case("attentive_fusion", fault.name, shapes)
     monkeypatch.setitem(sys.modules, "afa_kernels.triton_kernels.attentive_fusion", plant(fault, folder))
-    backends._launcher.cache_clear()
+    backends.launcher.cache_clear()
     try:
         check(case, case.inputs(torch.float32), "triton")
     finally:
-        backends._launcher.cache_clear()
+        backends.launcher.cache_clear()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

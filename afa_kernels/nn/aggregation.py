@@ -4,22 +4,14 @@ with attentive feature aggregation, and the fusion of their levels. State dicts 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from afa_kernels.nn.attention import (
-    ChannelAttention,
-    Norm,
-    SpatialAttention,
-    initialise,
-    norm_and_activation,
-    progressive,
-)
-from afa_kernels.ops.attentive_fusion import attentive_fusion
-
-__all__ = ["AFADLAUp", "AFAIDAUp", "AFALevelFusion"]
+from afa_kernels.nn.attention import ChannelAttention, SpatialAttention, attentive, progressive, why_not_by_logits
+from afa_kernels.nn.norm import Norm, initialise, norm_and_activation
 
 
 class AFAIDAUp(nn.Module):
@@ -34,8 +26,8 @@ class AFAIDAUp(nn.Module):
     Takes a list of layers, (N, channels[i], H / up_factors[i], W / up_factors[i]); returns the last fusion and the list
     of all, (N, out_dim, H, W) each.
 
-    >>> import torch, afa_kernels.models
-    >>> up = afa_kernels.models.AFAIDAUp(16, [16, 32], [1, 2])
+    >>> import torch, afa_kernels.nn
+    >>> up = afa_kernels.nn.AFAIDAUp(16, [16, 32], [1, 2])
     >>> x, every = up([torch.randn(2, 16, 8, 8), torch.randn(2, 32, 4, 4)])
     >>> x.shape, len(every)
     (torch.Size([2, 16, 8, 8]), 1)
@@ -54,20 +46,14 @@ class AFAIDAUp(nn.Module):
             setattr(self, f"ca_{i}", ChannelAttention(out_dim, out_dim, norm=norm))
 
     def forward(self, layers: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        if len(layers) != self.layers:
-            raise ValueError(f"layers must be {self.layers} feature maps, got {len(layers)}")
-        up = [getattr(self, f"up_{i}")(getattr(self, f"proj_{i}")(layer)) for i, layer in enumerate(layers)]
-        x, fused = up[0], []
-        for i in range(1, self.layers):
-            if up[i].shape != x.shape:
-                raise ValueError(
-                    f"layers[{i}] of shape {tuple(layers[i].shape)}, projected and upsampled to {tuple(up[i].shape)}, "
-                    f"must have the shape of layers[0], {tuple(x.shape)}"
-                )
-            spatial, channel = getattr(self, f"sa_{i}").logits(x), getattr(self, f"ca_{i}").logits(up[i])
-            x = attentive_fusion(x, up[i], spatial, channel)
-            fused.append(x)
-        return x, fused
+        return aggregated(self, listed(layers, self.layers))
+
+    def why_not_fused(self) -> str | None:
+        """Why the attention modules are called; None where their logits go into `attentive_fusion`."""
+        attentions = {
+            f"{kind}_{i}": self._modules[f"{kind}_{i}"] for i in range(1, self.layers) for kind in ("sa", "ca")
+        }
+        return why_not_by_logits(**attentions)
 
 
 class AFADLAUp(nn.Module):
@@ -81,8 +67,8 @@ class AFADLAUp(nn.Module):
 
     Takes the list of levels and returns the last fusion of every stage, coarse to fine.
 
-    >>> import torch, afa_kernels.models
-    >>> up = afa_kernels.models.AFADLAUp([16, 32, 64], [1, 2, 4])
+    >>> import torch, afa_kernels.nn
+    >>> up = afa_kernels.nn.AFADLAUp([16, 32, 64], [1, 2, 4])
     >>> [tuple(x.shape) for x in up([torch.randn(2, 16 << i, 8 >> i, 8 >> i) for i in range(3)])]
     [(2, 32, 4, 4), (2, 16, 8, 8)]
     """
@@ -110,9 +96,7 @@ class AFADLAUp(nn.Module):
             scales[j + 1 :], inputs[j + 1 :] = coarser * [scales[j]], coarser * [channels[j]]
 
     def forward(self, layers: Sequence[Tensor]) -> list[Tensor]:
-        if len(layers) != self.levels:
-            raise ValueError(f"layers must be {self.levels} feature maps, got {len(layers)}")
-        layers, results = list(layers), []
+        layers, results = listed(layers, self.levels), []
         for i in range(self.levels - 1):
             x, layers[-i - 1 :] = getattr(self, f"afa_ida_{i}")(layers[-i - 2 :])
             results.append(x)
@@ -127,8 +111,8 @@ class AFALevelFusion(nn.Module):
         channels: channels of each level, coarse to fine; the result has the last.
         norm: as in `afa_kernels.nn.SpatialAttention`.
 
-    >>> import torch, afa_kernels.models
-    >>> fuse = afa_kernels.models.AFALevelFusion([32, 16])
+    >>> import torch, afa_kernels.nn
+    >>> fuse = afa_kernels.nn.AFALevelFusion([32, 16])
     >>> fuse([torch.randn(2, 32, 4, 4), torch.randn(2, 16, 8, 8)]).shape
     torch.Size([2, 16, 8, 8])
     """
@@ -142,12 +126,42 @@ class AFALevelFusion(nn.Module):
             setattr(self, f"proj_{i + 1}", projection(inputs, width, norm))
 
     def forward(self, layers: Sequence[Tensor]) -> Tensor:
-        if len(layers) != self.levels:
-            raise ValueError(f"layers must be {self.levels} feature maps, got {len(layers)}")
-        size = layers[-1].shape[2:]
-        projected = (getattr(self, f"proj_{i + 1}")(layer) for i, layer in enumerate(layers[:-1]))
-        features = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in projected]
-        return progressive([*features, layers[-1]], self.level_sa, self.level_ca)
+        return fused_levels(self, listed(layers, self.levels))
+
+    def why_not_fused(self) -> str | None:
+        """Why the attention modules are called; None where their logits go into `progressive_fusion`."""
+        return why_not_by_logits(level_sa=self.level_sa, level_ca=self.level_ca)
+
+
+def listed(layers: Any, count: int) -> list[Tensor]:
+    if isinstance(layers, fx.Proxy):
+        return [layers[i] for i in range(count)]  # type: ignore[index]
+    if len(layers) != count:
+        raise ValueError(f"layers must be {count} feature maps, got {len(layers)}")
+    return list(layers)
+
+
+def aggregated(module: Any, layers: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """What `AFAIDAUp` returns, by a module with its children."""
+    up = [getattr(module, f"up_{i}")(getattr(module, f"proj_{i}")(layer)) for i, layer in enumerate(layers)]
+    x, fused = up[0], []
+    for i in range(1, len(layers)):
+        if isinstance(x, Tensor) and up[i].shape != x.shape:
+            raise ValueError(
+                f"layers[{i}] of shape {tuple(layers[i].shape)}, projected and upsampled to {tuple(up[i].shape)}, "
+                f"must have the shape of layers[0], {tuple(x.shape)}"
+            )
+        x = attentive(x, up[i], getattr(module, f"sa_{i}"), getattr(module, f"ca_{i}"))
+        fused.append(x)
+    return x, fused
+
+
+def fused_levels(module: Any, layers: Sequence[Tensor]) -> Tensor:
+    """What `AFALevelFusion` returns, by a module with its children."""
+    size = layers[-1].shape[2:]
+    projected = (getattr(module, f"proj_{i + 1}")(layer) for i, layer in enumerate(layers[:-1]))
+    features = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in projected]
+    return progressive([*features, layers[-1]], module.level_sa, module.level_ca)
 
 
 def projection(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:

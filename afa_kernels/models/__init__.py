@@ -1,0 +1,5 @@
+"""Whole networks, and the aggregation networks of the official code that they are made of."""
+
+from afa_kernels.nn.aggregation import AFADLAUp, AFAIDAUp, AFALevelFusion
+
+__all__ = ["AFADLAUp", "AFAIDAUp", "AFALevelFusion"]
