@@ -29,8 +29,7 @@ from typing import Any
 import torch
 
 import afa_kernels
-from afa_kernels.testing import alternate, listed, peak_bytes, saved_bytes
-from benchmarks.ops import operations
+from afa_kernels.testing import alternate, listed, operations, peak_bytes, saved_bytes
 from benchmarks.workload import Workload, workloads
 
 ROOT = Path(__file__).parents[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 import afa_kernels
-from afa_kernels.testing import WITHOUT_GRADIENT, Case, cotangents, disagreement, doubled, listed, tensors, with_tensors
+from afa_kernels.testing import Case, cotangents, disagreement, doubled, listed, tensors, with_tensors
 from benchmarks import ops
 from benchmarks.ops._shapes import LAYOUTS
 
@@ -79,7 +78,7 @@ class Workload:
             k: o.to(self.dtype) if isinstance(o, Tensor) and o.is_floating_point() else o
             for k, o in self.case.options.items()
         }
-        return bind(dataclasses.replace(self.case, options=converted), function, self.device)
+        return dataclasses.replace(self.case, options=converted).bind(function, self.device)
 
     def ours(self) -> Callable[..., Any]:
         return self.bind(ops.ours(self.case.op))
@@ -173,14 +172,6 @@ class Workload:
         return None
 
 
-def bind(case: Case, function: Callable[..., Any], device: str = "cpu") -> Callable[..., Any]:
-    """Return `function` of the case's arguments alone, its options on the device."""
-    options = {key: o.to(device) if isinstance(o, Tensor) else o for key, o in case.options.items()}
-    if not case.names:
-        return functools.partial(function, **options)
-    return lambda *arguments: function(**dict(zip(case.names, arguments, strict=True)), **options)
-
-
 def on_backend(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function, run on that backend."""
 
@@ -189,10 +180,6 @@ def on_backend(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments)
 
     return call
-
-
-def differentiable(op: str) -> bool:
-    return op not in WITHOUT_GRADIENT
 
 
 def workloads(quick: bool = False) -> list[Workload]:

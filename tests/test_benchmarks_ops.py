@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from afa_kernels.testing import listed, tensors
+from afa_kernels.testing import differentiable, listed, tensors
 from benchmarks import ops, report, run
 from benchmarks.gpu.calls import timed
 from benchmarks.traffic import ours as traffic
-from benchmarks.workload import Workload, differentiable, workloads
+from benchmarks.workload import Workload, workloads
 
 pytestmark = pytest.mark.once
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 
 import benchmarks.gpu
+from afa_kernels.testing import operations
 from benchmarks.gpu.session import BUDGET, Session
-from benchmarks.ops import operations
 from benchmarks.run import ROOT
 
 STAGES = ("smoke", "values", "kernels", "baselines", "networks", "graphs", "sanitizer")

@@ -11,9 +11,9 @@ import sys
 
 import torch
 
-from afa_kernels.testing import listed
+from afa_kernels.testing import differentiable, listed
 from benchmarks import ops
-from benchmarks.workload import Workload, differentiable
+from benchmarks.workload import Workload
 
 DTYPES = (torch.float16, torch.float32, torch.bfloat16)
 

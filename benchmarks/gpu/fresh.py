@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 import afa_kernels
-from afa_kernels.testing import listed, tensors, with_tensors
+from afa_kernels.testing import differentiable, listed, tensors, with_tensors
 from benchmarks import ops
 from benchmarks.gpu.session import SkippedError
-from benchmarks.workload import Workload, differentiable
+from benchmarks.workload import Workload
 
 
 class Head(nn.Module):

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.ops import operations
+from afa_kernels.testing import operations
 from benchmarks.run import commit, processor, version
 
 BUDGET = 420.0  # seconds of a stage

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 from torch import Tensor
 
-from afa_kernels import ops
-from afa_kernels.testing import Case, operation
+from afa_kernels.testing import Case, operation, operations
 
 
 class Benchmark(Protocol):
@@ -38,10 +36,6 @@ class Benchmark(Protocol):
 
     def least(self, case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> dict[str, int]:
         """Return the bytes that "forward" and "backward" move at least."""
-
-
-def operations() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(ops.__path__) if not module.name.startswith("_"))
 
 
 def of(op: str) -> Benchmark:

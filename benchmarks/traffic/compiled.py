@@ -46,11 +46,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from triton.backends.compiler import GPUTarget
 
 from afa_kernels.testing import Case, cotangents, listed, tensors, with_tensors
+from afa_kernels.testing import differentiable as has_gradient
 from benchmarks import ops
 from benchmarks.traffic.meter import Traffic, counted
 from benchmarks.traffic.ours import least, row, save
-from benchmarks.workload import Workload, bind
-from benchmarks.workload import differentiable as has_gradient
+from benchmarks.workload import Workload
 
 H100 = types.SimpleNamespace(
     name="NVIDIA H100 80GB HBM3",
@@ -136,7 +136,8 @@ def outputs(case: Case, given: Sequence[Tensor]) -> list[Tensor]:
     names = [name for name, o in case.options.items() if isinstance(o, Tensor)]
     options = dict(zip(names, given[len(given) - len(names) :], strict=True))
     arguments = with_tensors(case.unfilled(torch.float32), given)
-    return listed(bind(replace(case, options={**case.options, **options}), ops.of(case.op).eager)(*arguments))
+    bound = replace(case, options={**case.options, **options}).bind(ops.of(case.op).eager, "cpu")
+    return listed(bound(*arguments))
 
 
 def differentiable(case: Case, given: Sequence[Tensor]) -> list[bool]:

@@ -12,10 +12,10 @@ import torch
 
 import afa_kernels
 from afa_kernels.ops import scale_space_cross_entropy
-from afa_kernels.testing import Case, listed, tensors
+from afa_kernels.testing import Case, differentiable, listed, tensors
 from benchmarks import ops
 from benchmarks.traffic.meter import Traffic, counted
-from benchmarks.workload import Workload, differentiable
+from benchmarks.workload import Workload
 
 RECORD = Path(__file__).parents[1] / "results" / "traffic.json"
 
