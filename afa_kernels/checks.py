@@ -85,10 +85,10 @@ def sequence(name: str, value: object) -> None:
 
 def _as_integer(value: Any) -> Any:
     """`value` as an integer, or None if it is none. A bool is none."""
-    if isinstance(value, torch.SymInt):
-        return value
     if isinstance(value, (bool, torch.SymBool)) or (isinstance(value, Tensor) and value.dtype == torch.bool):
         return None
+    if isinstance(value, (int, torch.SymInt)):
+        return value
     try:
         return operator.index(value)
     except TypeError:
