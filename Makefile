@@ -37,7 +37,7 @@ gate: $(VENV)/installed
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/gate
 
 gate-record: $(VENV)/installed
-	$(PY) tests/gate/offline.py
+	PYTHONPATH=tests $(PY) tests/gate/offline.py
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .

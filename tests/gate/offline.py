@@ -1,6 +1,8 @@
 """Compile every launch of the large cases for GPUs that are not here, and read what the compiler made of it.
 
-    python tests/gate/offline.py      compiles what has changed since resources.json was written, and rewrites it
+    PYTHONPATH=tests python tests/gate/offline.py
+
+compiles what has changed since resources.json was written, and rewrites it.
 
 What is compiled is what would be launched: the launchers run on CPU tensors, and each launch they make is taken in
 place of being made. Nothing runs, so nothing here is a time.
@@ -31,6 +33,7 @@ from unittest import mock
 
 import torch
 import triton
+from cases import LARGE_CASES
 from torch.utils._pytree import tree_map_only
 from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
@@ -39,7 +42,7 @@ from triton.runtime.jit import MockTensor, create_function_from_signature
 
 import afa_kernels
 from afa_kernels import backends, triton_kernels
-from afa_kernels.testing import LARGE_CASES, WITHOUT_GRADIENT, Case, Dtypes, gradients
+from afa_kernels.testing import Case, Dtypes, differentiable, gradients, listed, operation
 from afa_kernels.triton_kernels._launch import Launch, hooked
 
 RECORD = Path(__file__).with_name("resources.json")
@@ -62,12 +65,11 @@ def launches(case: Case, dtypes: Dtypes) -> list[Launch]:
         afa_kernels.use_backend("triton"),
         hooked(made.append),
     ):
-        if case.op in WITHOUT_GRADIENT:
-            case(case.unfilled(dtypes), "triton")
+        function, arguments = case.bind(operation(case.op), "cpu"), case.unfilled(dtypes)
+        if not differentiable(case.op):
+            function(*arguments)
             return made
-        gradients(
-            lambda a: case(a, "triton"), case.unfilled(dtypes), lambda outputs: [torch.empty_like(o) for o in outputs]
-        )
+        gradients(lambda a: listed(function(*a)), arguments, lambda outputs: [torch.empty_like(o) for o in outputs])
     return made
 
 

@@ -11,8 +11,10 @@ import offline
 import pytest
 import torch
 import triton
+from cases import LARGE_CASES
 
-from afa_kernels.testing import CASES, LARGE_CASES, WITHOUT_GRADIENT
+from afa_kernels import backends
+from afa_kernels.testing import operations
 
 # What is compiled at every run, beside all that is not as it was when resources.json was recorded, by the same Triton.
 # `make gate` and AFA_KERNELS_GATE=all compile everything.
@@ -88,7 +90,7 @@ def complain(problem: dict[tuple[str, str], Any]) -> None:
 
 
 def test_every_operation_is_here() -> None:
-    assert {case.op for case in LARGE_CASES} == {case.op for case in CASES} | set(WITHOUT_GRADIENT)
+    assert {case.op for case in LARGE_CASES} == {op for op in operations() if not backends.made_of_aten(op)}
     compiled = {name.split(" | ")[2].split(" ")[0] for name in found()}
     assert compiled == offline.kernels(), "a kernel that no large case launches"
 
