@@ -6,7 +6,8 @@ IMAGE ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
-NATIVE := setup.py pyproject.toml $(wildcard csrc/*) $(wildcard csrc/cpu/*)
+NATIVE_FILES := $(wildcard csrc/*.* csrc/*/*.*)
+NATIVE := setup.py pyproject.toml $(NATIVE_FILES)
 
 .PHONY: demo test gate gate-record check fix gpu-check bench clean
 
@@ -38,13 +39,13 @@ gate-record: $(VENV)/installed
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp
+	$(VENV)/bin/clang-format --dry-run -Werror $(NATIVE_FILES)
 	$(VENV)/bin/mypy
 
 fix: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp
+	$(VENV)/bin/clang-format -i $(NATIVE_FILES)
 
 # For a machine with a GPU: everything that only it can show, and a record to commit.
 gpu-check: $(VENV)/installed

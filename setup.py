@@ -31,8 +31,8 @@ def native() -> dict:
 
     library = CppExtension(
         "afa_kernels._native",
-        sorted(glob.glob("csrc/*.cpp") + glob.glob("csrc/cpu/*.cpp")),
-        depends=sorted(glob.glob("csrc/*.h") + glob.glob("csrc/cpu/*.h")),
+        sorted(glob.glob("csrc/**/*.cpp", recursive=True)),
+        depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
         define_macros=[("TORCH_TARGET_VERSION", "0x020b000000000000"), ("Py_LIMITED_API", "0x030a0000")],
         extra_compile_args=[
             "-O3",

@@ -21,7 +21,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "isa.h"
+#include "cpu/isa.h"
 
 namespace afa {
 

@@ -3,8 +3,8 @@
 
 #include <memory>
 
-#include "resize.h"
-#include "scale_space.h"
+#include "bilinear.h"
+#include "weights.h"
 
 namespace afa {
 

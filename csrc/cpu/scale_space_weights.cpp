@@ -1,7 +1,7 @@
 // scale_space_weights on the CPU: a tile is TILE pixels of one image with all their scales.
 #include <algorithm>
 
-#include "scale_space.h"
+#include "weights.h"
 
 namespace afa {
 namespace {
