@@ -6,7 +6,8 @@ IMAGE ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
-NATIVE := setup.py pyproject.toml $(wildcard csrc/* csrc/*/*)
+NATIVE_FILES := $(wildcard csrc/*.* csrc/*/*.*)
+NATIVE := setup.py pyproject.toml $(NATIVE_FILES)
 
 .PHONY: demo test test-cpu test-triton gate gate-record check fix gpu bench package clean
 
@@ -42,13 +43,13 @@ gate-record: $(VENV)/installed
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp
+	$(VENV)/bin/clang-format --dry-run -Werror $(NATIVE_FILES)
 	$(VENV)/bin/mypy
 
 fix: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp
+	$(VENV)/bin/clang-format -i $(NATIVE_FILES)
 
 # For a machine with a GPU: everything that only it can show, into a record to commit. It installs nothing; PYTHON needs
 # torch, Triton and pytest.

@@ -143,18 +143,19 @@ def _has(name: str, op: str) -> bool:
 
 
 @_constant_when_compiled
+@functools.cache
 def made_of_aten(op: str) -> bool:
     """Whether `op` has no kernel of ours, but one made of ATen's own."""
-    return _aten(f"{op}_forward") is not None
+    if importlib.util.find_spec(f"afa_kernels.aten_kernels.{op}") is None:
+        return False
+    return hasattr(importlib.import_module(f"afa_kernels.aten_kernels.{op}"), "forward")
 
 
 @functools.cache
-def _aten(op: str) -> Callable[..., Any] | None:
-    """The function of `aten_kernels` that computes `op`, such as "channel_attention_backward", if there is one."""
-    stem, direction = op.rsplit("_", 1)
-    if importlib.util.find_spec(f"afa_kernels.aten_kernels.{stem}") is None:
-        return None
-    return getattr(importlib.import_module(f"afa_kernels.aten_kernels.{stem}"), direction, None)
+def of_aten(function: str) -> Callable[..., Any]:
+    """The function of `aten_kernels` of the name "module.name"."""
+    module, name = function.split(".")
+    return getattr(importlib.import_module(f"afa_kernels.aten_kernels.{module}"), name)
 
 
 @functools.cache

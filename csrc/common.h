@@ -1,4 +1,4 @@
-// What every native kernel shares: element types, 4-d views, exact elementary functions that vectorise, checks.
+// What the native code of every device shares: element types and dispatch on them, 4-d views, checks.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -10,18 +10,12 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <cstring>
+#include <initializer_list>
 #include <optional>
+#include <string>
 #include <type_traits>
 #include <vector>
-
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
-#include "isa.h"
 
 namespace afa {
 
@@ -46,6 +40,23 @@ void dispatch(ScalarType dtype, const char* op, const F& body) {
   }
 }
 
+// Calls body with std::true_type or std::false_type for each of the flags.
+template <class F>
+void dispatch_flags(const F& body) {
+  body();
+}
+template <class F, class... Flags>
+void dispatch_flags(const F& body, bool first, Flags... rest) {
+  if (first)
+    dispatch_flags([&](auto... flags) { body(std::true_type{}, flags...); }, rest...);
+  else
+    dispatch_flags([&](auto... flags) { body(std::false_type{}, flags...); }, rest...);
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
 // A (N, C, H, W) tensor whose pixels lie at one stride: element (n, c, p) is data[n * sn + c * sc + p * sp].
 template <class T>
 struct Map {
@@ -55,182 +66,123 @@ struct Map {
   T* at(int64_t n, int64_t c, int64_t p) const { return data + n * sn + c * sc + p * sp; }
 };
 
-template <class T>
-Map<T> as_map(const Tensor& t, const char* name) {
-  STD_TORCH_CHECK(t.dim() == 4, name, " must have 4 dimensions, got ", t.dim());
-  const int64_t height = t.size(2), width = t.size(3);
-  STD_TORCH_CHECK(height == 1 || width == 1 || t.stride(2) == t.stride(3) * width, name,
-                  " must keep its pixels at one stride, got strides ", t.stride(2), " and ", t.stride(3));
-  const int64_t sp = height * width == 1 ? 1 : width == 1 ? t.stride(2) : t.stride(3);
-  STD_TORCH_CHECK(sp == 1 || t.stride(1) == 1 || t.size(1) == 1, name,
-                  " must be contiguous along its pixels or its channels, got strides ", t.stride(1), " and ", sp);
-  return {static_cast<T*>(t.data_ptr()), t.stride(0), t.stride(1), sp};
+inline int64_t pixel_stride(const Tensor& t) {
+  return t.size(2) * t.size(3) == 1 ? 1 : t.stride(t.size(3) == 1 ? 2 : 3);
 }
 
-template <class T>
-Map<T> as_map(const std::optional<Tensor>& t, const char* name) {
-  return t ? as_map<T>(*t, name) : Map<T>{nullptr, 0, 0, 0};
-}
+// The sizes of a feature map and its order in memory. A row is what is contiguous: the pixels of a channel (NCHW), or
+// the channels of a pixel (channels_last).
+struct Layout {
+  int64_t batch, channels, pixels;
+  bool channels_last;
 
-// A small map read and written in the arithmetic type whatever its own: logits, and their gradients.
-class AnyMap {
- public:
-  AnyMap(const Tensor& t, const char* name) : dtype_(t.scalar_type()), map_(as_map<char>(t, name)) {}
+  explicit Layout(const Tensor& t)
+      : batch(t.size(0)), channels(t.size(1)), pixels(t.size(2) * t.size(3)), channels_last(pixel_stride(t) != 1) {}
 
-  // values[i] = element (n, c, p) with i counted along pixels (`read_pixels`) or along channels (`read_channels`).
-  template <class Acc>
-  void read_pixels(int64_t n, int64_t c, int64_t p, int64_t count, Acc* values) const {
-    read(n * map_.sn + c * map_.sc + p * map_.sp, map_.sp, count, values);
-  }
-  template <class Acc>
-  void read_channels(int64_t n, int64_t c, int64_t count, Acc* values) const {
-    read(n * map_.sn + c * map_.sc, map_.sc, count, values);
-  }
-  template <class Acc>
-  void write_pixels(int64_t n, int64_t c, int64_t p, int64_t count, const Acc* values) const {
-    write(n * map_.sn + c * map_.sc + p * map_.sp, map_.sp, count, values);
-  }
-  template <class Acc>
-  void write_channels(int64_t n, int64_t c, int64_t count, const Acc* values) const {
-    write(n * map_.sn + c * map_.sc, map_.sc, count, values);
-  }
+  int64_t rows() const { return channels_last ? pixels : channels; }
+  int64_t length() const { return channels_last ? channels : pixels; }
 
- private:
-  template <class Acc>
-  void read(int64_t offset, int64_t stride, int64_t count, Acc* values) const {
-    dispatch(dtype_, "read", [&](auto t) {
-      const auto* data = reinterpret_cast<const decltype(t)*>(map_.data) + offset;
-      for (int64_t i = 0; i < count; ++i) values[i] = static_cast<Acc>(data[i * stride]);
-    });
+  // Element `first` of a row of image n.
+  template <class T>
+  T* at(const Map<T>& map, int64_t n, int64_t row, int64_t first) const {
+    return channels_last ? map.at(n, first, row) : map.at(n, row, first);
   }
-  template <class Acc>
-  void write(int64_t offset, int64_t stride, int64_t count, const Acc* values) const {
-    dispatch(dtype_, "write", [&](auto t) {
-      auto* data = reinterpret_cast<decltype(t)*>(map_.data) + offset;
-      for (int64_t i = 0; i < count; ++i) data[i * stride] = static_cast<decltype(t)>(values[i]);
-    });
-  }
-
-  ScalarType dtype_;
-  Map<char> map_;
 };
-
-// Rows in the arithmetic type. Half and BFloat16 are structs, which defeat the vectoriser in any but the plainest loop,
-// so a narrow row is converted in a loop of its own, in the cache.
-template <class T, class Acc>
-inline const Acc* widened(const T* row, int64_t count, Acc* buffer) {
-  if constexpr (std::is_same_v<T, Acc>) {
-    return row;
-  } else {
-    for (int64_t i = 0; i < count; ++i) buffer[i] = static_cast<Acc>(row[i]);
-    return buffer;
-  }
-}
-
-// Where the values of `row` are computed before `store`: in place, or in `buffer` if the row is narrow or null.
-template <class T, class Acc>
-inline Acc* computed_in(T* row, Acc* buffer) {
-  if constexpr (std::is_same_v<T, Acc>) {
-    return row ? row : buffer;
-  } else {
-    return buffer;
-  }
-}
-
-template <class T, class Acc>
-inline void store(const Acc* values, int64_t count, T* row) {
-  if constexpr (!std::is_same_v<T, Acc>) {
-    if (row)
-      for (int64_t i = 0; i < count; ++i) row[i] = static_cast<T>(values[i]);
-  }
-}
-
-// A fresh output costs a page fault for every 4 KiB, which is most of the time of a one-pass kernel. The kernel is
-// about to write all of it, so ask for 2 MiB pages; a system that has none ignores the request.
-inline void back_with_huge_pages(const Tensor& output) {
-#ifdef __linux__
-  constexpr uintptr_t page = 4096, least = 4 << 20;
-  const auto begin = reinterpret_cast<uintptr_t>(output.data_ptr());
-  const uintptr_t first = (begin + page - 1) / page * page;
-  const uintptr_t last = (begin + output.numel() * output.element_size()) / page * page;
-  if (last > first && last - first >= least) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-}
-
-// e^x - 1 = 2^n (e^r - 1) + (2^n - 1) with x = n ln 2 + r; the Taylor series of e^r - 1 ends below float rounding.
-struct Expm1Parts {
-  float series, half_scale, rest_scale;  // e^r - 1, and 2^n as the product of two normal numbers
-};
-
-inline float power_of_two(int32_t n) {
-  const int32_t bits = (n + 127) << 23;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-inline Expm1Parts expm1_parts(float x) {
-  x = x > 90.0f ? 90.0f : x;  // a NaN passes both comparisons unchanged
-  x = x < -105.0f ? -105.0f : x;
-  const float shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23 rounds to the nearest integer
-  const float n = shifted - 12582912.0f;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  int32_t exponent;
-  std::memcpy(&exponent, &shifted, sizeof exponent);
-  exponent -= 0x4b400000;
-  float p = 1.0f / 5040.0f;
-  p = p * r + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  return {p * r * r + r, power_of_two(exponent >> 1), power_of_two(exponent - (exponent >> 1))};
-}
-
-inline float exp(float x) {
-  const Expm1Parts e = expm1_parts(x);
-  return (e.series + 1.0f) * e.half_scale * e.rest_scale;
-}
-
-inline float expm1(float x) {
-  const Expm1Parts e = expm1_parts(x);
-  const float scale = e.half_scale * e.rest_scale;
-  return e.series * e.half_scale * e.rest_scale + (scale - 1.0f);
-}
-
-inline double exp(double x) {
-  return std::exp(x);
-}
-inline double expm1(double x) {
-  return std::expm1(x);
-}
-
-template <class Acc>
-inline Acc sigmoid(Acc z) {
-  return Acc(1) / (Acc(1) + exp(-z));
-}
 
 // Gradients, each in the place of its tensor; none where it is not needed.
 using Gradients = std::vector<std::optional<Tensor>>;
-
-// `grads` are those `needed` of `count` gradients, in order.
-inline Gradients spread(const char* op, const std::vector<Tensor>& grads, const std::vector<bool>& needed,
-                        size_t count) {
-  STD_TORCH_CHECK(needed.size() == count, op, ": needed must have ", count, " elements, got ", needed.size());
-  const auto wanted = static_cast<size_t>(std::count(needed.begin(), needed.end(), true));
-  STD_TORCH_CHECK(grads.size() == wanted, op, ": grads must hold the ", wanted, " needed, got ", grads.size());
-  Gradients all;
-  auto next = grads.begin();
-  for (const bool n : needed) all.push_back(n ? std::optional<Tensor>(*next++) : std::nullopt);
-  return all;
-}
 
 inline bool any(const Gradients& grads) {
   return std::any_of(grads.begin(), grads.end(), [](const auto& t) { return t.has_value(); });
 }
 
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
+// The checks of the op of this name: of what would be read or written out of bounds. Python has checked the rest.
+struct Checker {
+  const char* op;
+
+  void count(const char* name, size_t got, size_t expected) const {
+    STD_TORCH_CHECK(got == expected, op, ": ", name, " must have ", expected, " elements, got ", got);
+  }
+
+  const Tensor& first(const char* name, const std::vector<Tensor>& tensors) const {
+    STD_TORCH_CHECK(!tensors.empty(), op, ": ", name, " must not be empty");
+    return tensors.front();
+  }
+
+  void type(const char* name, const Tensor& t, ScalarType expected) const {
+    STD_TORCH_CHECK(t.scalar_type() == expected, op, ": ", name, " must have scalar type ", static_cast<int>(expected),
+                    ", got ", static_cast<int>(t.scalar_type()));
+  }
+
+  void shape(const char* name, const Tensor& t, std::initializer_list<int64_t> expected) const {
+    const auto sizes = t.sizes();
+    STD_TORCH_CHECK(std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end()), op, ": ", name,
+                    " must have shape ", text(expected), ", got ", text(sizes));
+  }
+
+  void pixels(const char* name, const Tensor& t) const {
+    STD_TORCH_CHECK(t.size(2) > 0 && t.size(3) > 0, op, ": ", name, " must have pixels, got shape ", text(t.sizes()));
+  }
+
+  void contiguous(const char* name, const Tensor& t, int64_t expected) const {
+    STD_TORCH_CHECK(t.numel() == expected && t.is_contiguous(), op, ": ", name, " must be contiguous and have ",
+                    expected, " elements, got shape ", text(t.sizes()), " and strides ", text(t.strides()));
+  }
+
+  // The data of a contiguous tensor of that many elements of T.
+  template <class T>
+  T* flat(const char* name, const Tensor& t, int64_t expected) const {
+    type(name, t, torch::headeronly::CppTypeToScalarType<std::remove_const_t<T>>::value);
+    contiguous(name, t, expected);
+    return static_cast<T*>(t.data_ptr());
+  }
+  template <class T>
+  T* flat(const char* name, const std::optional<Tensor>& t, int64_t expected) const {
+    return t ? flat<T>(name, *t, expected) : nullptr;
+  }
+
+  // Any tensor of that shape whose pixels lie at one stride.
+  template <class T>
+  Map<T> view(const char* name, const Tensor& t, std::initializer_list<int64_t> expected) const {
+    shape(name, t, expected);
+    STD_TORCH_CHECK(t.size(2) == 1 || t.size(3) == 1 || t.stride(2) == t.stride(3) * t.size(3), op, ": ", name,
+                    " must keep its pixels at one stride, got strides ", text(t.strides()));
+    return {static_cast<T*>(t.data_ptr()), t.stride(0), t.stride(1), pixel_stride(t)};
+  }
+
+  // The same of elements T, with contiguous rows.
+  template <class T>
+  Map<T> map(const char* name, const Tensor& t, std::initializer_list<int64_t> expected, bool channels_last) const {
+    type(name, t, torch::headeronly::CppTypeToScalarType<std::remove_const_t<T>>::value);
+    const Map<T> result = view<T>(name, t, expected);
+    STD_TORCH_CHECK(channels_last ? t.size(1) == 1 || result.sc == 1 : result.sp == 1, op, ": ", name,
+                    " must have contiguous ", channels_last ? "channels" : "pixels", ", got strides ",
+                    text(t.strides()));
+    return result;
+  }
+  template <class T>
+  Map<T> map(const char* name, const std::optional<Tensor>& t, std::initializer_list<int64_t> expected,
+             bool channels_last) const {
+    return t ? map<T>(name, *t, expected, channels_last) : Map<T>{nullptr, 0, 0, 0};
+  }
+
+  // `grads` are those `needed` of `expected` gradients, in order.
+  Gradients spread(const std::vector<Tensor>& grads, const std::vector<bool>& needed, size_t expected) const {
+    count("needed", needed.size(), expected);
+    count("grads", grads.size(), std::count(needed.begin(), needed.end(), true));
+    Gradients all;
+    auto next = grads.begin();
+    for (const bool n : needed) all.push_back(n ? std::optional<Tensor>(*next++) : std::nullopt);
+    return all;
+  }
+
+ private:
+  template <class Values>
+  static std::string text(const Values& values) {
+    std::string result;
+    for (const int64_t v : values) result += (result.empty() ? "(" : ", ") + std::to_string(v);
+    return result.empty() ? "()" : result + ")";
+  }
+};
 
 }  // namespace afa

@@ -1,4 +1,7 @@
-"""The backward pass of channel_attention: on vectors this short PyTorch's own kernels will do."""
+"""channel_attention by statistics of the batch, and its backward pass: on vectors this short ATen's kernels will do.
+
+Both branches go through every kernel at once, as (2, N, units), the maximum first.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,30 @@ from torch import Tensor
 from afa_kernels import dtypes, layout
 
 
+def training_forward(
+    avg: Tensor,
+    max: Tensor,
+    conv1_weight: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    conv2_weight: Tensor,
+    eps: float,
+    activation_slope: float,
+    abs_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits, and the mean and biased variance (2, units) of each branch over the batch."""
+    arithmetic = dtypes.arithmetic(avg)
+    conv1, conv2 = (w.to(arithmetic).flatten(1) for w in (conv1_weight, conv2_weight))
+    hidden = _hidden(avg, max, conv1)
+    count = avg.shape[0] or 1  # an empty batch has zeros for statistics, as in F.batch_norm
+    mean = hidden.sum(1) / count
+    variance = (hidden - mean[:, None]).square().sum(1) / count
+    gamma, beta = _affine(weight, bias, eps, abs_weight, arithmetic)
+    y = _normalised(hidden, mean, variance, eps) * gamma + beta
+    logits = _linear(_rectify(y, y, activation_slope).sum(0), conv2)
+    return logits[..., None, None].to(avg.dtype), mean, variance
+
+
 def backward(
     grad: Tensor,
     avg: Tensor,
@@ -15,45 +42,68 @@ def backward(
     conv1_weight: Tensor,
     weight: Tensor,
     bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    mean: Tensor,
+    variance: Tensor,
     conv2_weight: Tensor,
+    batch_statistics: bool,
     eps: float,
     activation_slope: float,
     abs_weight: bool,
     needed: list[bool],
 ) -> list[Tensor]:
-    """The gradients that are needed of avg, max, the first weight, gamma, beta and the second weight."""
+    """The gradients that are needed of avg, max, the first weight, gamma, beta and the second weight.
+
+    Mean and variance are (2, units) of the batch, or (units,) and constant.
+    """
     inputs = avg, max, conv1_weight, weight, bias, conv2_weight
+    of_avg, of_max, of_conv1, of_weight, of_bias, of_conv2 = needed
     arithmetic = dtypes.arithmetic(avg)
     conv1, conv2, grad = (t.to(arithmetic).flatten(1) for t in (conv1_weight, conv2_weight, grad))
-    gamma, beta, mean, variance = (t.to(arithmetic) for t in (weight, bias, running_mean, running_var))
-    signs = gamma.sign() if abs_weight else None
-    if abs_weight:
-        gamma = gamma.abs() + eps
-    of_avg, of_max, of_conv1, of_weight, of_bias, of_conv2 = needed
-    deviation = torch.rsqrt(variance + eps)
-    pooled = torch.cat((avg, max)).flatten(1).to(arithmetic)  # (2N, C): both branches at once, in half the kernels
-    normalised = (_linear(pooled, conv1) - mean) * deviation
+    gamma, beta = _affine(weight, bias, eps, abs_weight, arithmetic)
+    mean, variance = mean.to(arithmetic), variance.to(arithmetic)
+    normalised = _normalised(_hidden(avg, max, conv1), mean, variance, eps)
     y = normalised * gamma + beta
-    grad_y = _rectify(y, _linear(grad, conv2.t()).repeat(2, 1), activation_slope)
+    grad_y = _rectify(y, _linear(grad, conv2.t()).expand(y.shape), activation_slope)
     found: list[Tensor | None] = [None] * 6
     if of_avg or of_max or of_conv1:
-        grad_linear = grad_y * (gamma * deviation)
-        if of_avg or of_max:
-            found[:2] = (half.clone() for half in _linear(grad_linear, conv1.t()).chunk(2))
+        grad_normalised = grad_y
+        if batch_statistics:
+            of_mean, of_deviation = (x.mean(1, keepdim=True) for x in (grad_y, grad_y * normalised))
+            grad_normalised = grad_y - of_mean - normalised * of_deviation
+        grad_hidden = grad_normalised * (gamma * torch.rsqrt(variance.view(-1, 1, gamma.shape[0]) + eps))
+        if of_avg:
+            found[0] = _linear(grad_hidden[1], conv1.t())
+        if of_max:
+            found[1] = _linear(grad_hidden[0], conv1.t())
         if of_conv1:
-            found[2] = _linear(grad_linear.t(), pooled.t())
+            found[2] = _linear(grad_hidden.flatten(0, 1).t(), torch.cat((max, avg)).flatten(1).to(arithmetic).t())
     if of_weight:
-        grad_gamma = (grad_y * normalised).sum(0)
-        found[3] = grad_gamma if signs is None else grad_gamma * signs
+        grad_gamma = (grad_y * normalised).sum((0, 1))
+        found[3] = grad_gamma * weight.sign() if abs_weight else grad_gamma
     if of_bias:
-        found[4] = grad_y.sum(0)
+        found[4] = grad_y.sum((0, 1))
     if of_conv2:
-        avg_branch, max_branch = _rectify(y, y, activation_slope).chunk(2)
-        found[5] = _linear(grad.t(), (avg_branch + max_branch).t())
+        found[5] = _linear(grad.t(), _rectify(y, y, activation_slope).sum(0).t())
     wanted = ((g, x) for g, x, asked in zip(found, inputs, needed) if asked and g is not None)
     return [layout.as_gradient(g, x) for g, x in wanted]
+
+
+def _hidden(avg: Tensor, max: Tensor, conv1: Tensor) -> Tensor:
+    """(2, N, units), before the norm."""
+    pooled = torch.cat((max, avg)).flatten(1).to(conv1.dtype)
+    return _linear(pooled, conv1).view(2, -1, conv1.shape[0])
+
+
+def _affine(
+    weight: Tensor, bias: Tensor, eps: float, abs_weight: bool, arithmetic: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    gamma, beta = weight.to(arithmetic), bias.to(arithmetic)
+    return gamma.abs() + eps if abs_weight else gamma, beta
+
+
+def _normalised(hidden: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    per_branch = -1, 1, hidden.shape[2]
+    return (hidden - mean.view(per_branch)) * torch.rsqrt(variance.view(per_branch) + eps)
 
 
 def _linear(rows: Tensor, weight: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from afa_kernels import backends, layout
 
 _library = torch.library.Library("afa", "DEF")
+_backward_ops: set[Any] = set()
 
 Op = torch._ops.OpOverload
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -68,15 +69,12 @@ def define(schema: str, allocate: Callable[..., Any], prepare: Callable[..., Seq
     return _defined(schema, kernel, lambda *args: allocate(*args[:given]))
 
 
-def define_by_aten(schema: str, allocate: Callable[..., Any]) -> Op:
-    """Define the op of `schema`, which the function of its name in `aten_kernels` computes, outputs and all."""
-    name, given = schema.split("(")[0], len(_arguments(schema))
-    stem = name if name.endswith("_backward") else f"{name}_forward"
+def define_by_aten(schema: str, allocate: Callable[..., Any], function: str) -> Op:
+    """Define the op of `schema`, which a `function` of `aten_kernels`, "module.name", computes, outputs and all."""
+    given = len(_arguments(schema))
 
     def kernel(*args: Any) -> Any:
-        compute = backends._aten(stem)
-        assert compute is not None
-        return compute(*args[:given])
+        return backends.of_aten(function)(*args[:given])
 
     return _defined(schema, kernel, lambda *args: allocate(*args[:given]))
 
@@ -178,7 +176,9 @@ def differentiate(
     name = op._schema.name.removeprefix("afa::")
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     _differentiate(op, type(name.title().replace("_", ""), (torch.autograd.Function,), methods))
-    _differentiable_once(backward_op, name)
+    if backward_op not in _backward_ops:
+        _backward_ops.add(backward_op)
+        _differentiable_once(backward_op, name)
 
 
 def _places(inputs: list[str], lengths: list[int | None], of: Sequence[str]) -> list[int]:

@@ -170,11 +170,13 @@ _op = registration.define_by_aten(
     "bn_relu_conv2d(Tensor hidden, Tensor weight, Tensor bias, Tensor? running_mean, Tensor? running_var, "
     f"Tensor conv_weight, Tensor? conv_bias, {_OPTIONS}) -> (Tensor out, Tensor mean, Tensor variance)",
     _allocate,
+    "bn_relu_conv2d.forward",
 )
 _backward_op = registration.define_by_aten(
     "bn_relu_conv2d_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor conv_weight, "
     f"Tensor mean, Tensor variance, bool batch_statistics, {_OPTIONS}, bool[] needed) -> Tensor[] grads",
     _allocate_backward,
+    "bn_relu_conv2d.backward",
 )
 registration.differentiate(
     _op,

@@ -37,7 +37,7 @@ def channel_attention(
 
     where act(y) = (y if y > 0 else activation_slope * y). In training, and where no running statistics are given, each
     branch is normalised by its own statistics over the batch, and the running statistics move twice, first by those of
-    the maximum; that part is plain PyTorch. In evaluation mode all that follows the pooling is one kernel.
+    the maximum; that part is made of ATen's kernels. In evaluation mode all that follows the pooling is one kernel.
 
     Args:
         x: (N, C_in, H, W), a feature map with at least one pixel.
@@ -78,12 +78,18 @@ def channel_attention(
     checks.shape("conv2_weight", conv2_weight, (conv2_weight.shape[0], hidden, 1, 1), "conv1_weight", conv1_weight)
     checks.same_device("conv2_weight", conv2_weight, "x", x)
     avg, max = global_avg_max_pool(x)
-    known = (None, None) if batch_statistics else (running_mean, running_var)
-    given = avg, max, conv1_weight, weight, bias, *known, conv2_weight, eps, activation_slope, bool(abs_weight)
-    backend = "reference" if batch_statistics else backends.choose("channel_attention", x.device.type)
-    if backend != "reference":
-        return _op(*given, backend)
-    logits, statistics = reference.channel_attention(*given)
+    backend = backends.choose("channel_attention", x.device.type)
+    options = eps, activation_slope, bool(abs_weight)
+    if backend == "reference":
+        known = (None, None) if batch_statistics else (running_mean, running_var)
+        given = avg, max, conv1_weight, weight, bias, *known, conv2_weight, *options
+        logits, statistics = reference.channel_attention(*given)
+    elif batch_statistics:
+        logits, *both = _training_op(avg, max, conv1_weight, weight, bias, conv2_weight, *options, backend)
+        statistics = list(zip(*both))
+    else:
+        parameters = conv1_weight, weight, bias, running_mean, running_var, conv2_weight
+        return _op(avg, max, *parameters, *options, backend)
     if training and running_mean is not None and running_var is not None:
         for mean, variance in statistics:
             batch_norm.update(running_mean, running_var, mean, variance, x.shape[0], momentum)
@@ -91,7 +97,7 @@ def channel_attention(
 
 
 def _allocate(avg: Tensor, max: Tensor, *rest: Any) -> Tensor:
-    conv2_weight = rest[5]
+    *_, conv2_weight, _, _, _ = rest
     return avg.new_empty((avg.shape[0], conv2_weight.shape[0], 1, 1))
 
 
@@ -101,28 +107,48 @@ def _prepare(avg: Tensor, max: Tensor, *rest: Any) -> tuple[Any, ...]:
     return avg.contiguous(), max.contiguous(), *rows, eps, activation_slope, abs_weight
 
 
+def _allocate_training(avg: Tensor, max: Tensor, conv1_weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    mean, variance = (avg.new_empty((2, conv1_weight.shape[0]), dtype=dtypes.arithmetic(avg)) for _ in range(2))
+    return _allocate(avg, max, *rest), mean, variance
+
+
 def _allocate_backward(
-    grad: Tensor,
-    avg: Tensor,
-    max: Tensor,
-    conv1_weight: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    conv2_weight: Tensor,
-    *rest: Any,
+    grad: Tensor, avg: Tensor, max: Tensor, conv1_weight: Tensor, weight: Tensor, bias: Tensor, *rest: Any
 ) -> list[Tensor]:
+    _, _, conv2_weight, *_, needed = rest
     inputs = avg, max, conv1_weight, weight, bias, conv2_weight
-    return [layout.empty_parameter(t) for t, wanted in zip(inputs, rest[-1]) if wanted]
+    return [layout.empty_parameter(t) for t, wanted in zip(inputs, needed) if wanted]
 
 
-_INPUTS = (
-    "Tensor avg, Tensor max, Tensor conv1_weight, Tensor weight, Tensor bias, Tensor running_mean, "
-    "Tensor running_var, Tensor conv2_weight, float eps, float activation_slope, bool abs_weight"
+_POOLED = "Tensor avg, Tensor max, Tensor conv1_weight, Tensor weight, Tensor bias"
+_OPTIONS = "float eps, float activation_slope, bool abs_weight"
+_OF = ("avg", "max", "conv1_weight", "weight", "bias", "conv2_weight")
+_op = registration.define(
+    f"channel_attention({_POOLED}, Tensor running_mean, Tensor running_var, Tensor conv2_weight, {_OPTIONS}) -> "
+    "Tensor logits",
+    _allocate,
+    _prepare,
 )
-_op = registration.define(f"channel_attention({_INPUTS}) -> Tensor logits", _allocate, _prepare)
+_training_op = registration.define_by_aten(
+    f"channel_attention_training({_POOLED}, Tensor conv2_weight, {_OPTIONS}) -> "
+    "(Tensor logits, Tensor mean, Tensor variance)",
+    _allocate_training,
+    "channel_attention.training_forward",
+)
 _backward_op = registration.define_by_aten(
-    f"channel_attention_backward(Tensor grad, {_INPUTS}, bool[] needed) -> Tensor[] grads", _allocate_backward
+    f"channel_attention_backward(Tensor grad, {_POOLED}, Tensor mean, Tensor variance, Tensor conv2_weight, "
+    f"bool batch_statistics, {_OPTIONS}, bool[] needed) -> Tensor[] grads",
+    _allocate_backward,
+    "channel_attention.backward",
 )
-registration.differentiate(_op, _backward_op, of=("avg", "max", "conv1_weight", "weight", "bias", "conv2_weight"))
+registration.differentiate(
+    _op,
+    _backward_op,
+    of=_OF,
+    keep=lambda avg, max, conv1, weight, bias, running_mean, running_var, *rest: {
+        "mean": running_mean,
+        "variance": running_var,
+        "batch_statistics": False,
+    },
+)
+registration.differentiate(_training_op, _backward_op, of=_OF, keep=lambda *args: {"batch_statistics": True})

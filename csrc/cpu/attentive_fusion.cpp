@@ -1,14 +1,12 @@
 // attentive_fusion on the CPU: out = a (1-b) x + (1-a) b y with a = sigmoid(spatial), b = sigmoid(channel).
 //
-// A row is what is contiguous in memory: one channel's pixels (NCHW) or one pixel's channels (channels_last). Every
-// coefficient is a product of a value along the row and a value across the rows, so one loop serves both layouts.
-#include <algorithm>
-
+// Every coefficient is a product of a value along the row and a value across the rows, so one loop serves both layouts.
 #include "gate.h"
 
 namespace afa {
 namespace {
 
+constexpr Checker check{"attentive_fusion"};
 constexpr int64_t TILE = 4096;  // elements of a row, or pixels, that are worked on at a time
 
 // x's coefficient is x_along[i] * x_across[row], y's likewise.
@@ -17,161 +15,161 @@ struct Coefficients {
   const Acc *x_along, *y_along, *x_across, *y_across;
 };
 
-// The sizes of the features, and the gates a of all pixels and b of all channels.
+// The gates a of all pixels and b of all channels.
 template <class T>
 struct Fusion {
   using Acc = acc_t<T>;
-  int64_t batch, channels, pixels;
-  bool planar;
+  const Tensor& feature;
+  Layout layout;
   Gate<Acc> a, b;
 
-  Fusion(const Tensor& feature, const Tensor& spatial_logits, const Tensor& channel_logits)
-      : batch(feature.size(0)),
-        channels(feature.size(1)),
-        pixels(feature.size(2) * feature.size(3)),
-        planar(as_map<T>(feature, "feature").sp == 1),
-        a(batch * pixels),
-        b(batch * channels) {
-    const AnyMap spatial(spatial_logits, "spatial_logits"), channel(channel_logits, "channel_logits");
-    const int64_t tiles = ceil_div(pixels, TILE);
-    torch::stable::parallel_for(0, batch * tiles, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / tiles, first = unit % tiles * TILE, count = std::min(TILE, pixels - first);
-        spatial.read_pixels(n, 0, first, count, &a.open[n * pixels + first]);
-        a.activate(n * pixels + first, count);
-      }
+  Fusion(const Tensor& shallow, const Tensor& spatial_logits, const Tensor& channel_logits)
+      : feature(shallow), layout(shallow), a(layout.batch * layout.pixels), b(layout.batch * layout.channels) {
+    const AnyMap spatial = spatial_map("spatial_logits", spatial_logits);
+    const AnyMap channel = channel_map("channel_logits", channel_logits);
+    for_each_tile<Acc>(layout.batch, layout.pixels, TILE, 0, [&](const Piece& tile, Acc*) {
+      const int64_t at = tile.n * layout.pixels + tile.first;
+      spatial.read_pixels(tile.n, 0, tile.first, tile.count, &a.open[at]);
+      a.activate(at, tile.count);
     });
-    for (int64_t n = 0; n < batch; ++n) channel.read_channels(n, 0, channels, &b.open[n * channels]);
-    b.activate(0, batch * channels);
+    for_each_tile<Acc>(layout.batch, layout.channels, TILE, 0, [&](const Piece& tile, Acc*) {
+      const int64_t at = tile.n * layout.channels + tile.first;
+      channel.read_channels(tile.n, tile.first, tile.count, &b.open[at]);
+      b.activate(at, tile.count);
+    });
+  }
+
+  template <class E, class OptionalTensor>
+  Map<E> map(const char* name, const OptionalTensor& t) const {
+    return check.map<E>(name, t, {layout.batch, layout.channels, feature.size(2), feature.size(3)},
+                        layout.channels_last);
+  }
+  AnyMap spatial_map(const char* name, const Tensor& t) const {
+    return {check, name, t, {layout.batch, 1, feature.size(2), feature.size(3)}};
+  }
+  AnyMap channel_map(const char* name, const Tensor& t) const {
+    return {check, name, t, {layout.batch, layout.channels, 1, 1}};
   }
 
   // From pixel `first` of image n on.
   Coefficients<Acc> coefficients(int64_t n, int64_t first) const {
-    const int64_t p = n * pixels + first, c = n * channels;
-    if (planar) return {&a.open[p], &a.shut[p], &b.shut[c], &b.open[c]};
-    return {&b.shut[c], &b.open[c], &a.open[p], &a.shut[p]};
+    const int64_t p = n * layout.pixels + first, c = n * layout.channels;
+    if (layout.channels_last) return {&b.shut[c], &b.open[c], &a.open[p], &a.shut[p]};
+    return {&a.open[p], &a.shut[p], &b.shut[c], &b.open[c]};
   }
 };
 
-// Walks the features in the order of their memory: a page of a fresh output is written while it is still in the cache.
-template <class T>
-void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, const Tensor& channel, Tensor& out) {
-  using Acc = acc_t<T>;
+template <class T, class Acc = acc_t<T>>
+void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, const Tensor& channel,
+             const Tensor& out) {
   const Fusion<T> fusion(shallow, spatial, channel);
-  const auto x = as_map<const T>(shallow, "shallow"), y = as_map<const T>(deep, "deep");
-  const auto o = as_map<T>(out, "out");
+  const Layout& layout = fusion.layout;
+  const auto x = fusion.template map<const T>("shallow", shallow), y = fusion.template map<const T>("deep", deep);
+  const auto o = fusion.template map<T>("out", out);
   back_with_huge_pages(out);
-  const int64_t rows = fusion.planar ? fusion.channels : fusion.pixels;
-  const int64_t length = fusion.planar ? fusion.pixels : fusion.channels;
-  const int64_t tiles = ceil_div(length, TILE);
-  torch::stable::parallel_for(0, fusion.batch * rows * tiles, ceil_div(TILE, length), [&](int64_t begin, int64_t end) {
-    vectorized([&] {
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / (rows * tiles), r = unit / tiles % rows, first = unit % tiles * TILE;
-        const int64_t count = std::min(TILE, length - first);
-        const int64_t c = fusion.planar ? r : first, p = fusion.planar ? first : r;
-        const Coefficients<Acc> k = fusion.coefficients(n, 0);
-        const Acc x_across = k.x_across[r], y_across = k.y_across[r];
-        const Acc *x_along = k.x_along + first, *y_along = k.y_along + first;
-        const T *xr = x.at(n, c, p), *yr = y.at(n, c, p);
-        T* __restrict row = o.at(n, c, p);
-        for (int64_t i = 0; i < count; ++i)
-          row[i] = static_cast<T>(x_along[i] * x_across * static_cast<Acc>(xr[i]) +
-                                  y_along[i] * y_across * static_cast<Acc>(yr[i]));
-      }
-    });
+  for_each_row<Acc>(layout, TILE, 0, [&](const Piece& piece, Acc*) {
+    const Coefficients<Acc> k = fusion.coefficients(piece.n, 0);
+    const Acc x_across = k.x_across[piece.row], y_across = k.y_across[piece.row];
+    const Acc *x_along = k.x_along + piece.first, *y_along = k.y_along + piece.first;
+    const T* xr = layout.at(x, piece.n, piece.row, piece.first);
+    const T* yr = layout.at(y, piece.n, piece.row, piece.first);
+    T* __restrict row = layout.at(o, piece.n, piece.row, piece.first);
+    const int64_t count = piece.count;
+    for (int64_t i = 0; i < count; ++i)
+      row[i] = static_cast<T>(x_along[i] * x_across * static_cast<Acc>(xr[i]) +
+                              y_along[i] * y_across * static_cast<Acc>(yr[i]));
   });
 }
 
-// Walks tiles of pixels with all their channels, row by row: the sums over the channels stay in the cache. Tiles do not
-// depend on the number of threads, hence neither does any sum.
-template <class T>
+template <class T, class Acc = acc_t<T>>
 void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, const Tensor& spatial,
-              const Tensor& channel, const std::optional<Tensor>& grad_shallow, const std::optional<Tensor>& grad_deep,
-              const std::optional<Tensor>& grad_spatial, const std::optional<Tensor>& grad_channel) {
-  using Acc = acc_t<T>;
+              const Tensor& channel, const Gradients& grads) {
   const Fusion<T> fusion(shallow, spatial, channel);
-  // Sums over pixels run in the lanes of a planar row, else one by one: shorter, or they lose float32's last digits.
-  const int64_t tile = fusion.planar ? TILE : TILE / 8;
-  const int64_t channels = fusion.channels, tiles = ceil_div(fusion.pixels, tile);
-  const auto g = as_map<const T>(grad, "grad");
-  const auto x = as_map<const T>(shallow, "shallow"), y = as_map<const T>(deep, "deep");
-  const auto dx = as_map<T>(grad_shallow, "grad_shallow"), dy = as_map<T>(grad_deep, "grad_deep");
-  if (grad_shallow) back_with_huge_pages(*grad_shallow);
-  if (grad_deep) back_with_huge_pages(*grad_deep);
-  std::vector<Acc> channel_sums(grad_channel ? fusion.batch * tiles * channels : 0);
+  const Layout& layout = fusion.layout;
+  // Sums over pixels run in the lanes of a row in NCHW, else one by one: shorter, or they lose float32's last digits.
+  const int64_t tile_size = layout.channels_last ? TILE / 8 : TILE;
+  const int64_t channels = layout.channels, tiles = ceil_div(layout.pixels, tile_size);
+  const auto g = fusion.template map<const T>("grad", grad);
+  const auto x = fusion.template map<const T>("shallow", shallow), y = fusion.template map<const T>("deep", deep);
+  const auto dx = fusion.template map<T>("grad of shallow", grads[0]);
+  const auto dy = fusion.template map<T>("grad of deep", grads[1]);
+  std::optional<AnyMap> ds, dq;
+  if (grads[2]) ds = fusion.spatial_map("grad of spatial_logits", *grads[2]);
+  if (grads[3]) dq = fusion.channel_map("grad of channel_logits", *grads[3]);
+  for (int64_t i : {0, 1})
+    if (grads[i]) back_with_huge_pages(*grads[i]);
+  std::vector<Acc> channel_sums(dq ? layout.batch * tiles * channels : 0);
 
-  torch::stable::parallel_for(0, fusion.batch * tiles, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t n = unit / tiles, first = unit % tiles * tile, count = std::min(tile, fusion.pixels - first);
-      const int64_t rows = fusion.planar ? channels : count, length = fusion.planar ? count : channels;
-      const Coefficients<Acc> k = fusion.coefficients(n, first);
-      std::vector<Acc> along(rows), across(length);
-      std::vector<Acc> buffers(5 * length);
-      vectorized([&] {
-        const int64_t steps = length;  // locals, or the compiler must fear that a store changes them
+  const int64_t longest = std::max(channels, tile_size);
+  for_each_tile<Acc>(layout.batch, layout.pixels, tile_size, 7 * longest, [&](const Piece& tile, Acc* scratch) {
+    const Coefficients<Acc> k = fusion.coefficients(tile.n, tile.first);
+    const int64_t rows = layout.channels_last ? tile.count : channels;
+    const int64_t steps = layout.channels_last ? channels : tile.count;
+    Acc *along = scratch, *across = along + longest, *buffer = across + longest;
+    std::fill_n(across, steps, Acc(0));
+    const auto run = [&](auto of_x, auto of_y, auto of_logits) {
+      const int64_t first_row = layout.channels_last ? tile.first : 0, first = layout.channels_last ? 0 : tile.first;
+      for (int64_t r = 0; r < rows; ++r) {
+        const Acc* gr = widened(layout.at(g, tile.n, first_row + r, first), steps, buffer);
+        const Acc *xr = gr, *yr = gr;
+        if (of_logits) {
+          xr = widened(layout.at(x, tile.n, first_row + r, first), steps, buffer + longest);
+          yr = widened(layout.at(y, tile.n, first_row + r, first), steps, buffer + 2 * longest);
+        }
+        T* dx_row = of_x ? layout.at(dx, tile.n, first_row + r, first) : nullptr;
+        T* dy_row = of_y ? layout.at(dy, tile.n, first_row + r, first) : nullptr;
+        Acc *dxr = computed_in(dx_row, buffer + 3 * longest), *dyr = computed_in(dy_row, buffer + 4 * longest);
+        const Acc x_across = k.x_across[r], y_across = k.y_across[r];
         const Acc *x_along = k.x_along, *y_along = k.y_along;
-        Acc *sums = across.data(), *buffer = buffers.data();
-        for (int64_t r = 0; r < rows; ++r) {
-          const int64_t c = fusion.planar ? r : 0, p = fusion.planar ? first : first + r;
-          const Acc* gr = widened(g.at(n, c, p), steps, buffer);
-          const Acc* xr = widened(x.at(n, c, p), steps, buffer + steps);
-          const Acc* yr = widened(y.at(n, c, p), steps, buffer + 2 * steps);
-          T *dx_row = dx.data ? dx.at(n, c, p) : nullptr, *dy_row = dy.data ? dy.at(n, c, p) : nullptr;
-          Acc *dxr = computed_in(dx_row, buffer + 3 * steps), *dyr = computed_in(dy_row, buffer + 4 * steps);
-          const Acc x_across = k.x_across[r], y_across = k.y_across[r];
-          Acc sum = 0;
+        Acc *sums = across, sum = 0;
 #pragma omp simd reduction(+ : sum)
-          for (int64_t i = 0; i < steps; ++i) {
+        for (int64_t i = 0; i < steps; ++i) {
+          if constexpr (of_x) dxr[i] = x_along[i] * x_across * gr[i];
+          if constexpr (of_y) dyr[i] = y_along[i] * y_across * gr[i];
+          if constexpr (of_logits) {
             const Acc gx = xr[i] * gr[i], gy = yr[i] * gr[i];
-            dxr[i] = x_along[i] * x_across * gr[i];
-            dyr[i] = y_along[i] * y_across * gr[i];
             sums[i] += x_across * gx - y_across * gy;
             sum += x_along[i] * gx - y_along[i] * gy;
           }
-          store(dxr, steps, dx_row);
-          store(dyr, steps, dy_row);
-          along[r] = sum;
         }
-      });
-      // sum over C of [(1-b) x - b y] g is the sum with the coefficients of the channels; over P, the sign is reversed.
-      if (grad_spatial) {
-        Acc* sums = fusion.planar ? across.data() : along.data();
-        const Acc *open = &fusion.a.open[n * fusion.pixels + first], *shut = &fusion.a.shut[n * fusion.pixels + first];
-        for (int64_t i = 0; i < count; ++i) sums[i] *= open[i] * shut[i];
-        AnyMap(*grad_spatial, "grad_spatial").write_pixels(n, 0, first, count, sums);
+        store(dxr, steps, dx_row);
+        store(dyr, steps, dy_row);
+        along[r] = sum;
       }
-      if (grad_channel) {
-        const std::vector<Acc>& sums = fusion.planar ? along : across;
-        std::copy(sums.begin(), sums.end(), &channel_sums[unit * channels]);
-      }
+    };
+    dispatch_flags(run, grads[0].has_value(), grads[1].has_value(), ds || dq);
+    // sum over C of [(1-b) x - b y] g is the sum with the coefficients of the channels; over P, the sign is reversed.
+    Acc *of_pixels = layout.channels_last ? along : across, *of_channels = layout.channels_last ? across : along;
+    if (ds) {
+      const int64_t at = tile.n * layout.pixels + tile.first;
+      for (int64_t i = 0; i < tile.count; ++i) of_pixels[i] *= fusion.a.open[at + i] * fusion.a.shut[at + i];
+      ds->write_pixels(tile.n, 0, tile.first, tile.count, of_pixels);
     }
+    if (dq) std::copy_n(of_channels, channels, &channel_sums[tile.unit * channels]);
   });
 
-  if (grad_channel) {
-    const AnyMap dq(*grad_channel, "grad_channel");
-    std::vector<double> total(channels);
-    for (int64_t n = 0; n < fusion.batch; ++n) {
-      std::fill(total.begin(), total.end(), 0.0);
-      for (int64_t unit = n * tiles; unit < (n + 1) * tiles; ++unit)
-        for (int64_t c = 0; c < channels; ++c) total[c] += channel_sums[unit * channels + c];
-      const Acc *open = &fusion.b.open[n * channels], *shut = &fusion.b.shut[n * channels];
-      for (int64_t c = 0; c < channels; ++c) total[c] *= -static_cast<double>(open[c]) * shut[c];
-      dq.write_channels(n, 0, channels, total.data());
-    }
+  if (!dq) return;
+  std::vector<double> total(channels);
+  for (int64_t n = 0; n < layout.batch; ++n) {
+    std::fill(total.begin(), total.end(), 0.0);
+    for (int64_t unit = n * tiles; unit < (n + 1) * tiles; ++unit)
+      for (int64_t c = 0; c < channels; ++c) total[c] += channel_sums[unit * channels + c];
+    const Acc *open = &fusion.b.open[n * channels], *shut = &fusion.b.shut[n * channels];
+    for (int64_t c = 0; c < channels; ++c) total[c] *= -static_cast<double>(open[c]) * shut[c];
+    dq->write_channels(n, 0, channels, total.data());
   }
 }
 
-void attentive_fusion_forward(Tensor shallow, Tensor deep, Tensor spatial, Tensor channel, Tensor out) {
-  dispatch(shallow.scalar_type(), "attentive_fusion",
-           [&](auto t) { forward<decltype(t)>(shallow, deep, spatial, channel, out); });
+void attentive_fusion_forward(Tensor shallow, Tensor deep, Tensor spatial_logits, Tensor channel_logits, Tensor out) {
+  dispatch(shallow.scalar_type(), check.op,
+           [&](auto t) { forward<decltype(t)>(shallow, deep, spatial_logits, channel_logits, out); });
 }
 
-void attentive_fusion_backward(Tensor grad, Tensor shallow, Tensor deep, Tensor spatial, Tensor channel,
+void attentive_fusion_backward(Tensor grad, Tensor shallow, Tensor deep, Tensor spatial_logits, Tensor channel_logits,
                                std::vector<bool> needed, std::vector<Tensor> grads) {
-  const Gradients of = spread("attentive_fusion", grads, needed, 4);
-  dispatch(shallow.scalar_type(), "attentive_fusion",
-           [&](auto t) { backward<decltype(t)>(grad, shallow, deep, spatial, channel, of[0], of[1], of[2], of[3]); });
+  dispatch(shallow.scalar_type(), check.op, [&](auto t) {
+    backward<decltype(t)>(grad, shallow, deep, spatial_logits, channel_logits, check.spread(grads, needed, 4));
+  });
 }
 
 }  // namespace

@@ -1,18 +1,17 @@
 // global_avg_max_pool on the CPU: the mean and the first maximum of every channel, from one read.
 //
-// Tiles of pixels are reduced on their own and then combined in order, so that no result depends on the number of
-// threads. The largest of a tile is found first and then looked for.
-#include <algorithm>
+// Tiles of pixels are reduced on their own and then combined in order. The largest of a tile is found first and then
+// looked for.
 #include <limits>
-#include <memory>
 
-#include "../common.h"
+#include "rows.h"
+#include "tiles.h"
 
 namespace afa {
 namespace {
 
-constexpr int64_t PLANAR_TILE = 4096, CHANNELS_LAST_TILE = 256;  // pixels
-constexpr int64_t UNROLL = 4;  // pixels of channels_last whose sum is added to a channel's at once
+constexpr Checker check{"global_avg_max_pool"};
+constexpr int64_t TILE = 4096, CHANNELS_LAST_TILE = 256;  // pixels
 
 // What is known of one channel of a tile: the sum, the maximum or the last NaN, and its first pixel.
 template <class Acc>
@@ -20,7 +19,8 @@ struct Partial {
   std::unique_ptr<Acc[]> sum, largest;
   std::unique_ptr<int32_t[]> index;  // from the first pixel of the tile
 
-  explicit Partial(int64_t size) : sum(new Acc[size]), largest(new Acc[size]), index(new int32_t[size]) {}
+  explicit Partial(int64_t size)
+      : sum(uninitialized<Acc>(size)), largest(uninitialized<Acc>(size)), index(uninitialized<int32_t>(size)) {}
 };
 
 // The first of `count` values that equals `value`, which is among them.
@@ -68,75 +68,52 @@ void reduce_row(const Acc* row, int64_t count, Acc& sum_out, Acc& largest_out, i
 // The channels of contiguous pixels, pixel by pixel.
 template <class T, class Acc>
 void reduce_pixels(const Map<const T>& x, int64_t n, int64_t first, int64_t count, int64_t channels, Acc* buffer,
-                   Acc* sums, Acc* largest, int32_t* index) {
+                   Acc* __restrict sums, Acc* __restrict largest, int32_t* __restrict index) {
   std::fill_n(sums, channels, Acc(0));
   std::fill_n(largest, channels, -std::numeric_limits<Acc>::infinity());
   std::fill_n(index, channels, 0);
-  const auto row_at = [&](int32_t i, int64_t k) {
-    return widened(x.at(n, 0, first + i + k), channels, buffer + k * channels);
-  };
-  const auto take = [](Acc value, int32_t at, Acc& best, int32_t& found) {
-    const bool better = (value > best) | (value != value);
-    best = better ? value : best;
-    found = better ? at : found;
-  };
-  int32_t i = 0;
-  for (; i + UNROLL <= count; i += UNROLL) {
-    const Acc *r0 = row_at(i, 0), *r1 = row_at(i, 1), *r2 = row_at(i, 2), *r3 = row_at(i, 3);
-#pragma omp simd
+  for_each_pixels(x, n, first, count, channels, buffer, [&](const auto& pixels, int64_t p) {
+    const auto at = static_cast<int32_t>(p);
+#pragma GCC ivdep
     for (int64_t c = 0; c < channels; ++c) {
       Acc best = largest[c];
       int32_t found = index[c];
-      take(r0[c], i, best, found);
-      take(r1[c], i + 1, best, found);
-      take(r2[c], i + 2, best, found);
-      take(r3[c], i + 3, best, found);
-      sums[c] += (r0[c] + r1[c]) + (r2[c] + r3[c]);
+      pixels.each(c, [&](Acc value, int64_t k) {
+        const bool better = (value > best) | (value != value);
+        best = better ? value : best;
+        found = better ? at + static_cast<int32_t>(k) : found;
+      });
+      sums[c] += pixels.sum(c);
       largest[c] = best;
       index[c] = found;
     }
-  }
-  for (; i < count; ++i) {
-    const Acc* row = row_at(i, 0);
-#pragma omp simd
-    for (int64_t c = 0; c < channels; ++c) {
-      sums[c] += row[c];
-      take(row[c], i, largest[c], index[c]);
-    }
-  }
+  });
 }
 
-template <class T>
-void forward(const Tensor& x, Tensor& avg, Tensor& max, Tensor& index) {
-  using Acc = acc_t<T>;
-  const auto map = as_map<const T>(x, "x");
-  const bool planar = map.sp == 1;
-  const int64_t batch = x.size(0), channels = x.size(1), pixels = x.size(2) * x.size(3);
-  const int64_t tile = planar ? PLANAR_TILE : CHANNELS_LAST_TILE, tiles = ceil_div(pixels, tile);
+template <class T, class Acc = acc_t<T>>
+void forward(const Tensor& x, const Tensor& avg, const Tensor& max, const Tensor& index) {
+  const Layout layout(x);
+  const int64_t batch = layout.batch, channels = layout.channels, pixels = layout.pixels;
+  check.pixels("x", x);
+  const auto map = check.map<const T>("x", x, {batch, channels, x.size(2), x.size(3)}, layout.channels_last);
+  T *means = check.flat<T>("avg", avg, batch * channels), *maxima = check.flat<T>("max", max, batch * channels);
+  auto* indices = check.flat<int64_t>("index", index, batch * channels);
+  const int64_t size = layout.channels_last ? CHANNELS_LAST_TILE : TILE, tiles = ceil_div(pixels, size);
   Partial<Acc> partial(batch * tiles * channels);  // (N, tiles, C)
-
-  const int64_t units = batch * tiles * (planar ? channels : 1), grain = std::max<int64_t>(1, 8192 / pixels);
-  torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
-    std::vector<Acc> buffers(std::max(tile, UNROLL * channels));
-    vectorized([&] {
-      Acc* buffer = buffers.data();
-      for (int64_t unit = begin; unit < end; ++unit) {
-        if (planar) {
-          const int64_t n = unit / (channels * tiles), c = unit / tiles % channels, first = unit % tiles * tile;
-          const int64_t count = std::min(tile, pixels - first), at = (n * tiles + first / tile) * channels + c;
-          const Acc* row = widened(map.at(n, c, first), count, buffer);
-          reduce_row(row, count, partial.sum[at], partial.largest[at], partial.index[at]);
-        } else {
-          const int64_t n = unit / tiles, first = unit % tiles * tile, at = unit * channels;
-          reduce_pixels(map, n, first, std::min(tile, pixels - first), channels, buffer, &partial.sum[at],
-                        &partial.largest[at], &partial.index[at]);
-        }
-      }
+  if (layout.channels_last) {
+    for_each_tile<Acc>(batch, pixels, size, UNROLL * channels, [&](const Piece& tile, Acc* buffer) {
+      const int64_t at = tile.unit * channels;
+      reduce_pixels(map, tile.n, tile.first, tile.count, channels, buffer, &partial.sum[at], &partial.largest[at],
+                    &partial.index[at]);
     });
-  });
+  } else {
+    for_each_row<Acc>(layout, size, size, [&](const Piece& piece, Acc* buffer) {
+      const int64_t at = (piece.n * tiles + piece.first / size) * channels + piece.row;
+      const Acc* row = widened(map.at(piece.n, piece.row, piece.first), piece.count, buffer);
+      reduce_row(row, piece.count, partial.sum[at], partial.largest[at], partial.index[at]);
+    });
+  }
 
-  T *means = static_cast<T*>(avg.data_ptr()), *maxima = static_cast<T*>(max.data_ptr());
-  auto* indices = static_cast<int64_t*>(index.data_ptr());
   for (int64_t n = 0; n < batch; ++n) {
     for (int64_t c = 0; c < channels; ++c) {
       double sum = 0;
@@ -148,7 +125,7 @@ void forward(const Tensor& x, Tensor& avg, Tensor& max, Tensor& index) {
         sum += partial.sum[at];
         if (value > largest || value != value) {
           largest = value;
-          found = t * tile + partial.index[at];
+          found = t * size + partial.index[at];
         }
       }
       means[n * channels + c] = static_cast<T>(static_cast<Acc>(sum / static_cast<double>(pixels)));
@@ -158,54 +135,51 @@ void forward(const Tensor& x, Tensor& avg, Tensor& max, Tensor& index) {
   }
 }
 
-template <class T>
+template <class T, class Acc = acc_t<T>>
 void backward(const std::optional<Tensor>& grad_avg, const std::optional<Tensor>& grad_max, const Tensor& index,
-              Tensor& grad_x) {
-  using Acc = acc_t<T>;
-  const auto dx = as_map<T>(grad_x, "grad_x");
+              const Tensor& grad_x) {
+  const Layout layout(grad_x);
+  const int64_t batch = layout.batch, channels = layout.channels, pixels = layout.pixels;
+  const auto dx =
+      check.map<T>("grad_x", grad_x, {batch, channels, grad_x.size(2), grad_x.size(3)}, layout.channels_last);
+  const auto* indices = check.flat<const int64_t>("index", index, batch * channels);
+  const T* of_mean = check.flat<const T>("grad_avg", grad_avg, batch * channels);
+  const T* of_maximum = check.flat<const T>("grad_max", grad_max, batch * channels);
+  for (int64_t i = 0; i < batch * channels; ++i)
+    STD_TORCH_CHECK(0 <= indices[i] && indices[i] < pixels, check.op, ": index must be of one of ", pixels,
+                    " pixels, got ", indices[i]);
   back_with_huge_pages(grad_x);
-  const bool planar = dx.sp == 1;
-  const int64_t batch = grad_x.size(0), channels = grad_x.size(1), pixels = grad_x.size(2) * grad_x.size(3);
-  const auto* indices = static_cast<const int64_t*>(index.data_ptr());
-  const T* of_mean = grad_avg ? static_cast<const T*>(grad_avg->data_ptr()) : nullptr;
-  const T* of_maximum = grad_max ? static_cast<const T*>(grad_max->data_ptr()) : nullptr;
-  const auto share = [&](int64_t i) { return of_mean ? static_cast<Acc>(of_mean[i]) / static_cast<Acc>(pixels) : 0; };
-  const auto at_maximum = [&](int64_t i) { return static_cast<T>(share(i) + static_cast<Acc>(of_maximum[i])); };
+  const auto spread = [&](int64_t i) { return of_mean ? static_cast<Acc>(of_mean[i]) / static_cast<Acc>(pixels) : 0; };
+  const auto at_maximum = [&](int64_t i) { return static_cast<T>(spread(i) + static_cast<Acc>(of_maximum[i])); };
 
-  if (planar) {
-    torch::stable::parallel_for(0, batch * channels, ceil_div(8192, pixels), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        T* row = dx.at(i / channels, i % channels, 0);
-        std::fill_n(row, pixels, static_cast<T>(share(i)));
-        if (of_maximum) row[indices[i]] = at_maximum(i);
+  if (layout.channels_last) {
+    for_each_tile<T>(batch, pixels, CHANNELS_LAST_TILE, channels, [&](const Piece& tile, T* row) {
+      const int64_t first = tile.first, last = first + tile.count;
+      for (int64_t c = 0; c < channels; ++c) row[c] = static_cast<T>(spread(tile.n * channels + c));
+      for (int64_t p = first; p < last; ++p) std::copy_n(row, channels, dx.at(tile.n, 0, p));
+      for (int64_t c = 0; of_maximum && c < channels; ++c) {
+        const int64_t i = tile.n * channels + c, p = indices[i];
+        if (first <= p && p < last) *dx.at(tile.n, c, p) = at_maximum(i);
       }
     });
-    return;
+  } else {
+    const int64_t grain = ceil_div(2 * TILE, std::max<int64_t>(1, pixels));
+    for_each_piece<T>(batch, channels, pixels, pixels, grain, 0, [&](const Piece& channel, T*) {
+      const int64_t i = channel.n * channels + channel.row;
+      T* row = dx.at(channel.n, channel.row, 0);
+      std::fill_n(row, pixels, static_cast<T>(spread(i)));
+      if (of_maximum) row[indices[i]] = at_maximum(i);
+    });
   }
-  const int64_t tiles = ceil_div(pixels, CHANNELS_LAST_TILE);
-  torch::stable::parallel_for(0, batch * tiles, 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> shares(channels);
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t n = unit / tiles, first = unit % tiles * CHANNELS_LAST_TILE;
-      const int64_t last = std::min(first + CHANNELS_LAST_TILE, pixels);
-      for (int64_t c = 0; c < channels; ++c) shares[c] = static_cast<T>(share(n * channels + c));
-      for (int64_t p = first; p < last; ++p) std::copy(shares.begin(), shares.end(), dx.at(n, 0, p));
-      for (int64_t c = 0; of_maximum && c < channels; ++c) {
-        const int64_t i = n * channels + c, p = indices[i];
-        if (first <= p && p < last) *dx.at(n, c, p) = at_maximum(i);
-      }
-    }
-  });
 }
 
 void global_avg_max_pool_forward(Tensor x, Tensor avg, Tensor max, Tensor index) {
-  dispatch(x.scalar_type(), "global_avg_max_pool", [&](auto t) { forward<decltype(t)>(x, avg, max, index); });
+  dispatch(x.scalar_type(), check.op, [&](auto t) { forward<decltype(t)>(x, avg, max, index); });
 }
 
 void global_avg_max_pool_backward(std::optional<Tensor> grad_avg, std::optional<Tensor> grad_max, Tensor index,
                                   Tensor grad_x) {
-  dispatch(grad_x.scalar_type(), "global_avg_max_pool",
-           [&](auto t) { backward<decltype(t)>(grad_avg, grad_max, index, grad_x); });
+  dispatch(grad_x.scalar_type(), check.op, [&](auto t) { backward<decltype(t)>(grad_avg, grad_max, index, grad_x); });
 }
 
 }  // namespace

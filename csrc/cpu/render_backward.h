@@ -32,51 +32,47 @@ void gather_row(const Transposed<Acc>& rows, const Transposed<Acc>& columns, int
 
 // dL/dlogits: the maps' gradients gathered to attention resolution, then the backward of the weights or opacities.
 template <class Acc>
-void logits_backward(const Tensor& logits, const std::string& phi, const Maps<Acc>& maps, const Acc* map_grads,
-                     int64_t out_height, int64_t out_width, const Tensor& grad_logits) {
+void logits_backward(const Checker& check, const Tensor& logits, const std::string& phi, const Maps<Acc>& maps,
+                     const Acc* map_grads, int64_t out_height, int64_t out_width, const Tensor& grad_logits) {
   const int64_t batch = logits.size(0), scales = logits.size(1), height = logits.size(2), width = logits.size(3);
   const bool identity = height == out_height && width == out_width;
   const Transposed<Acc> rows(Axis<Acc>(height, out_height), identity), columns(Axis<Acc>(width, out_width), identity);
-  const AnyMap y(logits, "logits"), dy(grad_logits, "grad_logits");
-  torch::stable::parallel_for(0, batch * height, 4, [&](int64_t begin, int64_t end) {
-    std::vector<Acc> scratch((4 * scales + 2) * width + out_width);
-    Acc *y_rows = scratch.data(), *w_rows = y_rows + scales * width, *t_rows = w_rows + scales * width;
-    Acc *g_rows = t_rows + scales * width, *behind = g_rows + scales * width, *depth_sum = behind + width;
-    Acc* sum = depth_sum + width;
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t n = unit / height, j = unit % height;
-      for (int64_t k = 0; k < scales; ++k) y.read_pixels(n, k, j * width, width, y_rows + k * width);
-      dispatch_phi(phi, [&](auto p) {
-        using Phi = decltype(p);
-        vectorized([&] {
-          for (int64_t k = 0; k < scales; ++k)
-            gather_row(rows, columns, j, width, out_width, map_grads + (n * scales + k) * out_height * out_width, sum,
-                       g_rows + k * width);
-          if (maps.opacities) {
-            for (int64_t i = 0; i < scales * width; ++i)
-              g_rows[i] = Phi::backward(y_rows[i], g_rows[i] * exp(-Phi::depth(y_rows[i])));
-          } else {
-            for (int64_t i = 0; i < width; ++i) behind[i] = 0;
-            composite_rows<Phi>(scales, maps.opaque_last, width, width, y_rows, w_rows, t_rows, depth_sum);
-            composite_rows_backward<Phi>(scales, maps.opaque_last, width, width, y_rows, w_rows, t_rows, g_rows,
-                                         behind);
-          }
-        });
-      });
+  const AnyMap y(check, "logits", logits, {batch, scales, height, width});
+  const AnyMap dy(check, "grad of logits", grad_logits, {batch, scales, height, width});
+  const int64_t size = scales * width, scratch = 4 * size + 2 * width + out_width;
+  dispatch_phi(check, phi, [&](auto p) {
+    using Phi = decltype(p);
+    for_each_piece<Acc>(batch, height, width, width, 4, scratch, [&](const Piece& piece, Acc* y_rows) {
+      Acc *w_rows = y_rows + size, *t_rows = w_rows + size, *g_rows = t_rows + size;
+      Acc *behind = g_rows + size, *depth_sum = behind + width, *sum = depth_sum + width;
+      const int64_t n = piece.n, j = piece.row;
+      for (int64_t k = 0; k < scales; ++k) {
+        y.read_pixels(n, k, j * width, width, y_rows + k * width);
+        gather_row(rows, columns, j, width, out_width, map_grads + (n * scales + k) * out_height * out_width, sum,
+                   g_rows + k * width);
+      }
+      if (maps.opacities) {
+        for (int64_t i = 0; i < size; ++i)
+          g_rows[i] = Phi::backward(y_rows[i], g_rows[i] * exp(-Phi::depth(y_rows[i])));
+      } else {
+        std::fill_n(behind, width, Acc(0));
+        weigh_rows<Phi>(scales, maps.opaque_last, width, width, y_rows, w_rows, t_rows, depth_sum);
+        weigh_rows_backward<Phi>(scales, maps.opaque_last, width, width, y_rows, w_rows, t_rows, g_rows, behind);
+      }
       for (int64_t k = 0; k < scales; ++k) dy.write_pixels(n, k, j * width, width, g_rows + k * width);
-    }
+    });
   });
 }
 
 // The gradient of a prediction, filled row after row by the unit that owns rows [begin, end). At most two neighbouring
-// rows are being summed at a time, over output columns, each (channels, width) or (width, channels) as the layout is.
+// rows are being summed at a time, over output columns, each (channels, width) or (width, channels).
 template <class T>
 struct OwnedRows {
   using Acc = acc_t<T>;
   const Resized<T>& scale;
   const Transposed<Acc>& columns;
   Map<T> grad;
-  bool planar;
+  bool channels_last;
   int64_t begin, end, next, row_size;
   Acc* sums;
 
@@ -106,20 +102,20 @@ struct OwnedRows {
     const int64_t width = scale.columns.in, out_width = scale.columns.out;
     for (; next < std::min(row, end); ++next) {
       Acc* s = sum(next);
-      for (int64_t o = 0; o < (planar ? channels : 1); ++o) {
+      for (int64_t o = 0; o < (channels_last ? 1 : channels); ++o) {
         for (int64_t i = 0; i < width; ++i) {
           const Acc* h = columns.coefficient.data() + columns.begin[i];
           const int64_t x = columns.first[i], count = columns.count(i);
           T* result = grad.at(n, o, next * width + i);
-          if (planar) {
-            Acc value = 0;
-            for (int64_t q = 0; q < count; ++q) value += h[q] * s[o * out_width + x + q];
-            *result = static_cast<T>(value);
-          } else {
+          if (channels_last) {
             for (int64_t c = 0; c < channels; ++c) total[c] = 0;
             for (int64_t q = 0; q < count; ++q)
               for (int64_t c = 0; c < channels; ++c) total[c] += h[q] * s[(x + q) * channels + c];
             for (int64_t c = 0; c < channels; ++c) result[c] = static_cast<T>(total[c]);
+          } else {
+            Acc value = 0;
+            for (int64_t q = 0; q < count; ++q) value += h[q] * s[o * out_width + x + q];
+            *result = static_cast<T>(value);
           }
         }
       }
@@ -135,6 +131,12 @@ struct Given {
   Map<const O> grad;
   int64_t width;
 
+  template <class T>
+  Given(const Checker& check, const Tensor& g, const Predictions<T>& predictions, int64_t batch)
+      : grad(check.map<const O>("grad", g, {batch, predictions.channels, g.size(2), g.size(3)},
+                                predictions.channels_last)),
+        width(g.size(3)) {}
+
   void row(int64_t n, int64_t c, int64_t y, int64_t first, int64_t count, const Acc*, Acc* __restrict out) const {
     const O* g = grad.at(n, c, y * width + first);
     for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(g[i]);
@@ -145,134 +147,127 @@ struct Given {
   }
 };
 
+// grad * value. A gradient that was computed is 0 where a pixel is left out, whatever its value; one that was given
+// makes NaN of infinity, as PyTorch's.
+template <bool computed, class Acc>
+inline Acc product(Acc grad, Acc value) {
+  return computed && grad == 0 ? Acc(0) : grad * value;
+}
+
 // `gradient` gives dL/d rendered: row(n, c, y, first, count, scores, out) of a channel's columns, or with channels_last
 // pixel(n, y, x, channels, scores, out). With Gradient::of_scores it computes it from the rendered scores. Fills the
 // gradients of the predictions that are needed, and `map_grads`, (N, K, height, width), if it is not null.
-template <class T, class Gradient>
-void render_backward(const Gradient& gradient, const std::vector<Tensor>& predictions, const Maps<acc_t<T>>& maps,
-                     int64_t height, int64_t width, const Gradients& grad_predictions, acc_t<T>* map_grads) {
-  using Acc = acc_t<T>;
-  const std::vector<Resized<T>> scales = resize_all<T>(predictions, height, width);
-  const bool planar = scales[0].map.sp == 1;
-  const int64_t channels = predictions[0].size(1), count_maps = maps.scales;
+template <class T, class Gradient, class Acc = acc_t<T>>
+void render_backward(const Checker& check, const Gradient& gradient, const Predictions<T>& predictions,
+                     const Maps<Acc>& maps, int64_t height, int64_t width, const Gradients& grads, Acc* map_grads) {
+  constexpr bool computed = Gradient::of_scores;
+  const bool channels_last = predictions.channels_last;
+  const int64_t channels = predictions.channels, scales = maps.scales;
 
-  std::vector<Transposed<Acc>> transposed;
-  std::vector<int64_t> needed_scales;
+  struct Needed {
+    int64_t k;
+    Map<T> grad;
+    Transposed<Acc> columns;
+  };
+  std::vector<Needed> needed;
   int64_t band_rows = BAND;
-  for (int64_t k = 0; k < count_maps; ++k) {
-    if (!grad_predictions[k]) continue;
-    needed_scales.push_back(k);
-    transposed.emplace_back(scales[k].columns, scales[k].identity);
-    band_rows = std::max(band_rows, 4 * ceil_div(height, scales[k].rows.in));
+  for (int64_t k = 0; k < scales; ++k) {
+    if (!grads[k]) continue;
+    const Resized<T>& scale = predictions.scales[k];
+    const auto map = check.map<T>("grad of predictions", *grads[k],
+                                  {maps.batch, channels, scale.rows.in, scale.columns.in}, channels_last);
+    needed.push_back({k, map, Transposed<Acc>(scale.columns, scale.identity)});
+    band_rows = std::max(band_rows, 4 * ceil_div(height, scale.rows.in));
   }
-  const bool need_values = map_grads || Gradient::of_scores;
-  const int64_t bands = ceil_div(height, band_rows), row_size = channels * width, owned = needed_scales.size();
-  const int64_t scratch_row = widest(scales, maps), value_row = std::max(COLUMNS, channels);
-  const int64_t weighted_size = planar ? COLUMNS : COLUMNS * channels;
+  const bool need_values = map_grads || computed;
+  const int64_t row_size = channels * width, owned = needed.size();
+  const int64_t scratch_row = widest(predictions, maps), value_row = std::max(COLUMNS, channels);
+  const int64_t weighted_size = channels_last ? COLUMNS * channels : COLUMNS;
+  const int64_t scratch = (4 * scales + 2) * COLUMNS + scratch_row + (scales + 3) * value_row + owned * weighted_size +
+                          2 * owned * row_size;
 
-  torch::stable::parallel_for(0, maps.batch * bands, 1, [&](int64_t first_unit, int64_t last_unit) {
-    std::vector<Acc> buffer((4 * count_maps + 2) * COLUMNS + scratch_row + (count_maps + 3) * value_row +
-                            owned * weighted_size + 2 * owned * row_size);
-    Acc *weights = buffer.data(), *alphas = weights + count_maps * COLUMNS, *grads = alphas + count_maps * COLUMNS;
-    Acc *through = grads + count_maps * COLUMNS, *behind = through + (count_maps + 1) * COLUMNS;
-    Acc *source = behind + COLUMNS, *values = source + scratch_row, *scores = values + count_maps * value_row;
-    Acc *g = scores + value_row, *total = g + value_row, *weighted = total + value_row;
-    Acc* sums = weighted + owned * weighted_size;
+  for_each_piece<Acc>(maps.batch, 1, height, band_rows, 1, scratch, [&](const Piece& band, Acc* weights) {
+    Acc *alphas = weights + scales * COLUMNS, *map_sums = alphas + scales * COLUMNS;
+    Acc *through = map_sums + scales * COLUMNS, *behind = through + (scales + 1) * COLUMNS, *source = behind + COLUMNS;
+    Acc *values = source + scratch_row, *scores = values + scales * value_row, *g = scores + value_row;
+    Acc *total = g + value_row, *weighted = total + value_row, *sums = weighted + owned * weighted_size;
+    std::fill_n(sums, 2 * owned * row_size, Acc(0));
 
-    for (int64_t unit = first_unit; unit < last_unit; ++unit) {
-      const int64_t n = unit / bands, band = unit % bands;
-      const int64_t begin_row = band * band_rows, end_row = std::min(height, begin_row + band_rows);
-      std::vector<OwnedRows<T>> rows;
-      int64_t first_row = begin_row;
-      for (int64_t i = 0; i < owned; ++i) {
-        const Resized<T>& scale = scales[needed_scales[i]];
-        const int64_t begin = band == 0 ? 0 : scale.rows.low[begin_row];
-        const int64_t end = end_row == height ? scale.rows.in : scale.rows.low[end_row];
-        rows.push_back({scale, transposed[i], as_map<T>(grad_predictions[needed_scales[i]], "grad_predictions"), planar,
-                        begin, end, begin, row_size, sums + 2 * i * row_size});
-        first_row = std::min(first_row, rows.back().first_reader(begin_row));
-      }
-      vectorized([&] {
-        for (int64_t y = first_row; y < end_row; ++y) {
-          for (OwnedRows<T>& owner : rows) owner.finish(owner.scale.rows.low[y], n, channels, total);
-          for (int64_t first = 0; first < width; first += COLUMNS) {
-            const int64_t count = std::min(COLUMNS, width - first);
-            maps.rows(n, y, first, count, source, weights);
-            if (maps.opacities) std::copy_n(weights, count_maps * COLUMNS, alphas);
-            maps.composite(count, weights, through);
-            std::fill_n(grads, count_maps * COLUMNS, Acc(0));
-            const int64_t outer = planar ? channels : count, length = planar ? count : channels;
-            for (int64_t r = 0; r < outer; ++r) {
-              for (int64_t k = 0; k < count_maps && need_values; ++k) {
-                if (planar)
-                  scales[k].row(n, r, y, first, count, source, values + k * value_row);
-                else
-                  scales[k].pixel(n, channels, y, first + r, values + k * value_row);
-              }
-              if (Gradient::of_scores) {
-                for (int64_t i = 0; i < length; ++i) scores[i] = 0;
-                for (int64_t k = 0; k < count_maps; ++k) {
-                  const Acc *w = weights + k * COLUMNS, *value = values + k * value_row;
-                  if (planar)
-                    for (int64_t i = 0; i < length; ++i) scores[i] += w[i] * value[i];
-                  else
-                    for (int64_t i = 0; i < length; ++i) scores[i] += w[r] * value[i];
-                }
-              }
-              if (planar)
-                gradient.row(n, r, y, first, count, scores, g);
-              else
-                gradient.pixel(n, y, first + r, channels, scores, g);
-              if (map_grads) {
-                for (int64_t k = 0; k < count_maps; ++k) {
-                  const Acc* value = values + k * value_row;
-                  Acc* sum = grads + k * COLUMNS;
-                  if (planar) {
-                    for (int64_t i = 0; i < length; ++i) sum[i] += g[i] * value[i];
-                  } else {
-                    for (int64_t i = 0; i < length; ++i) sum[r] += g[i] * value[i];
-                  }
-                }
-              }
-              for (int64_t i = 0; i < owned; ++i) {
-                const Acc* w = weights + needed_scales[i] * COLUMNS;
-                Acc* product = weighted + (planar ? 0 : (i * COLUMNS + r) * channels);
-                if (planar) {
-                  for (int64_t x = 0; x < length; ++x) product[x] = w[x] * g[x];
-                  rows[i].add(y, r * width + first, length, product);
-                } else {
-                  for (int64_t x = 0; x < length; ++x) product[x] = w[r] * g[x];
-                }
-              }
+    const int64_t n = band.n, begin_row = band.first, end_row = band.first + band.count;
+    std::vector<OwnedRows<T>> rows;
+    int64_t first_row = begin_row;
+    for (int64_t i = 0; i < owned; ++i) {
+      const Resized<T>& scale = predictions.scales[needed[i].k];
+      const int64_t begin = begin_row == 0 ? 0 : scale.rows.low[begin_row];
+      const int64_t end = end_row == height ? scale.rows.in : scale.rows.low[end_row];
+      rows.push_back({scale, needed[i].columns, needed[i].grad, channels_last, begin, end, begin, row_size,
+                      sums + 2 * i * row_size});
+      first_row = std::min(first_row, rows.back().first_reader(begin_row));
+    }
+    for (int64_t y = first_row; y < end_row; ++y) {
+      for (OwnedRows<T>& owner : rows) owner.finish(owner.scale.rows.low[y], n, channels, total);
+      for (int64_t first = 0; first < width; first += COLUMNS) {
+        const int64_t count = std::min(COLUMNS, width - first);
+        maps.rows(n, y, first, count, source, weights);
+        if (maps.opacities) std::copy_n(weights, scales * COLUMNS, alphas);
+        maps.composite(count, weights, through);
+        std::fill_n(map_sums, scales * COLUMNS, Acc(0));
+        const int64_t outer = channels_last ? count : channels, length = channels_last ? channels : count;
+        for (int64_t r = 0; r < outer; ++r) {
+          for (int64_t k = 0; k < scales && need_values; ++k)
+            predictions.scales[k].values(channels_last, n, channels, y, first, count, r, source,
+                                         values + k * value_row);
+          if (computed) {
+            for (int64_t i = 0; i < length; ++i) scores[i] = 0;
+            for (int64_t k = 0; k < scales; ++k)
+              add_weighted(channels_last, weights + k * COLUMNS, r, length, values + k * value_row, scores);
+          }
+          if (channels_last)
+            gradient.pixel(n, y, first + r, channels, scores, g);
+          else
+            gradient.row(n, r, y, first, count, scores, g);
+          for (int64_t k = 0; k < scales && map_grads; ++k) {
+            const Acc* value = values + k * value_row;
+            Acc* sum = map_sums + k * COLUMNS;
+            if (channels_last) {
+              for (int64_t i = 0; i < length; ++i) sum[r] += product<computed>(g[i], value[i]);
+            } else {
+              for (int64_t i = 0; i < length; ++i) sum[i] += product<computed>(g[i], value[i]);
             }
-            for (int64_t i = 0; i < owned && !planar; ++i)
-              rows[i].add(y, first * channels, count * channels, weighted + i * COLUMNS * channels);
-            if (map_grads && y >= begin_row) {
-              if (maps.opacities) maps.composite_backward(count, alphas, grads, through, behind);
-              for (int64_t k = 0; k < count_maps; ++k)
-                std::copy_n(grads + k * COLUMNS, count,
-                            map_grads + ((n * count_maps + k) * height + y) * width + first);
+          }
+          for (int64_t i = 0; i < owned; ++i) {
+            const Acc* w = weights + needed[i].k * COLUMNS;
+            Acc* result = weighted + (channels_last ? (i * COLUMNS + r) * channels : 0);
+            if (channels_last) {
+              for (int64_t x = 0; x < length; ++x) result[x] = product<computed>(g[x], w[r]);
+            } else {
+              for (int64_t x = 0; x < length; ++x) result[x] = product<computed>(g[x], w[x]);
+              rows[i].add(y, r * width + first, length, result);
             }
           }
         }
-        for (OwnedRows<T>& owner : rows) owner.finish(owner.end, n, channels, total);
-      });
+        for (int64_t i = 0; i < owned && channels_last; ++i)
+          rows[i].add(y, first * channels, count * channels, weighted + i * COLUMNS * channels);
+        if (map_grads && y >= begin_row) {
+          if (maps.opacities) maps.composite_backward(count, alphas, map_sums, through, behind);
+          for (int64_t k = 0; k < scales; ++k)
+            std::copy_n(map_sums + k * COLUMNS, count, map_grads + ((n * scales + k) * height + y) * width + first);
+        }
+      }
     }
+    for (OwnedRows<T>& owner : rows) owner.finish(owner.end, n, channels, total);
   });
 }
 
 // The same where the maps are made of logits, whose gradient is the last of `grads`.
 template <class T, class Gradient>
-void render_backward(const Gradient& gradient, const std::vector<Tensor>& predictions, const Tensor& logits,
-                     const std::string& phi, bool opaque_last, bool resize_opacities, int64_t height, int64_t width,
-                     Gradients grads) {
-  const std::optional<Tensor> grad_logits = grads.back();
-  grads.pop_back();
-  using Acc = acc_t<T>;
-  const Maps<Acc> maps(logits, phi, opaque_last, resize_opacities, height, width);
-  const std::unique_ptr<Acc[]> map_grads(grad_logits ? new Acc[maps.batch * maps.scales * height * width] : nullptr);
-  render_backward<T>(gradient, predictions, maps, height, width, grads, map_grads.get());
-  if (grad_logits) logits_backward(logits, phi, maps, map_grads.get(), height, width, *grad_logits);
+void render_backward(const Checker& check, const Gradient& gradient, const Predictions<T>& predictions,
+                     const Maps<acc_t<T>>& maps, const Tensor& logits, const std::string& phi, int64_t height,
+                     int64_t width, const Gradients& grads) {
+  const auto& of_logits = grads.back();
+  const auto map_grads = uninitialized<acc_t<T>>(of_logits ? maps.batch * maps.scales * height * width : 0);
+  render_backward(check, gradient, predictions, maps, height, width, grads, of_logits ? map_grads.get() : nullptr);
+  if (of_logits) logits_backward(check, logits, phi, maps, map_grads.get(), height, width, *of_logits);
 }
 
 }  // namespace afa

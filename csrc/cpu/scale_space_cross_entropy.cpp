@@ -7,6 +7,7 @@
 namespace afa {
 namespace {
 
+constexpr Checker check{"scale_space_cross_entropy"};
 constexpr int32_t IGNORED = -1, WRONG = -2;  // targets that are no class
 
 // The class of each of `count` pixels from `at`, or why it has none.
@@ -22,71 +23,69 @@ void read_target(const Tensor& target, int64_t ignore_index, int64_t channels, i
     case ScalarType::Byte: return read(static_cast<const uint8_t*>(target.data_ptr()));
     case ScalarType::Int: return read(static_cast<const int32_t*>(target.data_ptr()));
     case ScalarType::Long: return read(static_cast<const int64_t*>(target.data_ptr()));
-    default: STD_TORCH_CHECK(false, "target: unsupported dtype ", static_cast<int>(target.scalar_type()));
+    default:
+      STD_TORCH_CHECK(false, check.op, ": target has an unsupported dtype ", static_cast<int>(target.scalar_type()));
   }
 }
 
-// u_t of a pixel: 0 where it is ignored, NaN where its target is wrong.
+// `value` times the weight of class t, NaN if that is no class; 0 where the pixel is ignored, whatever the value.
 template <class Acc>
-Acc weight_of(const Acc* weight, int32_t t) {
-  if (t >= 0) return weight ? weight[t] : Acc(1);
+Acc weighted(const Acc* weight, int32_t t, Acc value) {
+  if (t >= 0) return weight ? weight[t] * value : value;
   return t == IGNORED ? Acc(0) : std::numeric_limits<Acc>::quiet_NaN();
 }
 
-template <class Acc>
-const Acc* data_of(const std::optional<Tensor>& weight) {
-  return weight ? static_cast<const Acc*>(weight->data_ptr()) : nullptr;
-}
-
-template <class T, class Acc>
-void forward(const std::vector<Tensor>& predictions, const Tensor& logits, const Tensor& target,
+template <class T, class Acc = acc_t<T>>
+void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const Tensor& target,
              const std::optional<Tensor>& weight, int64_t ignore_index, const std::string& phi, bool opaque_last,
              bool resize_opacities, const Tensor& losses, const Tensor& lse) {
-  const int64_t channels = predictions[0].size(1), height = losses.size(1), width = losses.size(2);
-  const Maps<Acc> maps(logits, phi, opaque_last, resize_opacities, height, width);
-  const std::vector<Resized<T>> scales = resize_all<T>(predictions, height, width);
-  const bool planar = scales[0].map.sp == 1;
-  const Acc* class_weight = data_of<Acc>(weight);
-  auto *loss_of = static_cast<Acc*>(losses.data_ptr()), *lse_of = static_cast<Acc*>(lse.data_ptr());
+  const int64_t height = losses.size(1), width = losses.size(2);
+  const Maps<Acc> maps(check, logits, phi, opaque_last, resize_opacities, height, width);
+  const Predictions<T> predictions(check, tensors, maps, height, width);
+  const bool channels_last = predictions.channels_last;
+  const int64_t channels = predictions.channels, pixels = maps.batch * height * width;
+  const Acc* class_weight = check.flat<const Acc>("weight", weight, channels);
+  Acc *loss_of = check.flat<Acc>("losses", losses, pixels), *lse_of = check.flat<Acc>("lse", lse, pixels);
+  check.contiguous("target", target, pixels);
 
-  // A piece of a row, whose channels one thread sees one after the other.
-  struct Piece {
+  // A span of pixels, whose channels one thread sees one after the other.
+  struct Seen {
     Acc best[COLUMNS], total[COLUMNS], score[COLUMNS];
     int32_t target[COLUMNS];
   };
-  render(scales, maps, channels, height, width, planar,
+  render(predictions, maps, height, width,
          [&](int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const Acc* scores) {
-           thread_local Piece piece;
-           Acc *best = piece.best, *total = piece.total, *score = piece.score;
-           int32_t* t = piece.target;
+           thread_local Seen seen;
+           Acc *best = seen.best, *total = seen.total, *score = seen.score;
+           int32_t* t = seen.target;
            const int64_t at = (n * height + y) * width + first;
            if (r == 0) read_target(target, ignore_index, channels, at, count, t);
-           if (planar && r == 0) {
+           if (channels_last) {
+             best[r] = scores[0], total[r] = 0;
+             for (int64_t c = 1; c < channels; ++c) best[r] = scores[c] > best[r] ? scores[c] : best[r];
+             for (int64_t c = 0; c < channels; ++c) total[r] += exp(scores[c] - best[r]);
+             score[r] = scores[std::max(t[r], 0)];
+           } else if (r == 0) {
              for (int64_t i = 0; i < count; ++i) best[i] = score[i] = scores[i], total[i] = 1;
-           } else if (planar) {
+           } else {
              const auto channel = static_cast<int32_t>(r);
              for (int64_t i = 0; i < count; ++i) {
                add_exp(scores[i], best[i], total[i]);
                score[i] = t[i] == channel ? scores[i] : score[i];
              }
-           } else {
-             best[r] = scores[0], total[r] = 0;
-             for (int64_t c = 1; c < channels; ++c) best[r] = scores[c] > best[r] ? scores[c] : best[r];
-             for (int64_t c = 0; c < channels; ++c) total[r] += exp(scores[c] - best[r]);
-             score[r] = scores[std::max(t[r], 0)];
            }
-           if (r + 1 < (planar ? channels : count)) return;
+           if (r + 1 < (channels_last ? count : channels)) return;
            for (int64_t i = 0; i < count; ++i) {
              // an infinite score has no softmax
              const bool infinite = best[i] == std::numeric_limits<Acc>::infinity();
              const Acc value = infinite ? std::numeric_limits<Acc>::quiet_NaN() : best[i] + std::log(total[i]);
              lse_of[at + i] = value;
-             loss_of[at + i] = t[i] == IGNORED ? Acc(0) : weight_of(class_weight, t[i]) * (value - score[i]);
+             loss_of[at + i] = weighted(class_weight, t[i], value - score[i]);
            }
          });
 }
 
-// dL/d rendered = dL/d loss u_t (softmax - onehot).
+// dL/d rendered = dL/d loss u_t (softmax - onehot); 0 where dL/d loss is, whatever the softmax.
 template <class Acc>
 struct CrossEntropy {
   static constexpr bool of_scores = true;
@@ -99,14 +98,15 @@ struct CrossEntropy {
                int64_t channels, const Tensor& log_sum_exp)
       : height(grad.size(1)),
         width(grad.size(2)),
-        lse(static_cast<const Acc*>(log_sum_exp.data_ptr())),
-        factor(new Acc[grad.numel()]),
-        target(new int32_t[grad.numel()]) {
-    const auto* g = static_cast<const Acc*>(grad.data_ptr());
-    const Acc* class_weight = data_of<Acc>(weight);
+        lse(check.flat<const Acc>("lse", log_sum_exp, grad.numel())),
+        factor(uninitialized<Acc>(grad.numel())),
+        target(uninitialized<int32_t>(grad.numel())) {
+    const auto* g = check.flat<const Acc>("grad", grad, grad.numel());
+    const Acc* class_weight = check.flat<const Acc>("weight", weight, channels);
+    check.contiguous("target", targets, grad.numel());
     torch::stable::parallel_for(0, grad.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
       read_target(targets, ignore_index, channels, begin, end - begin, target.get() + begin);
-      for (int64_t i = begin; i < end; ++i) factor[i] = g[i] * weight_of(class_weight, target[i]);
+      for (int64_t i = begin; i < end; ++i) factor[i] = weighted(class_weight, target[i], g[i]);
     });
   }
 
@@ -116,22 +116,30 @@ struct CrossEntropy {
     const Acc *f = factor.get() + at, *l = lse + at;
     const int32_t* t = target.get() + at;
     const auto channel = static_cast<int32_t>(c);
-    for (int64_t i = 0; i < count; ++i) out[i] = f[i] * (exp(scores[i] - l[i]) - (t[i] == channel ? Acc(1) : Acc(0)));
+    for (int64_t i = 0; i < count; ++i) {
+      const Acc difference = exp(scores[i] - l[i]) - (t[i] == channel ? Acc(1) : Acc(0));
+      out[i] = f[i] == 0 ? Acc(0) : f[i] * difference;
+    }
   }
   void pixel(int64_t n, int64_t y, int64_t x, int64_t channels, const Acc* scores, Acc* __restrict out) const {
     const int64_t at = (n * height + y) * width + x;
     const Acc f = factor[at], l = lse[at];
-    for (int64_t c = 0; c < channels; ++c) out[c] = f * exp(scores[c] - l);
-    if (target[at] >= 0) out[target[at]] = f * (exp(scores[target[at]] - l) - 1);
+    const auto t = static_cast<int64_t>(target[at]);
+    if (f == 0) {
+      std::fill_n(out, channels, Acc(0));
+    } else {
+      for (int64_t c = 0; c < channels; ++c) out[c] = f * exp(scores[c] - l);
+      if (t >= 0) out[t] = f * (exp(scores[t] - l) - 1);
+    }
   }
 };
 
 void scale_space_cross_entropy_forward(std::vector<Tensor> predictions, Tensor logits, Tensor target,
                                        std::optional<Tensor> weight, int64_t ignore_index, std::string phi,
                                        bool opaque_last, bool resize_opacities, Tensor losses, Tensor lse) {
-  dispatch(predictions.at(0).scalar_type(), "scale_space_cross_entropy", [&](auto t) {
-    forward<decltype(t), acc_t<decltype(t)>>(predictions, logits, target, weight, ignore_index, phi, opaque_last,
-                                             resize_opacities, losses, lse);
+  dispatch(check.first("predictions", predictions).scalar_type(), check.op, [&](auto t) {
+    forward<decltype(t)>(predictions, logits, target, weight, ignore_index, phi, opaque_last, resize_opacities, losses,
+                         lse);
   });
 }
 
@@ -139,13 +147,16 @@ void scale_space_cross_entropy_backward(Tensor grad, std::vector<Tensor> predict
                                         std::optional<Tensor> weight, Tensor lse, int64_t ignore_index, std::string phi,
                                         bool opaque_last, bool resize_opacities, std::vector<bool> needed,
                                         std::vector<Tensor> grads) {
-  const Gradients all = spread("scale_space_cross_entropy", grads, needed, predictions.size() + 1);
-  dispatch(predictions.at(0).scalar_type(), "scale_space_cross_entropy", [&](auto t) {
+  const Gradients all = check.spread(grads, needed, predictions.size() + 1);
+  dispatch(check.first("predictions", predictions).scalar_type(), check.op, [&](auto t) {
     using T = decltype(t);
-    const int64_t channels = predictions[0].size(1);
-    const CrossEntropy<acc_t<T>> gradient(grad, target, weight, ignore_index, channels, lse);
-    render_backward<T>(gradient, predictions, logits, phi, opaque_last, resize_opacities, grad.size(1), grad.size(2),
-                       all);
+    using Acc = acc_t<T>;
+    const int64_t height = grad.size(1), width = grad.size(2);
+    const Maps<Acc> maps(check, logits, phi, opaque_last, resize_opacities, height, width);
+    const Predictions<T> scales(check, predictions, maps, height, width);
+    check.contiguous("grad", grad, maps.batch * height * width);
+    const CrossEntropy<Acc> gradient(grad, target, weight, ignore_index, scales.channels, lse);
+    render_backward(check, gradient, scales, maps, logits, phi, height, width, all);
   });
 }
 

@@ -5,63 +5,56 @@
 namespace afa {
 namespace {
 
-// What is known of a pixel after some of its channels, in ascending order. The first of equals wins; NaN beats all.
-template <class Acc>
-inline void take(Acc value, int32_t channel, Acc& best, int32_t& label) {
-  const bool better = (value > best) | ((value != value) & (best == best));
-  best = better ? value : best;
-  label = better ? channel : label;
-}
+constexpr Checker check{"scale_space_labels"};
 
-// The same, and `total`, the sum of exp(value - best).
+// The softmax and the argmax of what was taken so far.
 template <class Acc>
 inline void take(Acc value, int32_t channel, Acc& best, int32_t& label, Acc& total) {
   Acc largest = best;
   add_exp(value, largest, total);
-  take(value, channel, best, label);
+  take_largest(value, channel, best, label);
 }
 
-template <class T, class L, class O>
-void forward(const std::vector<Tensor>& predictions, const Tensor& logits, const std::string& phi, bool opaque_last,
+template <class T, class L, class Acc = acc_t<T>>
+void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const std::string& phi, bool opaque_last,
              bool resize_opacities, bool probability, const Tensor& labels, const std::optional<Tensor>& values) {
-  using Acc = acc_t<T>;
-  const int64_t channels = predictions[0].size(1), height = labels.size(1), width = labels.size(2);
-  const Maps<Acc> maps(logits, phi, opaque_last, resize_opacities, height, width);
-  const std::vector<Resized<T>> scales = resize_all<T>(predictions, height, width);
-  const bool planar = scales[0].map.sp == 1;
-  auto* label_of = static_cast<L*>(labels.data_ptr());
-  O* value_of = values ? static_cast<O*>(values->data_ptr()) : nullptr;
+  const int64_t height = labels.size(1), width = labels.size(2);
+  const Maps<Acc> maps(check, logits, phi, opaque_last, resize_opacities, height, width);
+  const Predictions<T> predictions(check, tensors, maps, height, width);
+  const bool channels_last = predictions.channels_last;
+  const int64_t channels = predictions.channels, pixels = maps.batch * height * width;
+  auto* label_of = check.flat<L>("labels", labels, pixels);
+  Acc* value_of = check.flat<Acc>("values", values, pixels);
 
-  // A piece of a row, whose channels one thread sees one after the other.
-  struct Piece {
+  // A span of pixels, whose channels one thread sees one after the other.
+  struct Seen {
     Acc best[COLUMNS], total[COLUMNS];
     int32_t label[COLUMNS];
   };
-  render(scales, maps, channels, height, width, planar,
+  render(predictions, maps, height, width,
          [&](int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const Acc* scores) {
-           thread_local Piece piece;
-           Acc *best = piece.best, *total = piece.total;
-           int32_t* label = piece.label;
-           if (planar && r == 0) {
-             for (int64_t i = 0; i < count; ++i) best[i] = scores[i], total[i] = 1, label[i] = 0;
-           } else if (planar && probability) {
-             for (int64_t i = 0; i < count; ++i) take(scores[i], static_cast<int32_t>(r), best[i], label[i], total[i]);
-           } else if (planar) {
-             for (int64_t i = 0; i < count; ++i) take(scores[i], static_cast<int32_t>(r), best[i], label[i]);
-           } else {
+           thread_local Seen seen;
+           Acc *best = seen.best, *total = seen.total;
+           int32_t* label = seen.label;
+           if (channels_last) {
              best[r] = scores[0], total[r] = 1, label[r] = 0;
              for (int32_t c = 1; c < channels; ++c) {
                if (probability)
                  take(scores[c], c, best[r], label[r], total[r]);
                else
-                 take(scores[c], c, best[r], label[r]);
+                 take_largest(scores[c], c, best[r], label[r]);
              }
+           } else if (r == 0) {
+             for (int64_t i = 0; i < count; ++i) best[i] = scores[i], total[i] = 1, label[i] = 0;
+           } else if (probability) {
+             for (int64_t i = 0; i < count; ++i) take(scores[i], static_cast<int32_t>(r), best[i], label[i], total[i]);
+           } else {
+             for (int64_t i = 0; i < count; ++i) take_largest(scores[i], static_cast<int32_t>(r), best[i], label[i]);
            }
-           if (r + 1 < (planar ? channels : count)) return;
+           if (r + 1 < (channels_last ? count : channels)) return;
            const int64_t at = (n * height + y) * width + first;
            for (int64_t i = 0; i < count; ++i) label_of[at + i] = static_cast<L>(label[i]);
-           if (!value_of) return;
-           for (int64_t i = 0; i < count; ++i) value_of[at + i] = static_cast<O>(probability ? 1 / total[i] : best[i]);
+           for (int64_t i = 0; i < count && value_of; ++i) value_of[at + i] = probability ? 1 / total[i] : best[i];
          });
 }
 
@@ -71,22 +64,20 @@ void dispatch_labels(ScalarType dtype, const F& body) {
     case ScalarType::Byte: return body(uint8_t{});
     case ScalarType::Int: return body(int32_t{});
     case ScalarType::Long: return body(int64_t{});
-    default: STD_TORCH_CHECK(false, "scale_space_labels: unsupported dtype ", static_cast<int>(dtype));
+    default: STD_TORCH_CHECK(false, check.op, ": unsupported dtype ", static_cast<int>(dtype));
   }
 }
 
 void scale_space_labels_forward(std::vector<Tensor> predictions, Tensor logits, std::string phi, bool opaque_last,
                                 bool resize_opacities, std::string value, std::vector<Tensor> outputs) {
-  STD_TORCH_CHECK(value == "none" || value == "score" || value == "probability",
-                  "scale_space_labels: value must be none, score or probability, got ", value);
-  STD_TORCH_CHECK(outputs.size() == (value == "none" ? 1 : 2), "scale_space_labels: outputs must be the labels",
-                  value == "none" ? "" : " and the values", ", got ", outputs.size());
-  const Tensor labels = outputs[0];
-  const std::optional<Tensor> values = value == "none" ? std::nullopt : std::optional<Tensor>(outputs[1]);
-  dispatch(predictions.at(0).scalar_type(), "scale_space_labels", [&](auto t) {
-    dispatch_labels(labels.scalar_type(), [&](auto l) {
-      forward<decltype(t), decltype(l), acc_t<decltype(t)>>(predictions, logits, phi, opaque_last, resize_opacities,
-                                                            value == "probability", labels, values);
+  STD_TORCH_CHECK(value == "none" || value == "score" || value == "probability", check.op,
+                  ": value must be none, score or probability, got ", value);
+  check.count("outputs", outputs.size(), value == "none" ? 1 : 2);
+  const auto values = value == "none" ? std::nullopt : std::optional<Tensor>(outputs[1]);
+  dispatch(check.first("predictions", predictions).scalar_type(), check.op, [&](auto t) {
+    dispatch_labels(outputs[0].scalar_type(), [&](auto l) {
+      forward<decltype(t), decltype(l)>(predictions, logits, phi, opaque_last, resize_opacities, value == "probability",
+                                        outputs[0], values);
     });
   });
 }

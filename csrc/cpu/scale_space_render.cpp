@@ -8,25 +8,28 @@
 namespace afa {
 namespace {
 
+constexpr Checker check{"scale_space_render"};
+
 void scale_space_render_forward(std::vector<Tensor> predictions, Tensor logits, std::string phi, bool opaque_last,
                                 bool resize_opacities, Tensor out) {
-  dispatch_types(predictions.at(0).scalar_type(), out.scalar_type(), "scale_space_render", [&](auto t, auto o) {
+  dispatch_types(check, predictions, out, [&](auto t, auto o) {
     using T = decltype(t);
-    const Maps<acc_t<T>> maps(logits, phi, opaque_last, resize_opacities, out.size(2), out.size(3));
-    render_to<T, decltype(o)>(predictions, maps, out);
+    const Maps<acc_t<T>> maps(check, logits, phi, opaque_last, resize_opacities, out.size(2), out.size(3));
+    render_to<T, decltype(o)>(check, predictions, maps, out);
   });
 }
 
 void scale_space_render_backward(Tensor grad, std::vector<Tensor> predictions, Tensor logits, std::string phi,
                                  bool opaque_last, bool resize_opacities, std::vector<bool> needed,
                                  std::vector<Tensor> grads) {
-  const Gradients all = spread("scale_space_render", grads, needed, predictions.size() + 1);
-  dispatch_types(predictions.at(0).scalar_type(), grad.scalar_type(), "scale_space_render", [&](auto t, auto o) {
+  const Gradients all = check.spread(grads, needed, predictions.size() + 1);
+  dispatch_types(check, predictions, grad, [&](auto t, auto o) {
     using T = decltype(t);
-    using O = decltype(o);
     const int64_t height = grad.size(2), width = grad.size(3);
-    render_backward<T>(Given<O, acc_t<T>>{as_map<const O>(grad, "grad"), width}, predictions, logits, phi, opaque_last,
-                       resize_opacities, height, width, all);
+    const Maps<acc_t<T>> maps(check, logits, phi, opaque_last, resize_opacities, height, width);
+    const Predictions<T> scales(check, predictions, maps, height, width);
+    const Given<decltype(o), acc_t<T>> given(check, grad, scales, maps.batch);
+    render_backward(check, given, scales, maps, logits, phi, height, width, all);
   });
 }
 

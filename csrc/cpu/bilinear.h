@@ -1,9 +1,10 @@
 // Bilinear resizing along one axis, as torch.nn.functional.interpolate(mode="bilinear", align_corners=False).
 #pragma once
 
-#include <algorithm>
-
+#include "../arithmetic/bilinear.h"
 #include "../common.h"
+#include "isa.h"
+
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
@@ -20,9 +21,9 @@ struct Axis {
   Axis(int64_t in_size, int64_t out_size) : in(in_size), out(out_size), low(out_size), fraction(out_size) {
     const Acc scale = static_cast<Acc>(in) / static_cast<Acc>(out);
     for (int64_t i = 0; i < out; ++i) {
-      const Acc source = std::max((static_cast<Acc>(i) + Acc(0.5)) * scale - Acc(0.5), Acc(0));
-      low[i] = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(source), in - 1));
-      fraction[i] = source - static_cast<Acc>(low[i]);
+      const Source<Acc> source = source_of(i, scale, in);
+      low[i] = source.low;
+      fraction[i] = source.fraction;
     }
   }
 

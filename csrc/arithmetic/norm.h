@@ -1,0 +1,32 @@
+// A batch norm and the leaky ReLU that follows it: y = (z - mean) scale + beta, r = y > 0 ? y : slope y.
+#pragma once
+
+#include "math.h"
+
+namespace afa {
+
+// `value` where y > 0, else slope * value. ReLU lets NaN through and gives 0 for infinity, as PyTorch's.
+template <bool leaky, class Acc>
+AFA_HD inline Acc rectified(Acc y, Acc value, Acc slope) {
+  if constexpr (leaky) return y > 0 ? value : slope * value;
+  return y <= 0 ? Acc(0) : value;
+}
+
+// Sums over pixels, of which a channel's gradients are made: of g r, of g' and of g' (z - mean), with g the gradient of
+// the projection and g' = y > 0 ? g : slope g.
+template <class Acc>
+struct NormSums {
+  Acc projected, passed, deviations;
+
+  AFA_HD NormSums operator+(const NormSums& other) const {
+    return {projected + other.projected, passed + other.passed, deviations + other.deviations};
+  }
+};
+
+template <bool leaky, class Acc>
+AFA_HD inline NormSums<Acc> norm_sums(Acc z, Acc grad, Acc mean, Acc scale, Acc beta, Acc slope) {
+  const Acc deviation = z - mean, y = deviation * scale + beta, passed = rectified<leaky>(y, grad, slope);
+  return {grad * rectified<leaky>(y, y, slope), passed, passed * deviation};
+}
+
+}  // namespace afa

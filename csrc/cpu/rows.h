@@ -1,0 +1,125 @@
+// Rows of a map in the arithmetic type, whatever the map's own.
+#pragma once
+
+#include "../common.h"
+
+namespace afa {
+
+// A small map read and written in the arithmetic type whatever its own: logits, and their gradients.
+class AnyMap {
+ public:
+  AnyMap(const Checker& check, const char* name, const Tensor& t, std::initializer_list<int64_t> shape)
+      : dtype_(t.scalar_type()), map_(check.view<char>(name, t, shape)) {
+    dispatch(dtype_, check.op, [](auto) {});  // an unsupported type is found here, not in a thread
+  }
+
+  // values[i] = element (n, c, p) with i counted along pixels (`read_pixels`) or along channels (`read_channels`).
+  template <class Acc>
+  void read_pixels(int64_t n, int64_t c, int64_t p, int64_t count, Acc* values) const {
+    read(n * map_.sn + c * map_.sc + p * map_.sp, map_.sp, count, values);
+  }
+  template <class Acc>
+  void read_channels(int64_t n, int64_t c, int64_t count, Acc* values) const {
+    read(n * map_.sn + c * map_.sc, map_.sc, count, values);
+  }
+  template <class Acc>
+  void write_pixels(int64_t n, int64_t c, int64_t p, int64_t count, const Acc* values) const {
+    write(n * map_.sn + c * map_.sc + p * map_.sp, map_.sp, count, values);
+  }
+  template <class Acc>
+  void write_channels(int64_t n, int64_t c, int64_t count, const Acc* values) const {
+    write(n * map_.sn + c * map_.sc, map_.sc, count, values);
+  }
+
+ private:
+  template <class Acc>
+  void read(int64_t offset, int64_t stride, int64_t count, Acc* values) const {
+    dispatch(dtype_, "read", [&](auto t) {
+      const auto* data = reinterpret_cast<const decltype(t)*>(map_.data) + offset;
+      for (int64_t i = 0; i < count; ++i) values[i] = static_cast<Acc>(data[i * stride]);
+    });
+  }
+  template <class Acc>
+  void write(int64_t offset, int64_t stride, int64_t count, const Acc* values) const {
+    dispatch(dtype_, "write", [&](auto t) {
+      auto* data = reinterpret_cast<decltype(t)*>(map_.data) + offset;
+      for (int64_t i = 0; i < count; ++i) data[i * stride] = static_cast<decltype(t)>(values[i]);
+    });
+  }
+
+  ScalarType dtype_;
+  Map<char> map_;
+};
+
+// Rows in the arithmetic type. Half and BFloat16 are structs, which defeat the vectoriser in any but the plainest loop,
+// so a narrow row is converted in a loop of its own, in the cache.
+template <class T, class Acc>
+inline const Acc* widened(const T* row, int64_t count, Acc* buffer) {
+  if constexpr (std::is_same_v<T, Acc>) {
+    return row;
+  } else {
+    for (int64_t i = 0; i < count; ++i) buffer[i] = static_cast<Acc>(row[i]);
+    return buffer;
+  }
+}
+
+// Where the values of `row` are computed before `store`: in place, or in `buffer` if the row is narrow or null.
+template <class T, class Acc>
+inline Acc* computed_in(T* row, Acc* buffer) {
+  if constexpr (std::is_same_v<T, Acc>) {
+    return row ? row : buffer;
+  } else {
+    return buffer;
+  }
+}
+
+template <class T, class Acc>
+inline void store(const Acc* values, int64_t count, T* row) {
+  if constexpr (!std::is_same_v<T, Acc>) {
+    if (row)
+      for (int64_t i = 0; i < count; ++i) row[i] = static_cast<T>(values[i]);
+  }
+}
+
+constexpr int64_t UNROLL = 4;  // pixels of channels_last whose sum is added to a channel's at once
+
+// The channels of up to UNROLL neighbouring pixels, widened; `buffer` has room for them.
+template <class Acc, int count>
+struct Pixels {
+  const Acc* rows[count];
+
+  template <class T>
+  Pixels(const Map<const T>& map, int64_t n, int64_t p, int64_t channels, Acc* buffer) {
+    for (int64_t k = 0; k < count; ++k) rows[k] = widened(map.at(n, 0, p + k), channels, buffer + k * channels);
+  }
+
+  // term(value, pixel) of all the pixels at channel c, summed in pairs.
+  template <class F>
+  auto sum(int64_t c, const F& term) const {
+    if constexpr (count == 1)
+      return term(rows[0][c], 0);
+    else
+      return (term(rows[0][c], 0) + term(rows[1][c], 1)) + (term(rows[2][c], 2) + term(rows[3][c], 3));
+  }
+
+  Acc sum(int64_t c) const {
+    return sum(c, [](Acc value, int64_t) { return value; });
+  }
+
+  // body(value, pixel) of each pixel at channel c, in order.
+  template <class F>
+  void each(int64_t c, const F& body) const {
+    for (int64_t k = 0; k < count; ++k) body(rows[k][c], k);
+  }
+};
+
+// Calls body(pixels, first) for the `count` pixels from p on, UNROLL at a time and then one by one.
+template <class Acc, class T, class F>
+void for_each_pixels(const Map<const T>& map, int64_t n, int64_t p, int64_t count, int64_t channels, Acc* buffer,
+                     const F& body) {
+  int64_t i = 0;
+  for (; i + UNROLL <= count; i += UNROLL) body(Pixels<Acc, UNROLL>(map, n, p + i, channels, buffer), i);
+  for (; i < count; ++i) body(Pixels<Acc, 1>(map, n, p + i, channels, buffer), i);
+}
+
+}  // namespace afa

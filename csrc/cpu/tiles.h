@@ -1,0 +1,53 @@
+// Walks a feature map in pieces, in parallel. Pieces do not depend on the number of threads, hence neither does any
+// sum.
+#pragma once
+
+#include "isa.h"
+#include "memory.h"
+
+namespace afa {
+
+// Elements [first, first + count) of a row of image n; `unit` counts the pieces of all rows of all images.
+struct Piece {
+  int64_t unit, n, row, first, count;
+};
+
+// Calls body(piece, scratch) for pieces of at most `size` elements, vectorized; `scratch` has room for that many values
+// and is the thread's own. No thread gets fewer than `grain` pieces.
+template <class Acc, class F>
+void for_each_piece(int64_t batch, int64_t rows, int64_t length, int64_t size, int64_t grain, int64_t scratch,
+                    const F& body) {
+  if (batch * rows * length == 0) return;
+  const int64_t pieces = ceil_div(length, size);
+  torch::stable::parallel_for(0, batch * rows * pieces, grain, [&](int64_t begin, int64_t end) {
+    const auto buffer = uninitialized<Acc>(scratch);
+    vectorized([&] {
+      Piece piece{begin, begin / pieces / rows, begin / pieces % rows, begin % pieces * size, 0};
+      for (; piece.unit < end; ++piece.unit) {
+        piece.count = std::min(size, length - piece.first);
+        body(piece, buffer.get());
+        piece.first += size;
+        if (piece.first < length) continue;
+        piece.first = 0;
+        if (++piece.row < rows) continue;
+        piece.row = 0;
+        ++piece.n;
+      }
+    });
+  });
+}
+
+// The rows of a feature map in the order of memory: a page of a fresh output is written while it is in the cache.
+template <class Acc, class F>
+void for_each_row(const Layout& layout, int64_t size, int64_t scratch, const F& body) {
+  const int64_t grain = ceil_div(size, std::max<int64_t>(1, layout.length()));
+  for_each_piece<Acc>(layout.batch, layout.rows(), layout.length(), size, grain, scratch, body);
+}
+
+// Tiles of pixels, each with all its channels: sums over the channels stay in the cache.
+template <class Acc, class F>
+void for_each_tile(int64_t batch, int64_t pixels, int64_t size, int64_t scratch, const F& body) {
+  for_each_piece<Acc>(batch, 1, pixels, size, 1, scratch, body);
+}
+
+}  // namespace afa
