@@ -99,7 +99,7 @@ def scale_space_labels(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
     most = torch.iinfo(dtype).max + 1
-    if not 1 <= channels <= most:
+    if channels < 1 or channels - 1 > most - 1:  # in torch.jit.trace a tensor of 64 bits
         raise ValueError(f"predictions must have 1 to {most} channels for labels of {dtype}, got {channels}")
     with torch.no_grad():
         logits, _ = scale_space.joined(logits)
