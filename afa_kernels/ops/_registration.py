@@ -95,9 +95,18 @@ def _defined(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) 
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"afa::{name}", fake, lib=_library)
     op = getattr(torch.ops.afa, name).default
+    _library.impl(name, functools.partial(_refuse_batch, name), "Batched")
     if op._schema.returns:
         torch.library.register_vmap(f"afa::{name}", functools.partial(_one_by_one, op), lib=_library)
     return op
+
+
+def _refuse_batch(name: str, *args: Any) -> Any:
+    """Raise in the vmap that torch.autograd has for itself, where PyTorch would without saying what to do."""
+    raise NotImplementedError(
+        f"{name} has no rule for vectorize=True or is_grads_batched=True of torch.autograd; use torch.func, "
+        "or compute it inside afa_kernels.use_backend('reference')"
+    )
 
 
 def _one_by_one(op: Op, info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Any, Any]:
