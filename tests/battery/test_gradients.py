@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from support.parts import FIRST, SMALL, THOROUGH, over
+from support.parts import FIRST, SMALL, THOROUGH, over, roles
 from support.recorder import Recorder, stems
 from torch import Tensor
 
 from afa_kernels import backends
-from afa_kernels.testing import LAYOUTS, Case, cotangents, gradients, listed, tensors, with_tensors
+from afa_kernels.testing import LAYOUTS, Case, cotangents, doubled, gradients, listed, tensors, with_tensors
 
 pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.device]
 
@@ -100,3 +102,70 @@ def test_double_backward(case: Case, backend: str) -> None:
         message = f"({'|'.join(stems(case))}) is differentiable once.*use_backend.'reference'."
         with pytest.raises(NotImplementedError, match=message):
             torch.autograd.grad(total, leaves)
+
+
+def every_second(x: Tensor) -> Tensor:
+    """The same values with gaps between them."""
+    return x if x.dim() == 0 else torch.stack([x, x], -1)[..., 0]
+
+
+def other_axes_inside(x: Tensor) -> Tensor:
+    """The same values, the first axis innermost."""
+    return x if x.dim() == 0 else x.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+@pytest.mark.parametrize("change", [every_second, other_axes_inside])
+@over(THOROUGH, gradient=True)
+def test_saved_tensors_come_back_in_other_strides(case: Case, change: Callable[[Tensor], Tensor], kernel: str) -> None:
+    """As saved_tensors_hooks may give them: offloaded, compressed and back."""
+    arguments = case.inputs(torch.float32)
+    plain = gradients(lambda a: case.outputs(a, kernel), arguments)
+    seen: list[Tensor] = []
+
+    def unpack(x: Tensor) -> Tensor:
+        seen.append(x)
+        return change(x)
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, unpack):
+        changed = gradients(lambda a: case.outputs(a, kernel), arguments)
+    assert seen
+    torch.testing.assert_close(changed, plain)
+
+
+@over(THOROUGH, gradient=True)
+def test_upstream_gradient_that_is_not_finite(case: Case, backend: str) -> None:
+    """It reaches what it reaches in the reference in float64, as what it is there, and nothing else."""
+    arguments = case.inputs(torch.float32)
+
+    def upstream(outputs: list[Tensor]) -> list[Tensor]:
+        grads = cotangents(outputs)
+        for value, grad in zip((torch.inf, torch.nan), 2 * grads):
+            grad.view(-1)[-1] = value
+        return grads
+
+    got, oracle = (
+        gradients(lambda a: case.outputs(a, name), given, upstream)
+        for name, given in ((backend, arguments), ("reference", doubled(arguments)))
+    )
+    for i, (g, o) in enumerate(zip(got, oracle, strict=True)):
+        assert torch.equal(g.isfinite(), o.isfinite()), f"gradient {i}"
+        assert torch.equal(g.isnan(), o.isnan()), f"gradient {i}"
+
+
+@over([case for case in THOROUGH if "parameter" in roles(case)])
+def test_gradients_of_parameters_have_their_strides(case: Case, kernel: str) -> None:
+    """Those of channels_last too, in which 1x1 weights have others: DDP warns of a gradient in other strides."""
+    arguments = case.inputs(torch.float32)
+
+    def strided(x: Tensor) -> Tensor:
+        if x.dim() < 4:
+            return x
+        _, inputs, height, width = x.shape
+        strides = (inputs * height * width, 1, inputs * width, inputs)
+        return torch.empty_strided(x.shape, strides, device=x.device).copy_(x)
+
+    given = [strided(t) if role == "parameter" else t for t, role in zip(tensors(arguments), roles(case), strict=True)]
+    grads = gradients(lambda a: case.outputs(a, kernel), with_tensors(arguments, given))
+    for grad, x, role in zip(grads, given, roles(case), strict=True):
+        if role == "parameter":
+            assert grad.stride() == x.stride()
