@@ -10,8 +10,8 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
-#include <initializer_list>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -70,14 +70,25 @@ inline int64_t pixel_stride(const Tensor& t) {
   return t.size(2) * t.size(3) == 1 ? 1 : t.stride(t.size(3) == 1 ? 2 : 3);
 }
 
+using Shape = std::array<int64_t, 4>;
+
 // The sizes of a feature map and its order in memory. A row is what is contiguous: the pixels of a channel (NCHW), or
 // the channels of a pixel (channels_last).
 struct Layout {
-  int64_t batch, channels, pixels;
+  int64_t batch, channels, height, width, pixels;
   bool channels_last;
 
   explicit Layout(const Tensor& t)
-      : batch(t.size(0)), channels(t.size(1)), pixels(t.size(2) * t.size(3)), channels_last(pixel_stride(t) != 1) {}
+      : batch(t.size(0)),
+        channels(t.size(1)),
+        height(t.size(2)),
+        width(t.size(3)),
+        pixels(height * width),
+        channels_last(pixel_stride(t) != 1) {}
+
+  Shape shape() const { return {batch, channels, height, width}; }
+  Shape of_pixels() const { return {batch, 1, height, width}; }
+  Shape of_channels() const { return {batch, channels, 1, 1}; }
 
   int64_t rows() const { return channels_last ? pixels : channels; }
   int64_t length() const { return channels_last ? channels : pixels; }
@@ -114,7 +125,7 @@ struct Checker {
                     ", got ", static_cast<int>(t.scalar_type()));
   }
 
-  void shape(const char* name, const Tensor& t, std::initializer_list<int64_t> expected) const {
+  void shape(const char* name, const Tensor& t, const Shape& expected) const {
     const auto sizes = t.sizes();
     STD_TORCH_CHECK(std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end()), op, ": ", name,
                     " must have shape ", text(expected), ", got ", text(sizes));
@@ -143,7 +154,7 @@ struct Checker {
 
   // Any tensor of that shape whose pixels lie at one stride.
   template <class T>
-  Map<T> view(const char* name, const Tensor& t, std::initializer_list<int64_t> expected) const {
+  Map<T> view(const char* name, const Tensor& t, const Shape& expected) const {
     shape(name, t, expected);
     STD_TORCH_CHECK(t.size(2) == 1 || t.size(3) == 1 || t.stride(2) == t.stride(3) * t.size(3), op, ": ", name,
                     " must keep its pixels at one stride, got strides ", text(t.strides()));
@@ -152,7 +163,7 @@ struct Checker {
 
   // The same of elements T, with contiguous rows.
   template <class T>
-  Map<T> map(const char* name, const Tensor& t, std::initializer_list<int64_t> expected, bool channels_last) const {
+  Map<T> map(const char* name, const Tensor& t, const Shape& expected, bool channels_last) const {
     type(name, t, torch::headeronly::CppTypeToScalarType<std::remove_const_t<T>>::value);
     const Map<T> result = view<T>(name, t, expected);
     STD_TORCH_CHECK(channels_last ? t.size(1) == 1 || result.sc == 1 : result.sp == 1, op, ": ", name,
@@ -160,10 +171,12 @@ struct Checker {
                     text(t.strides()));
     return result;
   }
-  template <class T>
-  Map<T> map(const char* name, const std::optional<Tensor>& t, std::initializer_list<int64_t> expected,
-             bool channels_last) const {
-    return t ? map<T>(name, *t, expected, channels_last) : Map<T>{nullptr, 0, 0, 0};
+  template <class T, class OptionalTensor>
+  Map<T> map(const char* name, const OptionalTensor& t, const Layout& layout) const {
+    if constexpr (std::is_same_v<OptionalTensor, Tensor>)
+      return map<T>(name, t, layout.shape(), layout.channels_last);
+    else
+      return t ? map<T>(name, *t, layout) : Map<T>{nullptr, 0, 0, 0};
   }
 
   // `grads` are those `needed` of `expected` gradients, in order.

@@ -19,14 +19,13 @@ struct Coefficients {
 template <class T>
 struct Fusion {
   using Acc = acc_t<T>;
-  const Tensor& feature;
   Layout layout;
   Gate<Acc> a, b;
 
   Fusion(const Tensor& shallow, const Tensor& spatial_logits, const Tensor& channel_logits)
-      : feature(shallow), layout(shallow), a(layout.batch * layout.pixels), b(layout.batch * layout.channels) {
-    const AnyMap spatial = spatial_map("spatial_logits", spatial_logits);
-    const AnyMap channel = channel_map("channel_logits", channel_logits);
+      : layout(shallow), a(layout.batch * layout.pixels), b(layout.batch * layout.channels) {
+    const AnyMap spatial(check, "spatial_logits", spatial_logits, layout.of_pixels());
+    const AnyMap channel(check, "channel_logits", channel_logits, layout.of_channels());
     for_each_tile<Acc>(layout.batch, layout.pixels, TILE, 0, [&](const Piece& tile, Acc*) {
       const int64_t at = tile.n * layout.pixels + tile.first;
       spatial.read_pixels(tile.n, 0, tile.first, tile.count, &a.open[at]);
@@ -37,18 +36,6 @@ struct Fusion {
       channel.read_channels(tile.n, tile.first, tile.count, &b.open[at]);
       b.activate(at, tile.count);
     });
-  }
-
-  template <class E, class OptionalTensor>
-  Map<E> map(const char* name, const OptionalTensor& t) const {
-    return check.map<E>(name, t, {layout.batch, layout.channels, feature.size(2), feature.size(3)},
-                        layout.channels_last);
-  }
-  AnyMap spatial_map(const char* name, const Tensor& t) const {
-    return {check, name, t, {layout.batch, 1, feature.size(2), feature.size(3)}};
-  }
-  AnyMap channel_map(const char* name, const Tensor& t) const {
-    return {check, name, t, {layout.batch, layout.channels, 1, 1}};
   }
 
   // From pixel `first` of image n on.
@@ -64,8 +51,8 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, c
              const Tensor& out) {
   const Fusion<T> fusion(shallow, spatial, channel);
   const Layout& layout = fusion.layout;
-  const auto x = fusion.template map<const T>("shallow", shallow), y = fusion.template map<const T>("deep", deep);
-  const auto o = fusion.template map<T>("out", out);
+  const auto x = check.map<const T>("shallow", shallow, layout), y = check.map<const T>("deep", deep, layout);
+  const auto o = check.map<T>("out", out, layout);
   back_with_huge_pages(out);
   for_each_row<Acc>(layout, TILE, 0, [&](const Piece& piece, Acc*) {
     const Coefficients<Acc> k = fusion.coefficients(piece.n, 0);
@@ -89,13 +76,12 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
   // Sums over pixels run in the lanes of a row in NCHW, else one by one: shorter, or they lose float32's last digits.
   const int64_t tile_size = layout.channels_last ? TILE / 8 : TILE;
   const int64_t channels = layout.channels, tiles = ceil_div(layout.pixels, tile_size);
-  const auto g = fusion.template map<const T>("grad", grad);
-  const auto x = fusion.template map<const T>("shallow", shallow), y = fusion.template map<const T>("deep", deep);
-  const auto dx = fusion.template map<T>("grad of shallow", grads[0]);
-  const auto dy = fusion.template map<T>("grad of deep", grads[1]);
-  std::optional<AnyMap> ds, dq;
-  if (grads[2]) ds = fusion.spatial_map("grad of spatial_logits", *grads[2]);
-  if (grads[3]) dq = fusion.channel_map("grad of channel_logits", *grads[3]);
+  const auto g = check.map<const T>("grad", grad, layout);
+  const auto x = check.map<const T>("shallow", shallow, layout), y = check.map<const T>("deep", deep, layout);
+  const auto dx = check.map<T>("grad of shallow", grads[0], layout);
+  const auto dy = check.map<T>("grad of deep", grads[1], layout);
+  const auto ds = optional_map(check, "grad of spatial_logits", grads[2], layout.of_pixels());
+  const auto dq = optional_map(check, "grad of channel_logits", grads[3], layout.of_channels());
   for (int64_t i : {0, 1})
     if (grads[i]) back_with_huge_pages(*grads[i]);
   std::vector<Acc> channel_sums(dq ? layout.batch * tiles * channels : 0);

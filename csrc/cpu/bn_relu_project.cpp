@@ -19,10 +19,7 @@ struct Hidden {
   Layout layout;
   Map<const T> map;
 
-  explicit Hidden(const Tensor& hidden)
-      : layout(hidden),
-        map(check.map<const T>("hidden", hidden, {hidden.size(0), hidden.size(1), hidden.size(2), hidden.size(3)},
-                               layout.channels_last)) {}
+  explicit Hidden(const Tensor& hidden) : layout(hidden), map(check.map<const T>("hidden", hidden, layout)) {}
 
   int64_t tile() const { return layout.channels_last ? BLOCK : TILE; }
   int64_t tiles() const { return layout.batch * ceil_div(layout.pixels, tile()); }
@@ -250,7 +247,7 @@ void forward(const Tensor& z, const Tensor& weight, const Tensor& bias, const st
   }
   const Norm<Acc> norm(check, weight, bias, mean, variance, channels, eps, abs_weight);
   const Acc* w = check.flat<const Acc>("project_weight", project_weight, channels);
-  const auto out = check.map<T>("logits", logits, {z.size(0), 1, z.size(2), z.size(3)}, false);
+  const auto out = check.map<T>("logits", logits, hidden.layout.of_pixels(), false);
   dispatch_flags([&](auto leaky) { project<leaky>(hidden, norm, w, static_cast<Acc>(activation_slope), out); },
                  activation_slope != 0);
 }
@@ -265,9 +262,8 @@ void backward(const Tensor& grad, const Tensor& z, const Tensor& weight, const T
   const int64_t channels = layout.channels;
   const Norm<Acc> norm(check, weight, bias, mean, variance, channels, eps, abs_weight);
   const Acc* w = check.flat<const Acc>("project_weight", project_weight, channels);
-  const auto g = check.map<const T>("grad", grad, {z.size(0), 1, z.size(2), z.size(3)}, false);
-  const auto dz =
-      check.map<T>("grad of hidden", grads[0], {z.size(0), channels, z.size(2), z.size(3)}, layout.channels_last);
+  const auto g = check.map<const T>("grad", grad, layout.of_pixels(), false);
+  const auto dz = check.map<T>("grad of hidden", grads[0], layout);
   Acc* d_weight = check.flat<Acc>("grad of weight", grads[1], channels);
   Acc* d_bias = check.flat<Acc>("grad of bias", grads[2], channels);
   Acc* d_project = check.flat<Acc>("grad of project_weight", grads[3], channels);

@@ -95,7 +95,7 @@ void forward(const Tensor& x, const Tensor& avg, const Tensor& max, const Tensor
   const Layout layout(x);
   const int64_t batch = layout.batch, channels = layout.channels, pixels = layout.pixels;
   check.pixels("x", x);
-  const auto map = check.map<const T>("x", x, {batch, channels, x.size(2), x.size(3)}, layout.channels_last);
+  const auto map = check.map<const T>("x", x, layout);
   T *means = check.flat<T>("avg", avg, batch * channels), *maxima = check.flat<T>("max", max, batch * channels);
   auto* indices = check.flat<int64_t>("index", index, batch * channels);
   const int64_t size = layout.channels_last ? CHANNELS_LAST_TILE : TILE, tiles = ceil_div(pixels, size);
@@ -140,8 +140,7 @@ void backward(const std::optional<Tensor>& grad_avg, const std::optional<Tensor>
               const Tensor& grad_x) {
   const Layout layout(grad_x);
   const int64_t batch = layout.batch, channels = layout.channels, pixels = layout.pixels;
-  const auto dx =
-      check.map<T>("grad_x", grad_x, {batch, channels, grad_x.size(2), grad_x.size(3)}, layout.channels_last);
+  const auto dx = check.map<T>("grad_x", grad_x, layout);
   const auto* indices = check.flat<const int64_t>("index", index, batch * channels);
   const T* of_mean = check.flat<const T>("grad_avg", grad_avg, batch * channels);
   const T* of_maximum = check.flat<const T>("grad_max", grad_max, batch * channels);

@@ -17,16 +17,16 @@ template <class Acc>
 class Factor {
  public:
   // logits: K of (N, 1, H, W), or K of (N, C, 1, 1).
-  Factor(const Tensor& feature, const std::vector<Tensor>& logits, Axis axis, const char* name)
-      : size(axis == Axis::pixels ? feature.size(2) * feature.size(3) : feature.size(1)),
-        feature_(feature),
+  Factor(const Layout& layout, const std::vector<Tensor>& logits, Axis axis, const char* name)
+      : size(axis == Axis::pixels ? layout.pixels : layout.channels),
+        shape(axis == Axis::pixels ? layout.of_pixels() : layout.of_channels()),
         axis_(axis),
         inputs_(logits.size()),
-        gate_(feature.size(0) * inputs_ * size),
-        weight_(uninitialized<Acc>(feature.size(0) * inputs_ * size)) {
+        gate_(layout.batch * inputs_ * size),
+        weight_(uninitialized<Acc>(layout.batch * inputs_ * size)) {
     std::vector<AnyMap> maps;
-    for (const Tensor& t : logits) maps.push_back(map(name, t));
-    for_each_tile<Acc>(feature.size(0), size, TILE, TILE, [&](const Piece& tile, Acc* left) {
+    for (const Tensor& t : logits) maps.emplace_back(check, name, t, shape);
+    for_each_tile<Acc>(layout.batch, size, TILE, TILE, [&](const Piece& tile, Acc* left) {
       const int64_t count = tile.count;
       std::fill_n(left, count, Acc(1));
       for (int64_t k = inputs_ - 1; k >= 0; --k) {
@@ -45,12 +45,6 @@ class Factor {
   }
 
   const Acc* weights(int64_t n, int64_t k) const { return &weight_[(n * inputs_ + k) * size]; }
-
-  // Of logits, or of their gradient.
-  AnyMap map(const char* name, const Tensor& t) const {
-    if (axis_ == Axis::channels) return {check, name, t, {feature_.size(0), size, 1, 1}};
-    return {check, name, t, {feature_.size(0), 1, feature_.size(2), feature_.size(3)}};
-  }
 
   // From the gradients that reach the weights, sums[k * stride + i], those of the logits: with S_k = A_k dA_k it is
   // (1-a_k) S_k - a_k sum_{j<k} S_j, in which nothing is divided. `before` is scratch.
@@ -75,9 +69,9 @@ class Factor {
   }
 
   const int64_t size;
+  const Shape shape;  // of a logit
 
  private:
-  const Tensor& feature_;
   Axis axis_;
   int64_t inputs_;
   Gate<Acc> gate_;
@@ -88,29 +82,21 @@ class Factor {
 template <class T>
 struct Fusion {
   using Acc = acc_t<T>;
-  const Tensor& feature;
   Layout layout;
   Factor<Acc> a, b;
   std::vector<Map<const T>> maps;
 
   Fusion(const std::vector<Tensor>& features, const std::vector<Tensor>& spatial, const std::vector<Tensor>& channel)
-      : feature(check.first("features", features)),
-        layout(feature),
-        a(feature, spatial, Axis::pixels, "spatial_logits"),
-        b(feature, channel, Axis::channels, "channel_logits") {
+      : layout(check.first("features", features)),
+        a(layout, spatial, Axis::pixels, "spatial_logits"),
+        b(layout, channel, Axis::channels, "channel_logits") {
     check.count("spatial_logits", spatial.size(), features.size());
     check.count("channel_logits", channel.size(), features.size());
-    for (const Tensor& t : features) maps.push_back(map<const T>("features", t));
+    for (const Tensor& t : features) maps.push_back(check.map<const T>("features", t, layout));
   }
 
   const Factor<Acc>& along() const { return layout.channels_last ? b : a; }
   const Factor<Acc>& across() const { return layout.channels_last ? a : b; }
-
-  template <class E, class OptionalTensor>
-  Map<E> map(const char* name, const OptionalTensor& t) const {
-    return check.map<E>(name, t, {layout.batch, layout.channels, feature.size(2), feature.size(3)},
-                        layout.channels_last);
-  }
 };
 
 template <class T, class Acc = acc_t<T>>
@@ -118,7 +104,7 @@ void forward(const std::vector<Tensor>& features, const std::vector<Tensor>& spa
              const std::vector<Tensor>& channel, const Tensor& out) {
   const Fusion<T> fusion(features, spatial, channel);
   const Layout& layout = fusion.layout;
-  const auto o = fusion.template map<T>("out", out);
+  const auto o = check.map<T>("out", out, layout);
   back_with_huge_pages(out);
   for_each_row<Acc>(layout, TILE, 2 * TILE, [&](const Piece& piece, Acc* buffer) {
     T* row = layout.at(o, piece.n, piece.row, piece.first);
@@ -142,17 +128,18 @@ void backward(const Tensor& grad, const std::vector<Tensor>& features, const std
               const std::vector<Tensor>& channel, const Gradients& grads) {
   const Fusion<T> fusion(features, spatial, channel);
   const Layout& layout = fusion.layout;
-  const auto g = fusion.template map<const T>("grad", grad);
+  const auto g = check.map<const T>("grad", grad, layout);
   const int64_t inputs = features.size(), channels = layout.channels;
   std::vector<Map<T>> dx;
-  std::vector<std::optional<AnyMap>> ds(inputs), dq(inputs);
+  std::vector<std::optional<AnyMap>> ds, dq;
   bool spatial_needed = false, channel_needed = false;
   for (int64_t k = 0; k < inputs; ++k) {
-    const auto &of_feature = grads[k], &of_spatial = grads[inputs + k], &of_channel = grads[2 * inputs + k];
-    dx.push_back(fusion.template map<T>("grad of features", of_feature));
-    if (of_feature) back_with_huge_pages(*of_feature);
-    if (of_spatial) ds[k] = fusion.a.map("grad of spatial_logits", *of_spatial), spatial_needed = true;
-    if (of_channel) dq[k] = fusion.b.map("grad of channel_logits", *of_channel), channel_needed = true;
+    dx.push_back(check.map<T>("grad of features", grads[k], layout));
+    ds.push_back(optional_map(check, "grad of spatial_logits", grads[inputs + k], fusion.a.shape));
+    dq.push_back(optional_map(check, "grad of channel_logits", grads[2 * inputs + k], fusion.b.shape));
+    if (grads[k]) back_with_huge_pages(*grads[k]);
+    spatial_needed |= ds[k].has_value();
+    channel_needed |= dq[k].has_value();
   }
   // Sums over pixels run in the lanes of a row in NCHW, else one by one: shorter, or they lose float32's last digits.
   const int64_t tile_size = layout.channels_last ? TILE / 4 : TILE, tiles = ceil_div(layout.pixels, tile_size);

@@ -8,7 +8,7 @@ namespace afa {
 // A small map read and written in the arithmetic type whatever its own: logits, and their gradients.
 class AnyMap {
  public:
-  AnyMap(const Checker& check, const char* name, const Tensor& t, std::initializer_list<int64_t> shape)
+  AnyMap(const Checker& check, const char* name, const Tensor& t, const Shape& shape)
       : dtype_(t.scalar_type()), map_(check.view<char>(name, t, shape)) {
     dispatch(dtype_, check.op, [](auto) {});  // an unsupported type is found here, not in a thread
   }
@@ -32,15 +32,16 @@ class AnyMap {
   }
 
  private:
+  // Not inlined: a copy for each element type in every loop that reads would double the library.
   template <class Acc>
-  void read(int64_t offset, int64_t stride, int64_t count, Acc* values) const {
+  [[gnu::noinline]] void read(int64_t offset, int64_t stride, int64_t count, Acc* values) const {
     dispatch(dtype_, "read", [&](auto t) {
       const auto* data = reinterpret_cast<const decltype(t)*>(map_.data) + offset;
       for (int64_t i = 0; i < count; ++i) values[i] = static_cast<Acc>(data[i * stride]);
     });
   }
   template <class Acc>
-  void write(int64_t offset, int64_t stride, int64_t count, const Acc* values) const {
+  [[gnu::noinline]] void write(int64_t offset, int64_t stride, int64_t count, const Acc* values) const {
     dispatch(dtype_, "write", [&](auto t) {
       auto* data = reinterpret_cast<decltype(t)*>(map_.data) + offset;
       for (int64_t i = 0; i < count; ++i) data[i * stride] = static_cast<decltype(t)>(values[i]);
@@ -50,6 +51,11 @@ class AnyMap {
   ScalarType dtype_;
   Map<char> map_;
 };
+
+inline std::optional<AnyMap> optional_map(const Checker& check, const char* name, const std::optional<Tensor>& t,
+                                          const Shape& shape) {
+  return t ? std::optional<AnyMap>(AnyMap(check, name, *t, shape)) : std::nullopt;
+}
 
 // Rows in the arithmetic type. Half and BFloat16 are structs, which defeat the vectoriser in any but the plainest loop,
 // so a narrow row is converted in a loop of its own, in the cache.
