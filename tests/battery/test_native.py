@@ -1,0 +1,108 @@
+"""What Python never gives them: native ops called directly with sizes that do not match raise before they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from support.parts import FIRST, once, over
+from torch import Tensor
+
+from afa_kernels import backends
+from afa_kernels.testing import Case, both_passes, differentiable, operations, tensors
+
+pytestmark = [once, pytest.mark.usefixtures("poisoned")]
+
+# Maps whose height and width nothing else tells: of what is resized, and of what is pooled.
+OF_ANY_SIZE = {
+    "global_avg_max_pool": ("x", "grad_x"),
+    **{
+        op: ("predictions", "logits", "attentions", "prediction", "weight", "out", "grad")
+        for op in operations()
+        if op.startswith(("scale_space", "hierarchical")) and op != "scale_space_weights"
+    },
+}
+
+
+def shrunk(x: Tensor, axis: int) -> Tensor:
+    """`x` without its last along the axis. Its memory stays, so that a kernel that does not look reads no other's."""
+    return x.narrow(axis, 0, x.shape[axis] - 1)
+
+
+def wrong(stem: str, names: Sequence[str], args: Sequence[Any]) -> list[tuple[str, list[Any]]]:
+    """The arguments with one tensor smaller along one axis, or a list with one less, and what is wrong."""
+    found = []
+    for i, (name, argument) in enumerate(zip(names, args)):
+        parts = argument if isinstance(argument, list) and argument and isinstance(argument[0], Tensor) else [argument]
+        is_list = parts is argument
+        if is_list and len(parts) > 1:
+            found.append((f"one less of {name}", [*args[:i], parts[:-1], *args[i + 1 :]]))
+        for k, x in enumerate(parts):
+            if not isinstance(x, Tensor):
+                continue
+            free = name in OF_ANY_SIZE.get(stem, ()) and x.dim() == 4
+            for axis in range(2 if free else x.dim()):
+                new = [*parts[:k], shrunk(x, axis), *parts[k + 1 :]]
+                found.append((f"axis {axis} of {name}", [*args[:i], new if is_list else new[0], *args[i + 1 :]]))
+    return found
+
+
+@over(FIRST)
+def test_native_ops_check_sizes(case: Case, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernel != "cpu":
+        pytest.skip("the C++ library's")
+    calls: list[tuple[str, tuple[Any, ...]]] = []
+    launcher = backends.launcher
+
+    def recording(op: str, device_type: str, backend: str | None) -> Callable[..., None]:
+        def launch(*args: Any) -> None:
+            calls.append((op, args))
+            launcher(op, device_type, backend)(*args)
+
+        return launch
+
+    monkeypatch.setattr(backends, "launcher", recording)
+    arguments = case.inputs(torch.float32)
+    wanted = [differentiable(case.op)] * len(tensors(arguments))
+    both_passes(lambda a: case.outputs(a, kernel), arguments, wanted=wanted)
+    accepted = []
+    for name, args in calls:
+        op = getattr(torch.ops.afa_native, name).default
+        names = [a.name for a in op._schema.arguments]
+        for what, changed in wrong(name.rsplit("_", 1)[0], names, args):
+            try:
+                op(*changed)
+            except RuntimeError:
+                continue
+            accepted.append(f"{name}: {what}")
+    assert not accepted
+
+
+def test_a_dispatcher_op_called_directly(kernel: str) -> None:
+    """It makes the same checks as its kernel."""
+    if kernel != "cpu":
+        pytest.skip("the C++ library's")
+    case = next(case for case in FIRST if case.op == "attentive_fusion")
+    arguments = list(case.inputs(torch.float32))
+    for i, axis in ((1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 3), (3, 0), (3, 1)):
+        changed = [shrunk(x, axis).clone() if j == i else x for j, x in enumerate(arguments)]
+        with pytest.raises(RuntimeError, match="must have shape"):
+            torch.ops.afa.attentive_fusion(*changed)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("index", [15, 10**12, -1])
+def test_an_index_that_leads_elsewhere(index: int, memory_format: torch.memory_format, kernel: str) -> None:
+    """The gradient of the pooling is written through it."""
+    if kernel != "cpu":
+        pytest.skip("the C++ library's")
+    backends._load_library()
+    grad_x = torch.zeros(1, 2, 3, 5).contiguous(memory_format=memory_format)
+    places = torch.zeros(1, 2, dtype=torch.int64)
+    places[0, 1] = index
+    with pytest.raises(RuntimeError, match="index"):
+        torch.ops.afa_native.global_avg_max_pool_backward(
+            torch.ones(1, 2, 1, 1), torch.ones(1, 2, 1, 1), places, grad_x
+        )
