@@ -12,7 +12,7 @@ struct Abs {
   }
   template <class Acc>
   AFA_HD static Acc backward(Acc y, Acc grad) {
-    return y > 0 ? grad : y < 0 ? -grad : y;
+    return grad * (y > 0 ? Acc(1) : y < 0 ? Acc(-1) : y);  // an infinite grad at 0 is NaN, as PyTorch's
   }
 };
 

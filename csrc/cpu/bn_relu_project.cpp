@@ -1,7 +1,6 @@
 // bn_relu_project on the CPU: logits = sum over C of w r, with y = (z - mean) scale + beta and r = y > 0 ? y : slope y.
 //
 // Sums over pixels are taken piece by piece in the arithmetic type, and over the pieces in order in float64.
-#include "../arithmetic/moments.h"
 #include "norm.h"
 #include "rows.h"
 #include "tiles.h"

@@ -147,13 +147,6 @@ struct Given {
   }
 };
 
-// grad * value. A gradient that was computed is 0 where a pixel is left out, whatever its value; one that was given
-// makes NaN of infinity, as PyTorch's.
-template <bool computed, class Acc>
-inline Acc product(Acc grad, Acc value) {
-  return computed && grad == 0 ? Acc(0) : grad * value;
-}
-
 // `gradient` gives dL/d rendered: row(n, c, y, first, count, scores, out) of a channel's columns, or with channels_last
 // pixel(n, y, x, channels, scores, out). With Gradient::of_scores it computes it from the rendered scores. Fills the
 // gradients of the predictions that are needed, and `map_grads`, (N, K, height, width), if it is not null.
@@ -230,18 +223,18 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
             const Acc* value = values + k * value_row;
             Acc* sum = map_sums + k * COLUMNS;
             if (channels_last) {
-              for (int64_t i = 0; i < length; ++i) sum[r] += product<computed>(g[i], value[i]);
+              for (int64_t i = 0; i < length; ++i) sum[r] += g[i] * value[i];
             } else {
-              for (int64_t i = 0; i < length; ++i) sum[i] += product<computed>(g[i], value[i]);
+              for (int64_t i = 0; i < length; ++i) sum[i] += g[i] * value[i];
             }
           }
           for (int64_t i = 0; i < owned; ++i) {
             const Acc* w = weights + needed[i].k * COLUMNS;
             Acc* result = weighted + (channels_last ? (i * COLUMNS + r) * channels : 0);
             if (channels_last) {
-              for (int64_t x = 0; x < length; ++x) result[x] = product<computed>(g[x], w[r]);
+              for (int64_t x = 0; x < length; ++x) result[x] = g[x] * w[r];
             } else {
-              for (int64_t x = 0; x < length; ++x) result[x] = product<computed>(g[x], w[x]);
+              for (int64_t x = 0; x < length; ++x) result[x] = g[x] * w[x];
               rows[i].add(y, r * width + first, length, result);
             }
           }

@@ -85,7 +85,7 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const Ten
          });
 }
 
-// dL/d rendered = dL/d loss u_t (softmax - onehot); 0 where dL/d loss is, whatever the softmax.
+// dL/d rendered = dL/d loss u_t (softmax - onehot).
 template <class Acc>
 struct CrossEntropy {
   static constexpr bool of_scores = true;
@@ -116,21 +116,14 @@ struct CrossEntropy {
     const Acc *f = factor.get() + at, *l = lse + at;
     const int32_t* t = target.get() + at;
     const auto channel = static_cast<int32_t>(c);
-    for (int64_t i = 0; i < count; ++i) {
-      const Acc difference = exp(scores[i] - l[i]) - (t[i] == channel ? Acc(1) : Acc(0));
-      out[i] = f[i] == 0 ? Acc(0) : f[i] * difference;
-    }
+    for (int64_t i = 0; i < count; ++i) out[i] = f[i] * (exp(scores[i] - l[i]) - (t[i] == channel ? Acc(1) : Acc(0)));
   }
   void pixel(int64_t n, int64_t y, int64_t x, int64_t channels, const Acc* scores, Acc* __restrict out) const {
     const int64_t at = (n * height + y) * width + x;
     const Acc f = factor[at], l = lse[at];
-    const auto t = static_cast<int64_t>(target[at]);
-    if (f == 0) {
-      std::fill_n(out, channels, Acc(0));
-    } else {
-      for (int64_t c = 0; c < channels; ++c) out[c] = f * exp(scores[c] - l);
-      if (t >= 0) out[t] = f * (exp(scores[t] - l) - 1);
-    }
+    const int64_t t = target[at];
+    for (int64_t c = 0; c < channels; ++c) out[c] = f * exp(scores[c] - l);
+    if (t >= 0) out[t] = f * (exp(scores[t] - l) - 1);
   }
 };
 

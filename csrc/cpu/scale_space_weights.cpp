@@ -9,9 +9,15 @@ namespace {
 constexpr Checker check{"scale_space_weights"};
 constexpr int64_t TILE = 1024;
 
+Layout layout_of(const Tensor& logits) {
+  const Layout layout(logits);
+  STD_TORCH_CHECK(layout.channels > 0, check.op, ": logits must have scales");
+  return layout;
+}
+
 template <class Acc, class Phi>
 void forward(const Tensor& logits, bool opaque_last, const Tensor& weights, const Tensor& transmittance) {
-  const Layout layout(logits);
+  const Layout layout = layout_of(logits);
   const AnyMap y(check, "logits", logits, layout.shape()), w(check, "weights", weights, layout.shape());
   const AnyMap t(check, "transmittance", transmittance, layout.of_pixels());
   const int64_t scales = layout.channels, size = scales * TILE;
@@ -27,7 +33,7 @@ void forward(const Tensor& logits, bool opaque_last, const Tensor& weights, cons
 template <class Acc, class Phi>
 void backward(const std::optional<Tensor>& grad_weights, const std::optional<Tensor>& grad_transmittance,
               const Tensor& logits, bool opaque_last, const Tensor& grad_logits) {
-  const Layout layout(logits);
+  const Layout layout = layout_of(logits);
   const AnyMap y(check, "logits", logits, layout.shape()), dy(check, "grad_logits", grad_logits, layout.shape());
   const auto dw = optional_map(check, "grad_weights", grad_weights, layout.shape());
   const auto dt = optional_map(check, "grad_transmittance", grad_transmittance, layout.of_pixels());

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from support.parts import FIRST, SMALL, THOROUGH, over, roles
-from support.recorder import Recorder, stems
+from support.recorder import Recorder, backward_stems, stems
 from torch import Tensor
 
 from afa_kernels import backends
@@ -99,7 +99,7 @@ def test_double_backward(case: Case, backend: str) -> None:
     if backend == "reference":
         assert all(g.isfinite().all() for g in torch.autograd.grad(total, leaves))
     else:
-        message = f"({'|'.join(stems(case))}) is differentiable once.*use_backend.'reference'."
+        message = f"({'|'.join(backward_stems(case))}) is differentiable once.*use_backend.'reference'."
         with pytest.raises(NotImplementedError, match=message):
             torch.autograd.grad(total, leaves)
 

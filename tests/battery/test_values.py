@@ -9,7 +9,7 @@ import torch
 from cases import CASES
 from support.guard_bands import GuardBands
 from support.parts import THOROUGH, over, roles
-from support.recorder import stems
+from support.recorder import backward_stems, stems
 from support.session import INTERPRETED, has_kernel
 from torch import Tensor
 
@@ -74,7 +74,7 @@ def kernels(case: Case, backend: str) -> set[str]:
     """What the two passes of the case launch."""
     if backend == "reference":
         return set()
-    backward = [f"{stem}_backward" for stem in stems(case) if differentiable(stem)]
+    backward = [f"{stem}_backward" for stem in backward_stems(case)]
     return {op for op in (*(f"{stem}_forward" for stem in stems(case)), *backward) if has_kernel(backend, op)}
 
 

@@ -32,7 +32,12 @@ def stems(case: Case) -> tuple[str, ...]:
     if case.op != "channel_attention":
         return (case.op,)
     pooling = "global_avg_max_pool"
-    return (pooling,) if case.options["training"] else (pooling, case.op)  # in training the rest is plain PyTorch
+    return pooling, f"{case.op}_training" if case.options["training"] else case.op
+
+
+def backward_stems(case: Case) -> list[str]:
+    """Of those of `stems` that have a gradient, in the order of backward. Both of channel_attention share theirs."""
+    return [s for stem in reversed(stems(case)) if differentiable(s := stem.removesuffix("_training"))]
 
 
 def recorded(case: Case, dtype: torch.dtype, backend: str) -> list[tuple[Any, tuple[Any, ...], Any]]:
@@ -42,8 +47,7 @@ def recorded(case: Case, dtype: torch.dtype, backend: str) -> list[tuple[Any, tu
     with Recorder() as recorder:
         both_passes(lambda a: case.outputs(a, backend), arguments, wanted=wanted)
     names = list(dict.fromkeys(func._schema.name for func, _, _ in recorder.calls))
-    forward, backward = stems(case), [stem for stem in reversed(stems(case)) if differentiable(stem)]
-    assert names == [f"afa::{stem}" for stem in forward] + [f"afa::{stem}_backward" for stem in backward]
+    assert names == [f"afa::{s}" for s in stems(case)] + [f"afa::{s}_backward" for s in backward_stems(case)]
     return recorder.calls
 
 
