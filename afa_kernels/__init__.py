@@ -5,6 +5,7 @@ Yang et al., "Dense Prediction with Attentive Feature Aggregation", WACV 2023, a
 
 from afa_kernels._version import __version__
 from afa_kernels.backends import backend_info, use_backend
+from afa_kernels.flops import register_when_imported
 from afa_kernels.ops.attentive_fusion import attentive_fusion
 from afa_kernels.ops.bn_relu_conv2d import bn_relu_conv2d
 from afa_kernels.ops.bn_relu_project import bn_relu_project
@@ -19,6 +20,8 @@ from afa_kernels.ops.scale_space_weights import scale_space_weights
 from afa_kernels.patching import patch
 from afa_kernels.renderer import ScaleSpaceRenderer
 from afa_kernels.warmup import warmup
+
+register_when_imported()
 
 __all__ = [
     "ScaleSpaceRenderer",

@@ -208,24 +208,31 @@ def _triton_interpreted() -> bool:
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What `backend_info` found. `chosen` and `missing` go by device type: the backend, and a reason per backend."""
+    """What `backend_info` found. `chosen` and `missing` go by device type: the backend, and a reason per backend.
+
+    `modules` goes by the name of a module within the model: None where it runs fused, else the reason why it does not.
+    """
 
     versions: dict[str, str]
     chosen: dict[str, str]
     missing: dict[str, dict[str, str]]
+    modules: dict[str, str | None]
 
     def __str__(self) -> str:
         lines = ["afa_kernels: " + ", ".join(f"{name} {version}" for name, version in self.versions.items())]
         for device, backend in self.chosen.items():
             lines.append(f"{device} tensors: {backend}")
             lines += [f"    not {name}: {reason}" for name, reason in self.missing[device].items()]
+        for name, reason in self.modules.items():
+            lines.append(f"{name or 'the model'}: {'fused' if reason is None else f'not fused: {reason}'}")
         return "\n".join(lines)
 
 
-def backend_info() -> BackendInfo:
+def backend_info(model: torch.nn.Module | None = None) -> BackendInfo:
     """What exists here, what the automatic choice is for each kind of tensor, and why not the others.
 
-    `print(afa_kernels.backend_info())`, or `python -m afa_kernels` from a shell.
+    `print(afa_kernels.backend_info())`, or `python -m afa_kernels` from a shell. With a `model`, also which of its
+    modules of `afa_kernels.nn` run fused, and why the others call their children instead.
 
     >>> import afa_kernels
     >>> afa_kernels.backend_info().chosen["meta"]
@@ -243,4 +250,9 @@ def backend_info() -> BackendInfo:
     missing = {d: {n: r for n in NAMES if (r := why_not(n, op, d)) is not None} for d in devices}
     if not torch.cuda.is_available():
         missing["cuda"]["cuda device"] = f"torch {torch.__version__} sees no CUDA device"
-    return BackendInfo(versions, {d: automatic(op, d) for d in devices}, missing)
+    modules: dict[str, str | None] = {}
+    if model is not None:
+        from afa_kernels.nn import fusing  # not at import: a user of the operations needs no modules
+
+        modules = fusing(model)
+    return BackendInfo(versions, {d: automatic(op, d) for d in devices}, missing, modules)

@@ -217,3 +217,14 @@ def test_threads_that_enter_and_leave_at_will() -> None:
     for thread in threads:
         thread.join()
     assert backends._forced is None and backends._blocks == []
+
+
+def test_backend_info_of_a_model() -> None:
+    from afa_kernels.nn import AttentiveFusion
+
+    model = torch.nn.Sequential(AttentiveFusion(16))
+    assert set(afa_kernels.backend_info(model).modules.values()) == {None}
+    model[0].sa.conv[0].register_forward_hook(lambda *_: None)
+    info = afa_kernels.backend_info(model)
+    assert info.modules["0.ca"] is None and info.modules["0.sa"] is not None
+    assert f"0.sa: not fused: {info.modules['0.sa']}" in str(info) and "0.ca: fused" in str(info)
