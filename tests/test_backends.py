@@ -224,7 +224,7 @@ def test_backend_info_of_a_model() -> None:
 
     model = torch.nn.Sequential(AttentiveFusion(16))
     assert set(afa_kernels.backend_info(model).modules.values()) == {None}
-    model[0].sa.conv[0].register_forward_hook(lambda *_: None)
+    model[0].sa.conv_inner[0].register_forward_hook(lambda *_: None)
     info = afa_kernels.backend_info(model)
     assert info.modules["0.ca"] is None and info.modules["0.sa"] is not None
     assert f"0.sa: not fused: {info.modules['0.sa']}" in str(info) and "0.ca: fused" in str(info)

@@ -36,8 +36,9 @@ def hierarchical_fusion(
                             p = up(a f) + (1 - up(a)) p               s < 1, at the size of p
 
     The two differ in value. "afa" equals `scale_space_render` with phi="softplus", background="last" and
-    resize="opacities" on the logits of the attentions. "nvidia" is NVIDIA/semantic-segmentation's; its result has the
-    size of the finest prediction of a scale s >= 1 that was last, and is resized to `size` if that is another.
+    resize="opacities" on the logits of the attentions. dla-afa first resizes every attention to the size of scale
+    1.0's: the same where that is the output's. "nvidia" is NVIDIA/semantic-segmentation's; its result has the size of
+    the finest prediction of a scale s >= 1 that was last, and is resized to `size` if that is another.
 
     The auxiliary loss of dla-afa's HMA keeps that of the lowest scale alone, as its loop overwrites the others; nothing
     here does so: fuse auxiliary predictions by a call of their own.
@@ -54,8 +55,8 @@ def hierarchical_fusion(
         (N, C, H, W) in the promoted type of the predictions (under autocast in float32) and the memory format of the
         first. Arithmetic is float64 if that type is float64, else float32. Every prediction has a gradient, and every
         attention that is used; both are collected by each low-resolution pixel: deterministic. "afa" saves nothing for
-        backward but the arguments; "nvidia" besides the products a f of the scales below 1, at their own size, and p at
-        the size of each scale from 1 on but the last.
+        backward but the arguments; "nvidia" besides, in the type of the arithmetic, the products a f of the scales
+        below 1, at their own size, and p at the size of each scale from 1 on but the last.
 
     Raises:
         TypeError: an argument is no dense floating tensor, a scale no number, or `size` no pair of integers.

@@ -47,7 +47,7 @@ def scale_space_render(
         (N, C, H, W) in the promoted type of the predictions (under autocast in float32) and the memory format of the
         first. Arithmetic is float64 if that promoted type is float64, else float32. Every prediction and the logits
         have a gradient, collected by each low-resolution pixel from the outputs that used it: deterministic. Backward
-        saves nothing but the arguments.
+        saves nothing but the arguments (of a list of logits, the one tensor made of it).
 
     Raises:
         TypeError: an argument is no dense floating tensor, or `size` no pair of integers.

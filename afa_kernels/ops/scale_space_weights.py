@@ -36,7 +36,8 @@ def scale_space_weights(
     Returns:
         The weights (N, K, h, w) and the transmittance T_{K+1} (N, 1, h, w), contiguous, in the type of the logits
         (under autocast in float32). Arithmetic is float64 if that type is float64, else float32. Both have a gradient
-        to the logits; backward saves nothing but the logits.
+        to the logits; backward saves nothing but the logits (of a list, the one tensor made
+        of it).
 
     Raises:
         TypeError: the logits are no dense floating tensors.
