@@ -1,7 +1,7 @@
 """Memory formats: what a result's is, and what a kernel may assume of its inputs.
 
-A kernel walks a (N, C, H, W) tensor by three strides, of the batch, the channel and the pixel. That covers NCHW and
-channels_last tensors and slices of them along N or C. Any other stride pattern is copied into the format first.
+To a kernel a (N, C, H, W) tensor is a map with three strides, of the batch, the channel and the pixel. That covers NCHW
+and channels_last tensors and slices of them along N or C. Any other stride pattern is copied into the format first.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def as_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return empty_parameter(x).copy_(grad)
 
 
-def walkable(x: Tensor, format: torch.memory_format) -> Tensor:
+def as_map(x: Tensor, format: torch.memory_format) -> Tensor:
     """`x` itself where three strides reach its elements in `format`, else a copy that allows it."""
     channels, height, width = x.shape[1:]
     pixels_at_one_stride = height == 1 or width == 1 or x.stride(2) == width * x.stride(3)
@@ -49,5 +49,5 @@ def walkable(x: Tensor, format: torch.memory_format) -> Tensor:
 
 
 def strides(x: Tensor) -> tuple[int, int, int]:
-    """The strides of the batch, the channel and the pixel of a walkable tensor."""
+    """The strides of the batch, the channel and the pixel of a map."""
     return x.stride(0), x.stride(1), x.stride(3 if x.shape[3] > 1 else 2)

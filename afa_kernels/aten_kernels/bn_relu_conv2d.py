@@ -32,7 +32,7 @@ def forward(
         # A running statistic that the batch replaces altogether is that of the batch.
         mean, variance = (torch.zeros_like(beta) for _ in range(2))
         count = hidden.shape[0] * hidden.shape[2] * hidden.shape[3]
-        y = aten.native_batch_norm(_walkable(hidden), gamma, beta, mean, variance, count > 0, 1.0, eps)[0]
+        y = aten.native_batch_norm(_dense(hidden), gamma, beta, mean, variance, count > 0, 1.0, eps)[0]
         variance *= (count - 1) / count if count else 0
     else:
         mean, variance = (t.to(arithmetic, copy=True) for t in (running_mean, running_var))
@@ -79,7 +79,7 @@ def backward(
         else:
             grad_y = aten.threshold_backward(grad_activated, activated, 0)
         grad_hidden, grad_weight, grad_bias = aten.native_batch_norm_backward(
-            grad_y, _walkable(hidden), gamma, mean, variance, mean, torch.rsqrt(variance + eps), batch_statistics, eps,
+            grad_y, _dense(hidden), gamma, mean, variance, mean, torch.rsqrt(variance + eps), batch_statistics, eps,
             of_norm,
         )  # fmt: skip
         if abs_weight and of_weight:
@@ -99,7 +99,7 @@ def _affine(hidden: Tensor, weight: Tensor, bias: Tensor, eps: float, abs_weight
 
 
 def _normalised(hidden: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
-    return aten.native_batch_norm(_walkable(hidden), gamma, beta, mean, variance, False, 0.0, eps)[0]
+    return aten.native_batch_norm(_dense(hidden), gamma, beta, mean, variance, False, 0.0, eps)[0]
 
 
 def _rectified(y: Tensor, activation_slope: float) -> Tensor:
@@ -118,6 +118,6 @@ def _convolution(
     return aten.convolution(activated, conv_weight, conv_bias, stride, padding, dilation, False, [0, 0], groups)
 
 
-def _walkable(hidden: Tensor) -> Tensor:
+def _dense(hidden: Tensor) -> Tensor:
     """`hidden` in its memory format, so that what is computed of it has the same."""
     return hidden.contiguous(memory_format=layout.memory_format(hidden))

@@ -100,6 +100,6 @@ def _largest(tensors: Sequence[Tensor]) -> Tensor:
     return largest
 
 
-def walkable(predictions: list[Tensor], logits: Tensor) -> tuple[list[Tensor], Tensor]:
+def as_maps(predictions: list[Tensor], logits: Tensor) -> tuple[list[Tensor], Tensor]:
     format = layout.memory_format(predictions[0])
-    return [layout.walkable(p, format) for p in predictions], layout.walkable(logits, torch.contiguous_format)
+    return [layout.as_map(p, format) for p in predictions], layout.as_map(logits, torch.contiguous_format)

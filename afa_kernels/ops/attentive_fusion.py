@@ -61,9 +61,9 @@ def _allocate(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_log
 def _prepare(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_logits: Tensor) -> tuple[Tensor, ...]:
     format = layout.memory_format(shallow)
     return (
-        layout.walkable(shallow, format),
-        layout.walkable(deep, format),
-        layout.walkable(spatial_logits, torch.contiguous_format),
+        layout.as_map(shallow, format),
+        layout.as_map(deep, format),
+        layout.as_map(spatial_logits, torch.contiguous_format),
         channel_logits,
     )
 
@@ -76,7 +76,7 @@ def _allocate_backward(
 
 def _prepare_backward(grad: Tensor, shallow: Tensor, *rest: Any) -> tuple[Any, ...]:
     *inputs, needed = rest
-    return layout.walkable(grad, layout.memory_format(shallow)), *_prepare(shallow, *inputs), needed
+    return layout.as_map(grad, layout.memory_format(shallow)), *_prepare(shallow, *inputs), needed
 
 
 _ARGUMENTS = "Tensor shallow, Tensor deep, Tensor spatial_logits, Tensor channel_logits"

@@ -102,7 +102,7 @@ def _prepare(
     *options: Any,
 ) -> tuple[Any, ...]:
     rows = (_row(hidden, p) for p in (weight, bias, running_mean, running_var, project_weight))
-    return layout.walkable(hidden, layout.memory_format(hidden)), *rows, *options
+    return layout.as_map(hidden, layout.memory_format(hidden)), *rows, *options
 
 
 def _allocate_backward(
@@ -120,7 +120,7 @@ def _prepare_backward(
 ) -> tuple[Any, ...]:
     rows = (_row(hidden, p) for p in (weight, bias, project_weight))
     mean, variance, *options = rest
-    maps = layout.walkable(grad, torch.contiguous_format), layout.walkable(hidden, layout.memory_format(hidden))
+    maps = layout.as_map(grad, torch.contiguous_format), layout.as_map(hidden, layout.memory_format(hidden))
     return *maps, *rows, mean.contiguous(), variance.contiguous(), *options
 
 

@@ -54,7 +54,7 @@ def _allocate(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _prepare(x: Tensor) -> tuple[Tensor]:
-    return (layout.walkable(x, layout.memory_format(x)),)
+    return (layout.as_map(x, layout.memory_format(x)),)
 
 
 def _allocate_backward(

@@ -142,7 +142,7 @@ def _allocate(
 
 def _prepare(predictions: list[Tensor], attentions: list[Tensor], *options: Any) -> tuple[Any, ...]:
     _, _, premultiplied, _ = options
-    return *_walkable(predictions, attentions), premultiplied
+    return *_as_maps(predictions, attentions), premultiplied
 
 
 def _allocate_backward(
@@ -154,15 +154,15 @@ def _allocate_backward(
 def _prepare_backward(
     grad: Tensor, predictions: list[Tensor], attentions: list[Tensor], premultiplied: bool, needed: list[bool]
 ) -> tuple[Any, ...]:
-    grad = layout.walkable(grad, layout.memory_format(predictions[0]))
-    return grad, *_walkable(predictions, attentions), premultiplied, needed
+    grad = layout.as_map(grad, layout.memory_format(predictions[0]))
+    return grad, *_as_maps(predictions, attentions), premultiplied, needed
 
 
-def _walkable(predictions: list[Tensor], attentions: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def _as_maps(predictions: list[Tensor], attentions: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     format = layout.memory_format(predictions[0])
     return (
-        [layout.walkable(prediction, format) for prediction in predictions],
-        [layout.walkable(attention, torch.contiguous_format) for attention in attentions],
+        [layout.as_map(prediction, format) for prediction in predictions],
+        [layout.as_map(attention, torch.contiguous_format) for attention in attentions],
     )
 
 

@@ -79,8 +79,8 @@ def _allocate(features: Maps, spatial_logits: Maps, channel_logits: Maps) -> Ten
 def _prepare(features: Maps, spatial_logits: Maps, channel_logits: Maps) -> tuple[Maps, Maps, Maps]:
     format = layout.memory_format(features[0])
     return (
-        [layout.walkable(feature, format) for feature in features],
-        [layout.walkable(logits, torch.contiguous_format) for logits in spatial_logits],
+        [layout.as_map(feature, format) for feature in features],
+        [layout.as_map(logits, torch.contiguous_format) for logits in spatial_logits],
         channel_logits,
     )
 
@@ -93,7 +93,7 @@ def _allocate_backward(
 
 def _prepare_backward(grad: Tensor, features: Maps, *rest: Any) -> tuple[Any, ...]:
     *inputs, needed = rest
-    return layout.walkable(grad, layout.memory_format(features[0])), *_prepare(features, *inputs), needed
+    return layout.as_map(grad, layout.memory_format(features[0])), *_prepare(features, *inputs), needed
 
 
 _ARGUMENTS = "Tensor[] features, Tensor[] spatial_logits, Tensor[] channel_logits"

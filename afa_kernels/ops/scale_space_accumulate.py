@@ -37,8 +37,8 @@ def _allocate(*args: Any) -> None:
 def _prepare(
     rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool
 ) -> tuple[Any, ...]:
-    prediction = layout.walkable(prediction, layout.memory_format(rendered))
-    return rendered, transmittance, prediction, layout.walkable(weight, torch.contiguous_format), first
+    prediction = layout.as_map(prediction, layout.memory_format(rendered))
+    return rendered, transmittance, prediction, layout.as_map(weight, torch.contiguous_format), first
 
 
 _op = registration.define(

@@ -128,7 +128,7 @@ def _prepare(
 ) -> tuple[Any, ...]:
     _check_classes(target, predictions[0].shape[1], ignore_index)
     classes = target.contiguous(), _row(weight, predictions[0]), ignore_index
-    return *scale_space.walkable(predictions, logits), *classes, *options
+    return *scale_space.as_maps(predictions, logits), *classes, *options
 
 
 def _allocate_backward(grad: Tensor, predictions: list[Tensor], logits: Tensor, *rest: Any) -> list[Tensor]:
@@ -145,7 +145,7 @@ def _prepare_backward(
     *options: Any,
 ) -> tuple[Any, ...]:
     classes = target.contiguous(), _row(weight, predictions[0]), lse.contiguous()
-    return grad.contiguous(), *scale_space.walkable(predictions, logits), *classes, *options
+    return grad.contiguous(), *scale_space.as_maps(predictions, logits), *classes, *options
 
 
 def _row(weight: Tensor | None, prediction: Tensor) -> Tensor | None:

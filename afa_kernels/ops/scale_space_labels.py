@@ -125,7 +125,7 @@ def _allocate(
 
 
 def _prepare(predictions: list[Tensor], logits: Tensor, height: int, width: int, *options: Any) -> tuple[Any, ...]:
-    return *scale_space.walkable(predictions, logits), *options[:-1]
+    return *scale_space.as_maps(predictions, logits), *options[:-1]
 
 
 _op = registration.define(

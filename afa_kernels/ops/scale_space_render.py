@@ -79,7 +79,7 @@ def _allocate(
 
 
 def _prepare(predictions: list[Tensor], logits: Tensor, height: int, width: int, *options: Any) -> tuple[Any, ...]:
-    return *scale_space.walkable(predictions, logits), *options[:-1]
+    return *scale_space.as_maps(predictions, logits), *options[:-1]
 
 
 def _allocate_backward(grad: Tensor, predictions: list[Tensor], logits: Tensor, *options: Any) -> list[Tensor]:
@@ -87,8 +87,8 @@ def _allocate_backward(grad: Tensor, predictions: list[Tensor], logits: Tensor, 
 
 
 def _prepare_backward(grad: Tensor, predictions: list[Tensor], logits: Tensor, *options: Any) -> tuple[Any, ...]:
-    grad = layout.walkable(grad, layout.memory_format(predictions[0]))
-    return grad, *scale_space.walkable(predictions, logits), *options
+    grad = layout.as_map(grad, layout.memory_format(predictions[0]))
+    return grad, *scale_space.as_maps(predictions, logits), *options
 
 
 _OPTIONS = "str phi, bool opaque_last, bool resize_opacities"

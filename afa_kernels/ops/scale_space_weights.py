@@ -66,7 +66,7 @@ def _allocate(logits: Tensor, phi: str, opaque_last: bool, dtype: torch.dtype) -
 
 
 def _prepare(logits: Tensor, phi: str, opaque_last: bool, dtype: torch.dtype) -> tuple[Any, ...]:
-    return layout.walkable(logits, torch.contiguous_format), phi, opaque_last
+    return layout.as_map(logits, torch.contiguous_format), phi, opaque_last
 
 
 def _allocate_backward(
@@ -79,7 +79,7 @@ def _prepare_backward(
     grad_weights: Tensor | None, grad_transmittance: Tensor | None, logits: Tensor, phi: str, opaque_last: bool
 ) -> tuple[Any, ...]:
     maps = (grad_weights, grad_transmittance, logits)
-    return *(None if x is None else layout.walkable(x, torch.contiguous_format) for x in maps), phi, opaque_last
+    return *(None if x is None else layout.as_map(x, torch.contiguous_format) for x in maps), phi, opaque_last
 
 
 _op = registration.define(

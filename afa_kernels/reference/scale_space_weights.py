@@ -14,10 +14,10 @@ def scale_space_weights(
     depth = optical_depth(logits.to(arithmetic), phi)
     if background == "last":
         depth = depth.masked_fill(last_of(logits), torch.inf)
-    left = torch.exp(-F.pad(depth.cumsum(1), (0, 0, 0, 0, 1, 0)))  # T_1 .. T_{K+1}
-    weights = -torch.expm1(-depth) * left[:, :-1]
+    transmittance = torch.exp(-F.pad(depth.cumsum(1), (0, 0, 0, 0, 1, 0)))  # T_1 .. T_{K+1}
+    weights = -torch.expm1(-depth) * transmittance[:, :-1]
     dtype = dtype or logits.dtype
-    return weights.to(dtype), left[:, -1:].to(dtype)
+    return weights.to(dtype), transmittance[:, -1:].to(dtype)
 
 
 def optical_depth(y: Tensor, phi: str) -> Tensor:
