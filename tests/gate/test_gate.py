@@ -56,7 +56,7 @@ SPILLS = {
     ("sixteen inputs", "float64", "_backward_kernel"): (520, "three values of 16 inputs are more than 255 registers"),
     ("sixteen inputs", "bfloat16", "_backward_kernel"): (8, "all 255 registers are taken"),
     ("sixteen inputs", "float16", "_backward_kernel"): (8, "all 255 registers are taken"),
-    ("global_avg_max_pool: odd sizes", "float32", "_forward_kernel"): (8, "ptxas takes 71 registers on sm_100"),
+    ("odd sizes", "float32", "global_avg_max_pool._forward_kernel"): (8, "ptxas takes 71 registers on sm_100"),
     ("bn_relu_project", "float32", "_sums_kernel"): (8, "ptxas takes 56 registers on sm_120"),
     ("scale_space_render: sixteen scales", "float64", "_forward_kernel"): (216, "the indices of 16 scales stay"),
     ("scale_space_render: opacities", "float64", "_forward_kernel"): (8, "ptxas takes 40 registers on sm_90"),
