@@ -56,3 +56,5 @@ def gpu(quick: bool) -> list[Case]:
 
 
 TRAFFIC = (call(SMALL, "contiguous", "evaluation, NCHW"),)
+# Of the traffic.
+MOST = {"backward": 1.05}

@@ -13,7 +13,7 @@ from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
 from benchmarks.ops._shapes import INFERENCE, LAYOUTS, TRAINING, Pyramid, Shape, gpu_pyramids, pyramid, resize
 
-__all__ = ["TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 OP = "hierarchical_fusion"
 
@@ -61,3 +61,5 @@ TRAFFIC = (
         {"scales": (0.5, 1.0), "size": (16, 64)},
     ),
 )
+# Of the traffic: backward writes the weights at output resolution and reads the gradient once a scale.
+MOST = {"forward": 1.25, "backward": 2.0}

@@ -13,7 +13,7 @@ from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
 from benchmarks.ops._shapes import INFERENCE, LAYOUTS, TRAINING, gpu_pyramids, pyramid, resize, small_pyramid
 
-__all__ = ["TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 OP = "scale_space_render"
 
@@ -47,3 +47,5 @@ def gpu(quick: bool) -> list[Case]:
 
 
 TRAFFIC = (small_pyramid(OP),)
+# Of the traffic: backward writes the weights at output resolution and reads the gradient once a scale.
+MOST = {"forward": 1.25, "backward": 2.0}

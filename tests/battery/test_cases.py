@@ -37,8 +37,8 @@ def test_a_file_of_cases_is_an_operation() -> None:
 
 
 def test_an_operation_without_cases_is_an_error() -> None:
-    with pytest.raises(LookupError, match=r"elementwise_gate.py\) has no cases: add tests/cases/elementwise_gate.py"):
-        cases.of("elementwise_gate", "CASES")
+    with pytest.raises(LookupError, match=r"new.py\) has no cases: add tests/cases/new.py"):
+        cases.of("new", "CASES")
 
 
 @pytest.mark.parametrize("test, ops", NOT_FOR.items())

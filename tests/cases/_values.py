@@ -18,3 +18,6 @@ MIXED = (torch.bfloat16, torch.float16, torch.float64, torch.float32)
 SATURATED = (1e4, -1e4, 0.0, 20.0, -20.0)
 NAN = (float("nan"),)
 NON_FINITE = (float("nan"), float("inf"), -float("inf"), 0.0)
+
+MANY = 70000  # images, more than an axis of a grid but the first can have
+MANY_MAPS, MANY_ROWS = (MANY, 2, 2, 2), (MANY, 1, 2, 2)

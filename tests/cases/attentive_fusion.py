@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from afa_kernels.testing import Case, Shape
-from cases._values import FLOAT32, LARGE, MIXED, NON_FINITE, ODD, SATURATED
+from cases._values import FLOAT32, LARGE, MANY, MANY_MAPS, MANY_ROWS, MIXED, NON_FINITE, ODD, SATURATED
 
 
 def call(covers: str, shape: Shape, **details: Any) -> Case:
@@ -57,3 +57,5 @@ LARGE_CASES: tuple[Case, ...] = (
         for layout in ("contiguous", "channels_last")
     ),
 )
+
+MANY_IMAGES = Case("attentive_fusion", "many images", (MANY_MAPS, MANY_MAPS, MANY_ROWS, (MANY, 2, 1, 1)))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from afa_kernels.testing import Case, Shape
-from cases._values import FLOAT32, LARGE, MIXED, NAN, NON_FINITE, ODD
+from cases._values import FLOAT32, LARGE, MANY_MAPS, MIXED, NAN, NON_FINITE, ODD
 
 
 def call(
@@ -78,4 +78,12 @@ LARGE_CASES: tuple[Case, ...] = (
         for name, shape in LARGE
         for layout in ("contiguous", "channels_last")
     ),
+)
+
+MANY_IMAGES = Case(
+    "bn_relu_project",
+    "many images",
+    (MANY_MAPS, (2,), (2,), (1, 2, 1, 1)),
+    options={"running_mean": None, "running_var": None, "training": True},
+    names=("hidden", "weight", "bias", "project_weight"),
 )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from afa_kernels.testing import Case, Shape
-from cases._values import FLOAT32, HALVES, NON_FINITE
+from cases._values import FLOAT32, HALVES, MANY_MAPS, NON_FINITE
 
 
 def call(
@@ -61,4 +61,12 @@ LARGE_CASES: tuple[Case, ...] = (
         )
         for layout in ("contiguous", "channels_last")
     ),
+)
+
+MANY_IMAGES = Case(
+    "channel_attention",
+    "many images",
+    (MANY_MAPS, (1, 2, 1, 1), (1,), (1,), (2, 1, 1, 1)),
+    options={"running_mean": torch.zeros(1), "running_var": torch.ones(1), "training": False},
+    names=("x", "conv1_weight", "weight", "bias", "conv2_weight"),
 )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from afa_kernels.testing import Case, Shape
-from cases._values import FLOAT32, LARGE, NON_FINITE, ODD
+from cases._values import FLOAT32, LARGE, MANY_MAPS, NON_FINITE, ODD
 
 
 def call(covers: str, shape: Shape, **details: Any) -> Case:
@@ -49,3 +49,5 @@ LARGE_CASES: tuple[Case, ...] = (
         for layout in ("contiguous", "channels_last")
     ),
 )
+
+MANY_IMAGES = Case("global_avg_max_pool", "many images", (MANY_MAPS,))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from afa_kernels.testing import DTYPES, Case, Shape
-from cases._values import FLOAT32, HALVES, MIXED, NAN
+from cases._values import FLOAT32, HALVES, MANY, MANY_MAPS, MIXED, NAN
 
 EIGHTHS = tuple(k / 8 for k in range(1, 17))
 
@@ -76,4 +76,11 @@ LARGE_CASES: tuple[Case, ...] = (
         for layout in ("contiguous", "channels_last")
     ),
     call("sizes divide by 16, premultiplied", (0.5, 1.0), "nvidia", (256, 512), channels=32, thorough=True),
+)
+
+MANY_IMAGES = Case(
+    "hierarchical_fusion",
+    "many images",
+    ([(MANY, 2, 1, 1), MANY_MAPS], [(MANY, 1, 1, 1)]),
+    options={"scales": (0.5, 1.0), "size": (3, 2)},
 )

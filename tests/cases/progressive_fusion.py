@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from afa_kernels.testing import Case, Shape
-from cases._values import FLOAT32, HALVES, LARGE, MIXED, NAN, NON_FINITE, ODD, SATURATED
+from cases._values import FLOAT32, HALVES, LARGE, MANY, MANY_MAPS, MANY_ROWS, MIXED, NAN, NON_FINITE, ODD, SATURATED
 
 
 def call(covers: str, inputs: int, shape: Shape, **details: Any) -> Case:
@@ -65,3 +65,5 @@ LARGE_CASES: tuple[Case, ...] = (
     call("sixteen inputs, odd sizes, contiguous", 16, (1, 67, 129, 253)),
     call("sixteen inputs, odd sizes, channels_last", 16, (1, 67, 129, 253), layouts=("channels_last",)),
 )
+
+MANY_IMAGES = Case("progressive_fusion", "many images", ([MANY_MAPS] * 2, [MANY_ROWS] * 2, [(MANY, 2, 1, 1)] * 2))

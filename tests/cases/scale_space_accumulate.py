@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from afa_kernels.testing import DTYPES, Case, Dtypes
-from cases._values import NAN, NON_FINITE
+from cases._values import MANY_MAPS, MANY_ROWS, NAN, NON_FINITE
 
 KINDS: tuple[Dtypes, ...] = (
     torch.float32,
@@ -85,4 +85,8 @@ LARGE_CASES: tuple[Case, ...] = tuple(
         ("odd sizes", 19, (259, 507), (129, 253)),
     )
     for layout in ("contiguous", "channels_last")
+)
+
+MANY_IMAGES = Case(
+    "scale_space_accumulate", "many images", (MANY_MAPS, MANY_ROWS, MANY_MAPS, MANY_ROWS), options={"first": False}
 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from afa_kernels.testing import DTYPES, Case, Dtypes, Shape
-from cases._values import HALVES, MIXED, NAN, NON_FINITE, SATURATED, SCALES, SIXTEEN, SIXTEEN_LARGE
+from cases._values import HALVES, MANY, MANY_MAPS, MIXED, NAN, NON_FINITE, SATURATED, SCALES, SIXTEEN, SIXTEEN_LARGE
 
 
 def call(
@@ -110,4 +110,11 @@ LARGE_CASES: tuple[Case, ...] = (
             ("odd sizes", 19, ((65, 127), (129, 253)), (259, 507), "contiguous"),
         )
     ),
+)
+
+MANY_IMAGES = Case(
+    "scale_space_cross_entropy",
+    "many images",
+    ([MANY_MAPS, MANY_MAPS], MANY_MAPS),
+    options={"target": torch.zeros(MANY, 3, 2, dtype=torch.int64)},
 )

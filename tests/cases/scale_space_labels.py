@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from afa_kernels.testing import DTYPES, Case, Dtypes
-from cases._values import HALVES, NAN, SATURATED, SCALES, SIXTEEN
+from cases._values import HALVES, MANY_MAPS, NAN, SATURATED, SCALES, SIXTEEN
 
 
 def call(
@@ -82,4 +82,11 @@ LARGE_CASES: tuple[Case, ...] = tuple(
         ("sizes divide by 16", 32, ((128, 256), (256, 512)), (512, 1024), "contiguous"),
         ("odd sizes, channels_last", 19, ((65, 127), (129, 253)), (259, 507), "channels_last"),
     )
+)
+
+MANY_IMAGES = Case(
+    "scale_space_labels",
+    "many images",
+    ([MANY_MAPS, MANY_MAPS], MANY_MAPS),
+    options={"size": (3, 2), "dtype": torch.int64},
 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from afa_kernels.testing import DTYPES, Case, Dtypes, Shape
-from cases._values import FLOAT32, HALVES, MIXED, NAN, NON_FINITE, SATURATED, SCALES, SIXTEEN, SIXTEEN_LARGE
+from cases._values import FLOAT32, HALVES, MANY_MAPS, MIXED, NAN, NON_FINITE, SATURATED, SCALES, SIXTEEN, SIXTEEN_LARGE
 
 
 def call(
@@ -137,3 +137,5 @@ LARGE_CASES: tuple[Case, ...] = (
         resize="opacities",
     ),
 )
+
+MANY_IMAGES = Case("scale_space_render", "many images", ([MANY_MAPS, MANY_MAPS], MANY_MAPS), options={"size": (3, 2)})

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from afa_kernels.testing import DTYPES, Case, Shape
-from cases._values import FLOAT32, HALVES, NON_FINITE, SATURATED
+from cases._values import FLOAT32, HALVES, MANY_MAPS, NON_FINITE, SATURATED
 
 
 def call(covers: str, logits: Shape | list[Shape], phi: str = "abs", background: str = "none", **rest: Any) -> Case:
@@ -55,3 +55,5 @@ LARGE_CASES: tuple[Case, ...] = (
     call("softplus, the last opaque", (1, 3, 512, 1024), "softplus", "last", thorough=True),
     call("sixteen scales", (1, 16, 512, 1024), thorough=True),
 )
+
+MANY_IMAGES = Case("scale_space_weights", "many images", (MANY_MAPS,))

@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import cases
 import offline
 import pytest
 import torch
 import triton
 from cases import CASES, LARGE_CASES
+from cases._values import MANY
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 import afa_kernels
 from afa_kernels import backends, triton_kernels
-from afa_kernels.testing import Case
+from afa_kernels.testing import Case, operations
 from afa_kernels.triton_kernels import (
     _launch,
     _tiles,
@@ -76,47 +78,7 @@ def test_grids_and_tiles(case: Case) -> None:
             assert 0 < made.grid[0] < 2**31
 
 
-MANY = 70000  # images, more than an axis of a grid but the first can have
-_MAP, _ROW = (MANY, 2, 2, 2), (MANY, 1, 2, 2)
-MANY_IMAGES = (
-    Case("attentive_fusion", "many images", (_MAP, _MAP, _ROW, (MANY, 2, 1, 1))),
-    Case("progressive_fusion", "many images", ([_MAP] * 2, [_ROW] * 2, [(MANY, 2, 1, 1)] * 2)),
-    Case("global_avg_max_pool", "many images", (_MAP,)),
-    Case(
-        "bn_relu_project",
-        "many images",
-        (_MAP, (2,), (2,), (1, 2, 1, 1)),
-        options={"running_mean": None, "running_var": None, "training": True},
-        names=("hidden", "weight", "bias", "project_weight"),
-    ),
-    Case(
-        "channel_attention",
-        "many images",
-        (_MAP, (1, 2, 1, 1), (1,), (1,), (2, 1, 1, 1)),
-        options={"running_mean": torch.zeros(1), "running_var": torch.ones(1), "training": False},
-        names=("x", "conv1_weight", "weight", "bias", "conv2_weight"),
-    ),
-    Case("scale_space_weights", "many images", (_MAP,)),
-    Case("scale_space_render", "many images", ([_MAP, _MAP], _MAP), options={"size": (3, 2)}),
-    Case("scale_space_labels", "many images", ([_MAP, _MAP], _MAP), options={"size": (3, 2), "dtype": torch.int64}),
-    Case("scale_space_accumulate", "many images", (_MAP, _ROW, _MAP, _ROW), options={"first": False}),
-    Case(
-        "scale_space_cross_entropy",
-        "many images",
-        ([_MAP, _MAP], _MAP),
-        options={"target": torch.zeros(MANY, 3, 2, dtype=torch.int64)},
-    ),
-    Case(
-        "hierarchical_fusion",
-        "many images",
-        ([(MANY, 2, 1, 1), _MAP], [(MANY, 1, 1, 1)]),
-        options={"scales": (0.5, 1.0), "size": (3, 2)},
-    ),
-)
-
-
-def test_every_operation_has_many_images() -> None:
-    assert {case.op for case in MANY_IMAGES} == {case.op for case in LARGE_CASES}
+MANY_IMAGES = tuple(cases.of(op, "MANY_IMAGES") for op in operations() if not backends.made_of_aten(op))
 
 
 @pytest.mark.parametrize("case", MANY_IMAGES, ids=str)

@@ -82,7 +82,8 @@ def roles(case: Case) -> list[str]:
     found = []
     for argument, shape in zip(names, case.shapes):
         of_norm = "hidden" in names or "x" in names
-        role = "feature" if argument in FEATURES else "parameter" if of_norm and argument in PARAMETERS else "attention"
+        is_map = argument in FEATURES or (names[0] in FEATURES and shape == case.shapes[0])
+        role = "feature" if is_map else "parameter" if of_norm and argument in PARAMETERS else "attention"
         found += [role] * (len(shape) if isinstance(shape, list) else 1)
     return found
 
