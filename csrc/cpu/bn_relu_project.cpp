@@ -210,24 +210,33 @@ struct Along {
 template <bool channels_last, bool leaky, bool batch, class T, class Acc = acc_t<T>>
 void differentiate(const Hidden<T>& hidden, const Map<const T>& grad, const Norm<Acc>& norm, Acc slope,
                    const Coefficients<Acc>& k, const Map<T>& grad_hidden) {
-  const Layout& layout = hidden.layout;
   using OfChannel = Along<channels_last, Acc>;
-  for_each_row<Acc>(layout, ROW, 3 * ROW, [&](const Piece& piece, Acc* buffer) {
-    const int64_t steps = piece.count, c = channels_last ? piece.first : piece.row;
-    const int64_t p = channels_last ? piece.row : piece.first;
+  // The `steps` elements from channel c and pixel p on, along channels or along pixels; g is of the pixel or pixels.
+  const auto row = [&](int64_t n, int64_t c, int64_t p, int64_t steps, Along<!channels_last, Acc> g, Acc* buffer) {
     const OfChannel mean(norm.mean + c), scale(&norm.scale[c]), beta(norm.beta + c), of_grad(&k.of_grad[c]);
     const OfChannel constant(&k.constant[c]), of_deviation(&k.of_deviation[c]);
-    const Acc* z = widened(hidden.map.at(piece.n, c, p), steps, buffer);
-    const Along<!channels_last, Acc> g(widened(grad.at(piece.n, 0, p), channels_last ? 1 : steps, buffer + ROW));
-    const Acc s = slope;
-    T* out = grad_hidden.at(piece.n, c, p);
-    Acc* __restrict values = computed_in(out, buffer + 2 * ROW);
+    const Acc *z = widened(hidden.map.at(n, c, p), steps, buffer), s = slope;
+    T* out = grad_hidden.at(n, c, p);
+    Acc* __restrict values = computed_in(out, buffer + steps);
     for (int64_t i = 0; i < steps; ++i) {
       const Acc deviation = z[i] - mean[i], passed = rectified<leaky>(deviation * scale[i] + beta[i], g[i], s);
       values[i] = batch ? of_grad[i] * passed + (constant[i] + of_deviation[i] * deviation) : of_grad[i] * passed;
     }
     store(values, steps, out);
-  });
+  };
+  const Layout& layout = hidden.layout;
+  if constexpr (channels_last) {
+    hidden.for_each_tile(BLOCK + 2 * layout.channels, [&](const Piece& tile, Acc* buffer) {
+      const Acc* g = widened(grad.at(tile.n, 0, tile.first), tile.count, buffer);
+      for (int64_t p = 0; p < tile.count; ++p)
+        row(tile.n, 0, tile.first + p, layout.channels, Along<false, Acc>(g + p), buffer + BLOCK);
+    });
+  } else {
+    for_each_row<Acc>(layout, ROW, 3 * ROW, [&](const Piece& piece, Acc* buffer) {
+      const Acc* g = widened(grad.at(piece.n, 0, piece.first), piece.count, buffer);
+      row(piece.n, piece.row, piece.first, piece.count, Along<true, Acc>(g), buffer + ROW);
+    });
+  }
 }
 
 template <class T, class Acc = acc_t<T>>
