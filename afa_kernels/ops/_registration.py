@@ -140,54 +140,77 @@ def differentiate(
     taken = [a.name for a in backward_op._schema.arguments]
     of_outputs = ["grad" if "grad" in taken and i == 0 else f"grad_{name}" for i, name in enumerate(outputs)]
     constant = [i for i, name in enumerate(of_outputs) if name not in taken]
+    named = inputs + outputs
+    # What the backward op takes: of the gradients, of the arguments and outputs in one row, of `keep`.
+    from_grads = [(at, of_outputs.index(name)) for at, name in enumerate(taken) if name in of_outputs]
+    from_named = [(at, named.index(name)) for at, name in enumerate(taken) if name in named]
+    from_keep = [(at, name) for at, name in enumerate(taken) if name not in (*of_outputs, *named, "needed")]
+    at_needed = taken.index("needed") if "needed" in taken else None
 
-    def forward(ctx: Any, below: Any, lengths: list[int | None], *flat: Any) -> Any:
-        rest = iter(flat)
-        args = [next(rest) if n is None else [next(rest) for _ in range(n)] for n in lengths]
+    def forward(ctx: Any, below: Any, lengths: list[int | None] | None, *flat: Any) -> Any:
+        args = _grouped(lengths, flat)
         result = op.redispatch(below, *args)
         results = (result,) if isinstance(result, Tensor) else result
-        known = dict(zip(inputs, args)) | dict(zip(outputs, results)) | keep(*args[:-1])
-        ctx.known = {name: known[name] for name in taken if name in known}
+        known = (*args, *results)
+        call: list[Any] = [None] * len(taken)
+        for at, i in from_named:
+            call[at] = known[i]
+        if from_keep:
+            kept = keep(*args[:-1])
+            for at, name in from_keep:
+                call[at] = kept[name]
         tensors: list[Tensor] = []
-        for name, value in ctx.known.items():
+        for at, value in enumerate(call):
             if isinstance(value, Tensor):
-                ctx.known[name] = slice(len(tensors), None)
+                call[at] = slice(len(tensors), None)
                 tensors.append(value)
             elif isinstance(value, list) and value and isinstance(value[0], Tensor):
-                ctx.known[name] = slice(len(tensors), len(tensors) + len(value))
+                call[at] = slice(len(tensors), len(tensors) + len(value))
                 tensors += value
         ctx.save_for_backward(*tensors)
-        ctx.places = _places(inputs, lengths, of)
-        ctx.mark_non_differentiable(*(results[i] for i in constant))
+        ctx.call, ctx.places = call, always if lengths is None else _places(inputs, lengths, of)
+        if constant:
+            ctx.mark_non_differentiable(*(results[i] for i in constant))
         ctx.set_materialize_grads(False)  # for what has no gradient no zeros are made
         return tuple(result) if isinstance(result, list) else result
 
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        asked = ctx.needs_input_grad
+        found: list[Tensor | None] = [None] * len(asked)
         if all(g is None for g in grads):
             return tuple(found)
-        needed = [ctx.needs_input_grad[place] for place in ctx.places]
-        known: dict[str, Any] = dict(zip(of_outputs, grads))
-        known["needed"] = needed
+        needed = [asked[place] for place in ctx.places]
         saved = ctx.saved_tensors
-        for name, value in ctx.known.items():
-            if isinstance(value, slice):
-                known[name] = saved[value.start] if value.stop is None else list(saved[value])
-            else:
-                known[name] = value
-        result = backward_op(*[known[name] for name in taken])
+        call = [
+            value if not isinstance(value, slice) else saved[value.start] if value.stop is None else list(saved[value])
+            for value in ctx.call
+        ]
+        for at, i in from_grads:
+            call[at] = grads[i]
+        if at_needed is not None:
+            call[at_needed] = needed
+        result = backward_op(*call)
         made = iter((result,) if isinstance(result, Tensor) else result)
         for place, wanted in zip(ctx.places, needed):
             if wanted:
                 found[place] = next(made)
         return tuple(found)
 
+    always = _places(inputs, [None] * len(inputs), of)
     name = op._schema.name.removeprefix("afa::")
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     _differentiate(op, type(name.title().replace("_", ""), (torch.autograd.Function,), methods))
     if backward_op not in _backward_ops:
         _backward_ops.add(backward_op)
         _differentiable_once(backward_op, name)
+
+
+def _grouped(lengths: list[int | None] | None, flat: Sequence[Any]) -> Sequence[Any]:
+    """The arguments of an op, the tensors of its lists together again."""
+    if lengths is None:
+        return flat
+    rest = iter(flat)
+    return [next(rest) if n is None else [next(rest) for _ in range(n)] for n in lengths]
 
 
 def _places(inputs: list[str], lengths: list[int | None], of: Sequence[str]) -> list[int]:
@@ -202,11 +225,12 @@ def _places(inputs: list[str], lengths: list[int | None], of: Sequence[str]) -> 
 def _differentiate(op: Op, function: type[torch.autograd.Function]) -> None:
     """Run `function` where a gradient may be asked for.
 
-    It takes the keyset below autograd, then for each argument None or, of a list of tensors, its length, and then the
-    arguments, the tensors of lists one by one: autograd.Function sees no tensor inside a list.
+    It takes the keyset below autograd, then for each argument None or, of a list of tensors, its length (None in all
+    where no argument is a list), and then the arguments, the tensors of lists one by one: autograd.Function sees no
+    tensor inside a list.
     """
     lists = [str(argument.type) == "List[Tensor]" for argument in op._schema.arguments]
-    all_but_backend = len(lists) - 1
+    any_list, all_but_backend = any(lists), len(lists) - 1
     # At the Autograd key torch.func is down to one level of its transforms, whose tensors autograd takes as they are.
     apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
@@ -218,8 +242,11 @@ def _differentiate(op: Op, function: type[torch.autograd.Function]) -> None:
             return op.redispatch(below, *args)
         if len(args) == all_but_backend:  # the dispatcher leaves out what is the default
             args = (*args, None)
-        lengths = [len(a) if is_list else None for a, is_list in zip(args, lists)]
-        flat = [x for a, is_list in zip(args, lists) for x in (a if is_list else (a,))]
+        lengths: list[int | None] | None = None
+        flat: Sequence[Any] = args
+        if any_list:
+            lengths = [len(a) if is_list else None for a, is_list in zip(args, lists)]
+            flat = [x for a, is_list in zip(args, lists) for x in (a if is_list else (a,))]
         if torch._C._are_functorch_transforms_active():
             with enable_single_level_autograd_function():
                 return apply(below, lengths, *flat)
@@ -242,11 +269,8 @@ def _differentiable_once(op: Op, public_name: str) -> None:
 
     class Once(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, below: Any, lengths: list[int | None], *flat: Any) -> Any:
-            rest = iter(flat)
-            result = op.redispatch(
-                below, *(next(rest) if n is None else [next(rest) for _ in range(n)] for n in lengths)
-            )
+        def forward(ctx: Any, below: Any, lengths: list[int | None] | None, *flat: Any) -> Any:
+            result = op.redispatch(below, *_grouped(lengths, flat))
             return tuple(result) if isinstance(result, list) else result  # whose tensors autograd sees; a list's not
 
         @staticmethod
