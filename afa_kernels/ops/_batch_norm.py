@@ -18,7 +18,7 @@ def check(
     bias: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
-    training: bool,
+    training: bool | None,
     momentum: float,
     eps: float,
     activation_slope: float,
@@ -37,6 +37,8 @@ def check(
     if (running_mean is None) != (running_var is None):
         given, missing = ("running_mean", "running_var") if running_var is None else ("running_var", "running_mean")
         raise ValueError(f"{missing} must be a Tensor like {given}, or both None, got None")
+    if training is None and running_mean is not None:
+        raise TypeError("training must be True or False where there are running statistics, got None")
     momentum = checks.number("momentum", momentum, 0.0)
     eps = checks.number("eps", eps, 0.0)
     activation_slope = checks.number("activation_slope", activation_slope, 0.0)

@@ -21,7 +21,7 @@ def bn_relu_conv2d(
     running_mean: Tensor | None,
     running_var: Tensor | None,
     conv_weight: Tensor,
-    training: bool,
+    training: bool | None = None,
     conv_bias: Tensor | None = None,
     *,
     stride: int | tuple[int, int] = 1,
@@ -47,7 +47,8 @@ def bn_relu_conv2d(
         weight, bias: (C,), of the batch norm.
         running_mean, running_var: (C,), both or neither.
         conv_weight: (D, C / groups, kh, kw).
-        training: whether to normalise by the statistics of the batch.
+        training: whether to normalise by the statistics of the batch. It has to be said where there are running
+            statistics; without them it is so.
         conv_bias: (D,), or None.
         stride, padding, dilation: of the convolution, for height and width; or one number for both.
         groups: of the convolution.

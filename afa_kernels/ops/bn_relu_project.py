@@ -21,7 +21,7 @@ def bn_relu_project(
     running_mean: Tensor | None,
     running_var: Tensor | None,
     project_weight: Tensor,
-    training: bool,
+    training: bool | None = None,
     *,
     momentum: float = 0.1,
     eps: float = 1e-5,
@@ -43,7 +43,8 @@ def bn_relu_project(
         weight, bias: (C,), of the batch norm.
         running_mean, running_var: (C,), both or neither.
         project_weight: (1, C, 1, 1), of the 1x1 convolution.
-        training: whether to normalise by the statistics of the batch.
+        training: whether to normalise by the statistics of the batch. It has to be said where there are running
+            statistics; without them it is so.
         momentum: the share of the batch in the new running statistics.
         eps: added to the variance.
         activation_slope: 0 is ReLU; 0.01 is the leaky ReLU of InPlaceABN.

@@ -22,7 +22,7 @@ def channel_attention(
     running_mean: Tensor | None,
     running_var: Tensor | None,
     conv2_weight: Tensor,
-    training: bool,
+    training: bool | None = None,
     *,
     momentum: float = 0.1,
     eps: float = 1e-5,
@@ -45,7 +45,8 @@ def channel_attention(
         weight, bias: (M,), of the batch norm.
         running_mean, running_var: (M,), both or neither.
         conv2_weight: (C_out, M, 1, 1).
-        training: whether to normalise by the statistics of the batch.
+        training: whether to normalise by the statistics of the batch. It has to be said where there are running
+            statistics; without them it is so.
         momentum, eps, activation_slope, abs_weight: as in `bn_relu_project`.
 
     Returns:

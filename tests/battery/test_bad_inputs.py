@@ -339,6 +339,7 @@ def bad_norm(like: str, shape: str) -> list[tuple[dict[str, Any], type[Exception
         ({"eps": float("nan")}, ValueError, "eps must be at least 0, got nan"),
         ({"activation_slope": True}, TypeError, "activation_slope must be a number, got True"),
         ({"activation_slope": -0.01}, ValueError, "activation_slope must be at least 0, got -0.01"),
+        ({"training": None}, TypeError, "training must be True or False where there are running statistics, got None"),
     ]
 
 
