@@ -1,5 +1,6 @@
 """Whole networks, and the aggregation networks of the official code that they are made of."""
 
+from afa_kernels.models.dla import DLA
 from afa_kernels.nn.aggregation import AFADLAUp, AFAIDAUp, AFALevelFusion
 
-__all__ = ["AFADLAUp", "AFAIDAUp", "AFALevelFusion"]
+__all__ = ["DLA", "AFADLAUp", "AFAIDAUp", "AFALevelFusion"]
