@@ -214,7 +214,7 @@ class DLA(nn.Module):
 
     def _may_lack(self, key: str) -> bool:
         path, _, rest = key.partition("project.")
-        return key.startswith("fc.") or bool(rest) and self.get_submodule(path.removesuffix(".")).deep
+        return key.startswith("fc.") or (bool(rest) and self.get_submodule(path.removesuffix(".")).deep)
 
     def to_timm(self) -> dict[str, Tensor]:
         """The state dict for timm's model of the same name."""

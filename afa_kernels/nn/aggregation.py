@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from afa_kernels.nn.attention import ChannelAttention, SpatialAttention, attentive, progressive, why_not_by_logits
-from afa_kernels.nn.norm import Norm, initialise, norm_and_activation
+from afa_kernels.nn.norm import Norm, norm_and_activation
 
 
 class AFAIDAUp(nn.Module):
@@ -143,17 +143,22 @@ def listed(layers: Any, count: int) -> list[Tensor]:
 
 def aggregated(module: Any, layers: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """What `AFAIDAUp` returns, by a module with its children."""
-    up = [getattr(module, f"up_{i}")(getattr(module, f"proj_{i}")(layer)) for i, layer in enumerate(layers)]
-    x, fused = up[0], []
+    x, fused = _up(module, 0, layers[0]), []
     for i in range(1, len(layers)):
-        if isinstance(x, Tensor) and up[i].shape != x.shape:
+        deep = _up(module, i, layers[i])
+        if isinstance(x, Tensor) and deep.shape != x.shape:
             raise ValueError(
-                f"layers[{i}] of shape {tuple(layers[i].shape)}, projected and upsampled to {tuple(up[i].shape)}, "
+                f"layers[{i}] of shape {tuple(layers[i].shape)}, projected and upsampled to {tuple(deep.shape)}, "
                 f"must have the shape of layers[0], {tuple(x.shape)}"
             )
-        x = attentive(x, up[i], getattr(module, f"sa_{i}"), getattr(module, f"ca_{i}"))
+        x = attentive(x, deep, getattr(module, f"sa_{i}"), getattr(module, f"ca_{i}"))
+        del deep  # before the next is made
         fused.append(x)
     return x, fused
+
+
+def _up(module: Any, i: int, layer: Tensor) -> Tensor:
+    return getattr(module, f"up_{i}")(getattr(module, f"proj_{i}")(layer))
 
 
 def fused_levels(module: Any, layers: Sequence[Tensor]) -> Tensor:
@@ -166,7 +171,7 @@ def fused_levels(module: Any, layers: Sequence[Tensor]) -> Tensor:
 
 def projection(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
     layer = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), norm_and_activation(norm, outputs))
-    initialise(layer)
+    nn.init.normal_(layer[0].weight, 0, (2 / outputs) ** 0.5)
     return layer
 
 
