@@ -292,7 +292,7 @@ def test_predictions_of_the_network_stay_as_they_are(kernel: str) -> None:
         (
             lambda: MultiScale(Network(), SCALES, fuse="max"),
             ValueError,
-            "fuse must be one of 'ssr', 'hma', 'hma_at_one'",
+            "fuse must be one of 'ssr', 'hma'",
         ),
         (lambda: MultiScale(Network(), SCALES, multiple=(8, 0)), ValueError, "multiple must be at least 1"),
         (lambda: MultiScale(Network(), SCALES, multiple=(8, 8, 8)), TypeError, "multiple must be an integer or a pair"),

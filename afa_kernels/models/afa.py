@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -66,7 +67,7 @@ def described(encoder: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
             "encoder must have the attributes channels and reductions, one number for each level, as Encoder has: got "
             f"a {type(encoder).__name__} with {channels} and {reductions}"
         )
-    for fine, coarse in zip(reductions, reductions[1:]):
+    for fine, coarse in itertools.pairwise(reductions):
         if coarse <= fine or coarse % fine or (coarse // fine) & (coarse // fine - 1):
             raise ValueError(f"encoder must have reductions that are doubled from level to level, got {reductions}")
     return channels, reductions

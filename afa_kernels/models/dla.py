@@ -120,10 +120,9 @@ class Tree(nn.Module):
             self.tree1 = Tree(depth - 1, kind, inputs, outputs, stride, residual_root=residual_root)
             self.tree2 = Tree(depth - 1, kind, outputs, outputs, joined=outputs + joined, residual_root=residual_root)
         self.deep = depth > 1
+        self.project: nn.Module = nn.Identity()
         if inputs != outputs:  # of a deep tree it is never used: the tree within has its own
             self.project = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
-        else:
-            self.project = nn.Identity()
 
     def forward(self, x: Tensor, children: Sequence[Tensor] = ()) -> Tensor:
         pooled = F.max_pool2d(x, self.stride, self.stride) if self.stride > 1 and self.needs_pooled() else x
@@ -214,7 +213,8 @@ class DLA(nn.Module):
 
     def _may_lack(self, key: str) -> bool:
         path, _, rest = key.partition("project.")
-        return key.startswith("fc.") or (bool(rest) and self.get_submodule(path.removesuffix(".")).deep)
+        tree = self.get_submodule(path.removesuffix(".")) if rest else None
+        return key.startswith("fc.") or (isinstance(tree, Tree) and tree.deep)
 
     def to_timm(self) -> dict[str, Tensor]:
         """The state dict for timm's model of the same name."""

@@ -9,9 +9,9 @@ from afa_kernels.nn.aggregation import upsampling
 
 
 def classifier(channels: int, num_classes: int) -> nn.Sequential:
-    fc = nn.Sequential(nn.Conv2d(channels, num_classes, 1))
-    nn.init.normal_(fc[0].weight, 0, (2 / num_classes) ** 0.5)
-    return fc
+    conv = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(conv.weight, 0, (2 / num_classes) ** 0.5)
+    return nn.Sequential(conv)
 
 
 def frozen_upsampling(num_classes: int, factor: int) -> nn.Module:

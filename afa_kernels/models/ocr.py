@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from afa_kernels.nn.norm import Norm, initialise, norm_and_activation
 def layers(norm: Norm, *channels: int) -> nn.Sequential:
     """Convolutions of 1x1, each with norm and activation."""
     found: list[nn.Module] = []
-    for inputs, outputs in zip(channels, channels[1:]):
+    for inputs, outputs in itertools.pairwise(channels):
         found += [nn.Conv2d(inputs, outputs, 1, bias=False), norm_and_activation(norm, outputs)]
     return nn.Sequential(*found)
 

@@ -90,12 +90,12 @@ class Segmentation(MultiScale):
         results, weights = self.run_scales(images, self.describe)
         scores = [result[0] for result in results]
         found = {"main_loss": self._loss(self.criterion, scores, weights, targets)}
-        wanted = self.auxiliary(results, weights)
+        wanted: dict[str, Auxiliary] = self.auxiliary(results, weights)
         if self.fuse != "mean":
             for scale, score in zip(self.active_scales, scores):
                 wanted["scale_" + str(scale).replace(".", "_")] = self.scale_weight, [score], []
-        for name, (share, *given) in wanted.items():
-            found[name] = share * self._loss(self.auxiliary_criterion, *given, targets)
+        for name, (share, given, by) in wanted.items():
+            found[name] = share * self._loss(self.auxiliary_criterion, given, by, targets)
         return found
 
     def _loss(self, criterion: Any, scores: list[Scores], weights: list[Tensor], targets: Tensor) -> Tensor:
@@ -114,19 +114,21 @@ class Segmentation(MultiScale):
         checks.pixels("images", images)
         checks.integral("targets", targets, (torch.uint8, torch.int32, torch.int64), dim=3)
         checks.shape("targets", targets, (images.shape[0], *images.shape[2:]), "images", images)
-        for criterion in {self.criterion, self.auxiliary_criterion}:
-            if (
-                isinstance(criterion, nn.CrossEntropyLoss)
-                and targets.device.type == "cpu"
-                and values_are_there(targets)
-            ):
-                labels = targets.long()
-                wrong = (labels != criterion.ignore_index) & ((labels < 0) | (labels >= self.num_classes))
-                if bool(wrong.any()):
-                    raise ValueError(
-                        f"targets must hold classes from 0 to {self.num_classes - 1} or the criterion's ignore_index "
-                        f"{criterion.ignore_index}, got {labels[wrong][0].item()}"
-                    )
+        for criterion in (self.criterion, self.auxiliary_criterion):
+            if isinstance(criterion, nn.CrossEntropyLoss):
+                self._check_classes(targets, criterion.ignore_index)
+
+    def _check_classes(self, targets: Tensor, ignore_index: int) -> None:
+        """Where the values can be read without waiting for them."""
+        if targets.device.type != "cpu" or not values_are_there(targets):
+            return
+        labels = targets.long()
+        wrong = (labels != ignore_index) & ((labels < 0) | (labels >= self.num_classes))
+        if bool(wrong.any()):
+            raise ValueError(
+                f"targets must hold classes from 0 to {self.num_classes - 1} or the criterion's ignore_index "
+                f"{ignore_index}, got {labels[wrong][0].item()}"
+            )
 
 
 def _check_fusable(name: str, criterion: Any) -> None:

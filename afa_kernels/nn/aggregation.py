@@ -170,9 +170,9 @@ def fused_levels(module: Any, layers: Sequence[Tensor]) -> Tensor:
 
 
 def projection(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
-    layer = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), norm_and_activation(norm, outputs))
-    nn.init.normal_(layer[0].weight, 0, (2 / outputs) ** 0.5)
-    return layer
+    conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+    nn.init.normal_(conv.weight, 0, (2 / outputs) ** 0.5)
+    return nn.Sequential(conv, norm_and_activation(norm, outputs))
 
 
 def upsampling(channels: int, factor: int) -> nn.ConvTranspose2d:
