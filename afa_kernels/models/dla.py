@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from afa_kernels.nn import folding
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -44,9 +46,8 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return F.relu(out + (x if residual is None else residual))
+        out = folding.several(x, (self.conv1, self.bn1), (self.conv2, self.bn2))
+        return (out + (x if residual is None else residual)).relu_()
 
 
 class Bottleneck(nn.Module):
@@ -62,10 +63,8 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return F.relu(out + (x if residual is None else residual))
+        out = folding.several(x, (self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3))
+        return (out + (x if residual is None else residual)).relu_()
 
 
 def block_of(kind: str, inputs: int, outputs: int, stride: int = 1) -> nn.Module:
@@ -85,8 +84,10 @@ class Root(nn.Module):
         self.residual = residual
 
     def forward(self, children: Sequence[Tensor]) -> Tensor:
-        out = self.bn(self.conv(torch.cat(list(children), 1)))
-        return F.relu(out + children[0] if self.residual else out)
+        joined = torch.cat(list(children), 1)
+        if not self.residual:
+            return folding.convolved(joined, self.conv, self.bn, rectify=True)
+        return (folding.convolved(joined, self.conv, self.bn, rectify=False) + children[0]).relu_()
 
 
 class Tree(nn.Module):
@@ -130,7 +131,7 @@ class Tree(nn.Module):
         if self.deep:
             one = self.tree1(x)
             return self.tree2(one, [*children, one])
-        one = self.tree1(x, self.project(pooled))
+        one = self.tree1(x, folding.sequence(self.project, pooled))
         return self.root([self.tree2(one), one, *children])
 
     def needs_pooled(self) -> bool:
@@ -189,9 +190,10 @@ class DLA(nn.Module):
                 f"image must have a height and a width that are multiples of 32, got {image.shape[2]} x "
                 f"{image.shape[3]}"
             )
-        x, levels = self.base_layer(image), []
+        x, levels = folding.sequence(self.base_layer, image), []
         for i in range(6):
-            x = getattr(self, f"level{i}")(x)
+            level = getattr(self, f"level{i}")
+            x = level(x) if i > 1 else folding.sequence(level, x)
             if i >= self.first_level:
                 levels.append(x)
         return levels

@@ -76,9 +76,16 @@ class Segmentation(MultiScale):
         """The auxiliary losses by their names, of what `run_scales` returns."""
         return {}
 
+    def _base(self, image: Tensor) -> Tensor:
+        """In channels_last on the CPU, whose convolutions are about twice as fast in it."""
+        base = super()._base(image)
+        if base.device.type == "cpu" and base.dtype != torch.float64:
+            return base.contiguous(memory_format=torch.channels_last)
+        return base
+
     def predict(self, image: Tensor) -> tuple[Any, ...]:
-        scores, *rest = self.describe(image)
-        return scores.full(), *rest
+        scores, *features = self.describe(image)[:2]  # without what the auxiliary losses need
+        return scores.full(), *features
 
     def losses(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Each weighted; their sum is minimised. Of targets (N, H, W), whole numbers, at the size of the images.

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from afa_kernels.nn import folding
 from afa_kernels.nn.attention import ChannelAttention, SpatialAttention, attentive, progressive, why_not_by_logits
 from afa_kernels.nn.norm import Norm, norm_and_activation
 
@@ -45,8 +46,9 @@ class AFAIDAUp(nn.Module):
             setattr(self, f"sa_{i}", SpatialAttention(out_dim, norm=norm))
             setattr(self, f"ca_{i}", ChannelAttention(out_dim, out_dim, norm=norm))
 
-    def forward(self, layers: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        return aggregated(self, listed(layers, self.layers))
+    def forward(self, layers: Sequence[Tensor], every: bool = True) -> tuple[Tensor, list[Tensor]]:
+        """Without `every` the list has the last fusion alone, and the others need not be kept."""
+        return aggregated(self, listed(layers, self.layers), every)
 
     def why_not_fused(self) -> str | None:
         """Why the attention modules are called; None where their logits go into `attentive_fusion`."""
@@ -98,7 +100,8 @@ class AFADLAUp(nn.Module):
     def forward(self, layers: Sequence[Tensor]) -> list[Tensor]:
         layers, results = listed(layers, self.levels), []
         for i in range(self.levels - 1):
-            x, layers[-i - 1 :] = getattr(self, f"afa_ida_{i}")(layers[-i - 2 :])
+            last = i == self.levels - 2
+            x, layers[-i - 1 :] = getattr(self, f"afa_ida_{i}")(layers[-i - 2 :], every=not last)
             results.append(x)
         return results
 
@@ -141,9 +144,10 @@ def listed(layers: Any, count: int) -> list[Tensor]:
     return list(layers)
 
 
-def aggregated(module: Any, layers: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def aggregated(module: Any, layers: Sequence[Tensor], every: bool = True) -> tuple[Tensor, list[Tensor]]:
     """What `AFAIDAUp` returns, by a module with its children."""
-    x, fused = _up(module, 0, layers[0]), []
+    x = _up(module, 0, layers[0])
+    fused: list[Tensor] = []
     for i in range(1, len(layers)):
         deep = _up(module, i, layers[i])
         if isinstance(x, Tensor) and deep.shape != x.shape:
@@ -153,19 +157,19 @@ def aggregated(module: Any, layers: Sequence[Tensor]) -> tuple[Tensor, list[Tens
             )
         x = attentive(x, deep, getattr(module, f"sa_{i}"), getattr(module, f"ca_{i}"))
         del deep  # before the next is made
-        fused.append(x)
+        fused = [*fused, x] if every else [x]
     return x, fused
 
 
 def _up(module: Any, i: int, layer: Tensor) -> Tensor:
-    return getattr(module, f"up_{i}")(getattr(module, f"proj_{i}")(layer))
+    return getattr(module, f"up_{i}")(folding.sequence(getattr(module, f"proj_{i}"), layer))
 
 
 def fused_levels(module: Any, layers: Sequence[Tensor]) -> Tensor:
     """What `AFALevelFusion` returns, by a module with its children."""
     size = layers[-1].shape[2:]
-    projected = (getattr(module, f"proj_{i + 1}")(layer) for i, layer in enumerate(layers[:-1]))
-    features = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in projected]
+    narrow = (folding.sequence(getattr(module, f"proj_{i + 1}"), layer) for i, layer in enumerate(layers[:-1]))
+    features = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in narrow]
     return progressive([*features, layers[-1]], module.level_sa, module.level_ca)
 
 
