@@ -36,6 +36,8 @@ class Segmentation(MultiScale):
         fused_losses: compute criteria, which must be nn.CrossEntropyLoss, by `scale_space_cross_entropy`: the same
             losses, without the scores and their softmax at full resolution. False is the official order.
         scales, training_scales, fuse, flip, eps, progress: as in `MultiScale`.
+        channels_last: whether to compute in this memory format whatever that of the images is; None for evaluation on
+            the CPU, where it is faster. In training float32 rounds otherwise in it.
         auxiliary_weight: of the losses of the auxiliary heads.
         scale_weight: of the losses of single scales.
     """
@@ -53,6 +55,7 @@ class Segmentation(MultiScale):
         flip: bool = False,
         eps: float | None = None,
         progress: bool = False,
+        channels_last: bool | None = None,
         auxiliary_weight: float = 0.05,
         scale_weight: float = 0.05,
     ) -> None:
@@ -63,7 +66,7 @@ class Segmentation(MultiScale):
         self.criterion = nn.CrossEntropyLoss(ignore_index=255) if criterion is None else criterion
         self.auxiliary_criterion = self.criterion if auxiliary_criterion is None else auxiliary_criterion
         self.auxiliary_weight, self.scale_weight = float(auxiliary_weight), float(scale_weight)
-        self.fused_losses = bool(fused_losses)
+        self.fused_losses, self.channels_last = bool(fused_losses), channels_last
         if self.fused_losses:
             _check_fusable("criterion", self.criterion)
             _check_fusable("auxiliary_criterion", self.auxiliary_criterion)
@@ -77,11 +80,10 @@ class Segmentation(MultiScale):
         return {}
 
     def _base(self, image: Tensor) -> Tensor:
-        """In channels_last on the CPU, whose convolutions are about twice as fast in it."""
-        base = super()._base(image)
-        if base.device.type == "cpu" and base.dtype != torch.float64:
-            return base.contiguous(memory_format=torch.channels_last)
-        return base
+        base, wanted = super()._base(image), self.channels_last
+        if wanted is None:  # the CPU's convolutions are about twice as fast in it
+            wanted = not self.training and base.device.type == "cpu" and base.dtype != torch.float64
+        return base.contiguous(memory_format=torch.channels_last) if wanted else base
 
     def predict(self, image: Tensor) -> tuple[Any, ...]:
         scores, *features = self.describe(image)[:2]  # without what the auxiliary losses need

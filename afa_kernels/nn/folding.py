@@ -26,9 +26,8 @@ def sequence(layers: nn.Module, x: Tensor) -> Tensor:
     if not _may_fold(x) or len(flat) not in (2, 3) or None in flat:
         return layers(x)
     conv, norm, *activation = flat
-    if not _is_foldable(conv, norm) or any(
-        type(layer) is not nn.ReLU or plain.why_hooked(layer) is not None for layer in activation
-    ):
+    plainly = all(type(layer) is nn.ReLU and plain.why_hooked(layer) is None for layer in activation)
+    if not plainly or not _is_foldable(conv, norm):
         return layers(x)
     return _folded(x, conv, norm, rectify=bool(activation))
 
