@@ -51,7 +51,8 @@ class AFATrunk(nn.Module):
             setattr(self, name, layer)
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        results = self.afa_dla_up(self.base(image))
+        levels = list(self.base(image))
+        results = self.afa_dla_up(levels, consume=True)
         return results, fused_levels(self, results[-3:])
 
     def why_not_fused(self) -> str | None:

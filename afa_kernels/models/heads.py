@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from afa_kernels.nn import plain
 from afa_kernels.nn.aggregation import upsampling
 
 
@@ -36,5 +38,38 @@ class Scores:
     def full(self) -> Tensor:
         """At the resolution of the upsampling; computed once."""
         if self._full is None:
-            self._full = self.low if self.up is None else F.log_softmax(self.up(self.low), 1)
+            self._full = self.low if self.up is None else log_probabilities(self.up, self.low)
         return self._full
+
+
+def log_probabilities(up: nn.Module, low: Tensor) -> Tensor:
+    """log_softmax(up(low)): where nothing is recorded, in strips, with one map of that size in memory and not two."""
+    if torch.is_grad_enabled() or _factor(up) is None or torch.compiler.is_compiling():
+        return F.log_softmax(up(low), 1)
+    low, factor = low.contiguous(), _factor(up)
+    assert factor is not None
+    batch, classes, height, width = low.shape
+    out: Tensor | None = None
+    for first in range(0, height, STRIP):
+        last = min(first + STRIP, height)
+        above, below = min(first, 1), min(height - last, 1)  # the rows around a strip that reach into it
+        strip = up(low[:, :, first - above : last + below])
+        strip = F.log_softmax(strip[:, :, above * factor : (above + last - first) * factor], 1)
+        if out is None:
+            out = strip.new_empty((batch, classes, factor * height, factor * width))
+        out[:, :, first * factor : last * factor] = strip
+    assert out is not None
+    return out
+
+
+STRIP = 16  # rows of scores before they are upsampled
+
+
+def _factor(up: nn.Module) -> int | None:
+    """By how much an upsampling as `frozen_upsampling` makes it enlarges; None for any other layer, or a hooked one."""
+    if type(up) is not nn.ConvTranspose2d or plain.why_hooked(up) is not None or plain.why_observed() is not None:
+        return None
+    factor = up.stride[0]
+    expected = (2 * factor,) * 2, (factor,) * 2, (factor // 2,) * 2, (1, 1), (0, 0)
+    found = up.kernel_size, up.stride, up.padding, up.dilation, up.output_padding
+    return factor if found == expected and factor % 2 == 0 and up.bias is None else None

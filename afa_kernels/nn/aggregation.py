@@ -46,9 +46,14 @@ class AFAIDAUp(nn.Module):
             setattr(self, f"sa_{i}", SpatialAttention(out_dim, norm=norm))
             setattr(self, f"ca_{i}", ChannelAttention(out_dim, out_dim, norm=norm))
 
-    def forward(self, layers: Sequence[Tensor], every: bool = True) -> tuple[Tensor, list[Tensor]]:
-        """Without `every` the list has the last fusion alone, and the others need not be kept."""
-        return aggregated(self, listed(layers, self.layers), every)
+    def forward(
+        self, layers: Sequence[Tensor], every: bool = True, consume: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Without `every` the list has the last fusion alone, and the others need not be kept.
+
+        `consume` empties the list that is given, so that layers need not be kept until the last is fused.
+        """
+        return aggregated(self, listed(layers, self.layers, consume), every)
 
     def why_not_fused(self) -> str | None:
         """Why the attention modules are called; None where their logits go into `attentive_fusion`."""
@@ -97,11 +102,15 @@ class AFADLAUp(nn.Module):
             coarser = self.levels - j - 1  # levels that now have the size and the channels of level j
             scales[j + 1 :], inputs[j + 1 :] = coarser * [scales[j]], coarser * [channels[j]]
 
-    def forward(self, layers: Sequence[Tensor]) -> list[Tensor]:
-        layers, results = listed(layers, self.levels), []
+    def forward(self, layers: Sequence[Tensor], consume: bool = False) -> list[Tensor]:
+        """`consume` as in `AFAIDAUp`."""
+        layers, results = listed(layers, self.levels, consume), []
         for i in range(self.levels - 1):
             last = i == self.levels - 2
-            x, layers[-i - 1 :] = getattr(self, f"afa_ida_{i}")(layers[-i - 2 :], every=not last)
+            fusing = layers[-i - 2 :]
+            del layers[-i - 2 + (not last) :]
+            x, fused = getattr(self, f"afa_ida_{i}")(fusing, every=not last, consume=True)
+            layers += fused
             results.append(x)
         return results
 
@@ -136,27 +145,36 @@ class AFALevelFusion(nn.Module):
         return why_not_by_logits(level_sa=self.level_sa, level_ca=self.level_ca)
 
 
-def listed(layers: Any, count: int) -> list[Tensor]:
+def listed(layers: Any, count: int, consume: bool = False) -> list[Tensor]:
+    """A list of one's own; `consume` empties the one that is given."""
     if isinstance(layers, fx.Proxy):
         return [layers[i] for i in range(count)]  # type: ignore[index]
     if len(layers) != count:
         raise ValueError(f"layers must be {count} feature maps, got {len(layers)}")
-    return list(layers)
+    found = list(layers)
+    if consume:
+        layers.clear()
+    return found
 
 
-def aggregated(module: Any, layers: Sequence[Tensor], every: bool = True) -> tuple[Tensor, list[Tensor]]:
-    """What `AFAIDAUp` returns, by a module with its children."""
-    x = _up(module, 0, layers[0])
+def aggregated(module: Any, layers: list[Tensor], every: bool = True) -> tuple[Tensor, list[Tensor]]:
+    """What `AFAIDAUp` returns, by a module with its children; `layers`, a list, is empty then."""
+    layers.reverse()
+    x = _up(module, 0, layers.pop())
     fused: list[Tensor] = []
-    for i in range(1, len(layers)):
-        deep = _up(module, i, layers[i])
-        if isinstance(x, Tensor) and deep.shape != x.shape:
-            raise ValueError(
-                f"layers[{i}] of shape {tuple(layers[i].shape)}, projected and upsampled to {tuple(deep.shape)}, "
-                f"must have the shape of layers[0], {tuple(x.shape)}"
-            )
+    for i in range(1, 1 + len(layers)):
+
+        def deep(i: int = i, shape: Any = x.shape) -> Tensor:
+            layer = layers.pop()
+            up = _up(module, i, layer)
+            if isinstance(up, Tensor) and up.shape != shape:
+                raise ValueError(
+                    f"layers[{i}] of shape {tuple(layer.shape)}, projected and upsampled to {tuple(up.shape)}, "
+                    f"must have the shape of layers[0], {tuple(shape)}"
+                )
+            return up
+
         x = attentive(x, deep, getattr(module, f"sa_{i}"), getattr(module, f"ca_{i}"))
-        del deep  # before the next is made
         fused = [*fused, x] if every else [x]
     return x, fused
 

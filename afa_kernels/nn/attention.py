@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from afa_kernels.nn import folding, plain
 from afa_kernels.nn import norm as norms
@@ -301,11 +301,17 @@ class OfficialForward:
         return logits.sigmoid(), logits
 
 
-def attentive(shallow: Tensor, deep: Tensor, sa: nn.Module, ca: nn.Module) -> Tensor:
-    """`attentive_fusion` by the logits of attention modules, or, where these must be called, by their attention."""
-    if plain.is_plain(shallow) and why_not_by_logits(sa=sa, ca=ca) is None:
-        return attentive_fusion(shallow, deep, _logits_of(sa)(shallow), _logits_of(ca)(deep))
-    a, b = _attention(sa, shallow), _attention(ca, deep)
+def attentive(shallow: Tensor, deep: Tensor | Callable[[], Tensor], sa: nn.Module, ca: nn.Module) -> Tensor:
+    """`attentive_fusion` by the logits of attention modules, or, where these must be called, by their attention.
+
+    `deep` may be a function that makes the map: after the spatial attention, whose memory is then free again.
+    """
+    by_logits = plain.is_plain(shallow) and why_not_by_logits(sa=sa, ca=ca) is None
+    a = _logits_of(sa)(shallow) if by_logits else _attention(sa, shallow)
+    deep = deep if not callable(deep) or isinstance(deep, (Tensor, fx.Proxy)) else deep()
+    if by_logits:
+        return attentive_fusion(shallow, deep, a, _logits_of(ca)(deep))
+    b = _attention(ca, deep)
     return _in_type_of((shallow, deep), a * (1 - b) * shallow + (1 - a) * b * deep)
 
 
