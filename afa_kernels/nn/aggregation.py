@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from afa_kernels.nn import folding
 from afa_kernels.nn.attention import ChannelAttention, SpatialAttention, attentive, progressive, why_not_by_logits
-from afa_kernels.nn.norm import Norm, initialise, norm_and_activation
+from afa_kernels.nn.norm import Norm, norm_and_activation
 
 
 class AFAIDAUp(nn.Module):
@@ -45,8 +46,14 @@ class AFAIDAUp(nn.Module):
             setattr(self, f"sa_{i}", SpatialAttention(out_dim, norm=norm))
             setattr(self, f"ca_{i}", ChannelAttention(out_dim, out_dim, norm=norm))
 
-    def forward(self, layers: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        return aggregated(self, listed(layers, self.layers))
+    def forward(
+        self, layers: Sequence[Tensor], every: bool = True, consume: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Without `every` the list has the last fusion alone, and the others need not be kept.
+
+        `consume` empties the list that is given, so that layers need not be kept until the last is fused.
+        """
+        return aggregated(self, listed(layers, self.layers, consume), every)
 
     def why_not_fused(self) -> str | None:
         """Why the attention modules are called; None where their logits go into `attentive_fusion`."""
@@ -95,10 +102,15 @@ class AFADLAUp(nn.Module):
             coarser = self.levels - j - 1  # levels that now have the size and the channels of level j
             scales[j + 1 :], inputs[j + 1 :] = coarser * [scales[j]], coarser * [channels[j]]
 
-    def forward(self, layers: Sequence[Tensor]) -> list[Tensor]:
-        layers, results = listed(layers, self.levels), []
+    def forward(self, layers: Sequence[Tensor], consume: bool = False) -> list[Tensor]:
+        """`consume` as in `AFAIDAUp`."""
+        layers, results = listed(layers, self.levels, consume), []
         for i in range(self.levels - 1):
-            x, layers[-i - 1 :] = getattr(self, f"afa_ida_{i}")(layers[-i - 2 :])
+            last = i == self.levels - 2
+            fusing = layers[-i - 2 :]
+            del layers[-i - 2 + (not last) :]
+            x, fused = getattr(self, f"afa_ida_{i}")(fusing, every=not last, consume=True)
+            layers += fused
             results.append(x)
         return results
 
@@ -133,41 +145,56 @@ class AFALevelFusion(nn.Module):
         return why_not_by_logits(level_sa=self.level_sa, level_ca=self.level_ca)
 
 
-def listed(layers: Any, count: int) -> list[Tensor]:
+def listed(layers: Any, count: int, consume: bool = False) -> list[Tensor]:
+    """A list of one's own; `consume` empties the one that is given."""
     if isinstance(layers, fx.Proxy):
         return [layers[i] for i in range(count)]  # type: ignore[index]
     if len(layers) != count:
         raise ValueError(f"layers must be {count} feature maps, got {len(layers)}")
-    return list(layers)
+    found = list(layers)
+    if consume:
+        layers.clear()
+    return found
 
 
-def aggregated(module: Any, layers: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """What `AFAIDAUp` returns, by a module with its children."""
-    up = [getattr(module, f"up_{i}")(getattr(module, f"proj_{i}")(layer)) for i, layer in enumerate(layers)]
-    x, fused = up[0], []
-    for i in range(1, len(layers)):
-        if isinstance(x, Tensor) and up[i].shape != x.shape:
-            raise ValueError(
-                f"layers[{i}] of shape {tuple(layers[i].shape)}, projected and upsampled to {tuple(up[i].shape)}, "
-                f"must have the shape of layers[0], {tuple(x.shape)}"
-            )
-        x = attentive(x, up[i], getattr(module, f"sa_{i}"), getattr(module, f"ca_{i}"))
-        fused.append(x)
+def aggregated(module: Any, layers: list[Tensor], every: bool = True) -> tuple[Tensor, list[Tensor]]:
+    """What `AFAIDAUp` returns, by a module with its children; `layers`, a list, is empty then."""
+    layers.reverse()
+    x = _up(module, 0, layers.pop())
+    fused: list[Tensor] = []
+    for i in range(1, 1 + len(layers)):
+
+        def deep(i: int = i, shape: Any = x.shape) -> Tensor:
+            layer = layers.pop()
+            up = _up(module, i, layer)
+            if isinstance(up, Tensor) and up.shape != shape:
+                raise ValueError(
+                    f"layers[{i}] of shape {tuple(layer.shape)}, projected and upsampled to {tuple(up.shape)}, "
+                    f"must have the shape of layers[0], {tuple(shape)}"
+                )
+            return up
+
+        x = attentive(x, deep, getattr(module, f"sa_{i}"), getattr(module, f"ca_{i}"))
+        fused = [*fused, x] if every else [x]
     return x, fused
+
+
+def _up(module: Any, i: int, layer: Tensor) -> Tensor:
+    return getattr(module, f"up_{i}")(folding.sequence(getattr(module, f"proj_{i}"), layer))
 
 
 def fused_levels(module: Any, layers: Sequence[Tensor]) -> Tensor:
     """What `AFALevelFusion` returns, by a module with its children."""
     size = layers[-1].shape[2:]
-    projected = (getattr(module, f"proj_{i + 1}")(layer) for i, layer in enumerate(layers[:-1]))
-    features = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in projected]
+    narrow = (folding.sequence(getattr(module, f"proj_{i + 1}"), layer) for i, layer in enumerate(layers[:-1]))
+    features = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in narrow]
     return progressive([*features, layers[-1]], module.level_sa, module.level_ca)
 
 
 def projection(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
-    layer = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), norm_and_activation(norm, outputs))
-    initialise(layer)
-    return layer
+    conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+    nn.init.normal_(conv.weight, 0, (2 / outputs) ** 0.5)
+    return nn.Sequential(conv, norm_and_activation(norm, outputs))
 
 
 def upsampling(channels: int, factor: int) -> nn.ConvTranspose2d:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from afa_kernels.nn import folding, plain
 from afa_kernels.nn import norm as norms
-from afa_kernels.nn import plain
 from afa_kernels.nn.norm import Norm, initialise, norm_and_activation
 from afa_kernels.ops.attentive_fusion import attentive_fusion
 from afa_kernels.ops.bn_relu_conv2d import bn_relu_conv2d
@@ -147,6 +147,8 @@ def spatial_logits(module: Any, x: Tensor, abn: ABNs = ()) -> Tensor:
     conv, first = module.conv._modules.values()
     inner, second = module.conv_inner._modules.values()
     (final,) = module.final._modules.values()
+    if not torch.is_grad_enabled() and not module.training:
+        return _convolved(inner(folding.sequence(module.conv, x)), second, final)
     return _convolved(_convolved(conv(x), first, inner), second, final)
 
 
@@ -188,7 +190,7 @@ def why_not_spatial(module: Any, abn: ABNs = ()) -> str | None:
     if reason is not None:
         return reason
     for name, layer in (("conv_inner.0", inner), ("final.0", project)):
-        reason = _why_not_convolution(layer)
+        reason = folding.why_not_convolution(layer)
         if reason is not None:
             return f"{name} {reason}"
     return None
@@ -221,19 +223,12 @@ def why_not_channel(module: Any, abn: ABNs = ()) -> str | None:
     first, layer = conv1._modules.values()
     (second,) = conv2._modules.values()
     for name, conv in (("conv1", first), ("conv2", second)):
-        reason = _why_not_convolution(conv)
+        reason = folding.why_not_convolution(conv)
         if reason is None and not (conv.kernel_size == (1, 1) and conv.bias is None and _keeps_size(conv)):
             reason = "is more than a matrix: it has a bias, a kernel beyond 1x1, a stride, a padding or groups"
         if reason is not None:
             return f"{name}.0 {reason}"
     return norms.why_called("conv1.1", layer, abn)
-
-
-def _why_not_convolution(conv: Any) -> str | None:
-    reason = plain.why_called(conv, nn.Conv2d)
-    if reason is None and (conv.padding_mode != "zeros" or isinstance(conv.padding, str)):
-        reason = f"has padding={conv.padding!r}, padding_mode={conv.padding_mode!r}"
-    return reason
 
 
 def _keeps_size(conv: Any) -> bool:
@@ -306,11 +301,17 @@ class OfficialForward:
         return logits.sigmoid(), logits
 
 
-def attentive(shallow: Tensor, deep: Tensor, sa: nn.Module, ca: nn.Module) -> Tensor:
-    """`attentive_fusion` by the logits of attention modules, or, where these must be called, by their attention."""
-    if plain.is_plain(shallow) and why_not_by_logits(sa=sa, ca=ca) is None:
-        return attentive_fusion(shallow, deep, _logits_of(sa)(shallow), _logits_of(ca)(deep))
-    a, b = _attention(sa, shallow), _attention(ca, deep)
+def attentive(shallow: Tensor, deep: Tensor | Callable[[], Tensor], sa: nn.Module, ca: nn.Module) -> Tensor:
+    """`attentive_fusion` by the logits of attention modules, or, where these must be called, by their attention.
+
+    `deep` may be a function that makes the map: after the spatial attention, whose memory is then free again.
+    """
+    by_logits = plain.is_plain(shallow) and why_not_by_logits(sa=sa, ca=ca) is None
+    a = _logits_of(sa)(shallow) if by_logits else _attention(sa, shallow)
+    deep = deep if not callable(deep) or isinstance(deep, (Tensor, fx.Proxy)) else deep()
+    if by_logits:
+        return attentive_fusion(shallow, deep, a, _logits_of(ca)(deep))
+    b = _attention(ca, deep)
     return _in_type_of((shallow, deep), a * (1 - b) * shallow + (1 - a) * b * deep)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,12 +72,16 @@ class ScaleSpaceRendering(SpatialAttention):
 
 @dataclass(frozen=True)
 class _Fusing:
-    """How predictions become one: all at once with gradients, or one after the other in the memory of one."""
+    """How predictions become one: all at once with gradients, or one after the other in the memory of one.
+
+    Each prediction has a weight: logits or attention, or, where `weighed` is False, none.
+    """
 
     at_once: Callable[[list[Tensor], list[Tensor], Sequence[float], tuple[int, int]], Tensor]
     streaming: Callable[[tuple[int, int], int], Any]  # by the size and the number of scales; has add and render
-    by_logits: bool = True
-    at_scale_one: bool = False  # whether the logits of all scales are made at the resolution of that one's features
+    weighed: bool = True
+    at_scale_one: bool = False  # whether the weights of all scales are made at the resolution of that one's features
+    descending: bool = False  # the order in which the scales run in training, behind scale 1.0
 
 
 def _mean(predictions: list[Tensor], _: list[Tensor], scales: Sequence[float], size: tuple[int, int]) -> Tensor:
@@ -84,28 +89,54 @@ def _mean(predictions: list[Tensor], _: list[Tensor], scales: Sequence[float], s
     for prediction in predictions:
         dtype = torch.promote_types(prediction.dtype, torch.float32)
         resized = _resized(prediction, size).to(dtype)
+        if len(scales) == 1:
+            return resized
         total = resized / len(scales) if total is None else total.add_(resized, alpha=1 / len(scales))
     assert total is not None
     return total
 
 
-class _StreamingMean:
+class _Streaming:
+    """Of predictions and weights, the sum in `total`, and the transmittance in front of the next where there is one."""
+
     def __init__(self, size: tuple[int, int], count: int) -> None:
         self.size, self.count = size, count
-        self.mean: Tensor | None = None
+        self.total: Tensor | None = None
+        self.transmittance: Tensor | None = None
 
-    def add(self, prediction: Tensor, logits: None, *, last: bool) -> None:
-        first, mean = self.mean is None, self.mean
-        if mean is None:
-            dtype = torch.promote_types(prediction.dtype, torch.float32)
-            mean = prediction.new_empty((*prediction.shape[:2], *self.size), dtype=dtype)
-        weight = mean.new_full((mean.shape[0], 1, 1, 1), 1 / self.count)
-        scale_space_accumulate(mean, None, prediction, weight, first)
-        self.mean = mean
+    def _add(self, prediction: Tensor, weight: Tensor | float, *, behind: bool) -> None:
+        first, dtype = self.total is None, torch.promote_types(prediction.dtype, torch.float32)
+        if self.total is None:
+            self.total = prediction.new_empty((*prediction.shape[:2], *self.size), dtype=dtype)
+            self.transmittance = self.total.new_empty((prediction.shape[0], 1, *self.size)) if behind else None
+        if not isinstance(weight, Tensor):
+            weight = self.total.new_full((prediction.shape[0], 1, 1, 1), weight)
+        scale_space_accumulate(self.total, self.transmittance, prediction, weight.to(self.total.dtype), first)
 
     def render(self) -> Tensor:
-        assert self.mean is not None
-        return self.mean
+        assert self.total is not None
+        return self.total
+
+
+class _StreamingMean(_Streaming):
+    def add(self, prediction: Tensor, weight: None, *, last: bool) -> None:
+        if self.count == 1:
+            self.total = _mean([prediction], [], (1.0,), self.size)
+        else:
+            self._add(prediction, 1 / self.count, behind=False)
+
+
+class _StreamingHierarchy(_Streaming):
+    """`hierarchical_fusion` by attention as it is; the last scale is opaque."""
+
+    def add(self, prediction: Tensor, attention: Tensor, *, last: bool) -> None:
+        self._add(prediction, 1.0 if last else attention, behind=True)
+
+
+def _hierarchical(
+    predictions: list[Tensor], attention: list[Tensor], scales: Sequence[float], size: tuple[int, int]
+) -> Tensor:
+    return hierarchical_fusion(predictions, attention, scales, size=size)
 
 
 FUSE = {
@@ -115,12 +146,11 @@ FUSE = {
         at_scale_one=True,
     ),
     "hma": _Fusing(
-        lambda predictions, logits, scales, size: hierarchical_fusion(
-            predictions, [y.sigmoid() for y in logits], scales, size=size
-        ),
+        lambda predictions, logits, *rest: _hierarchical(predictions, [y.sigmoid() for y in logits], *rest),
         lambda size, _: ScaleSpaceRenderer(size, phi="softplus", background="last", resize="opacities"),
     ),
-    "mean": _Fusing(_mean, _StreamingMean, by_logits=False),
+    "hma_at_one": _Fusing(_hierarchical, _StreamingHierarchy, at_scale_one=True, descending=True),
+    "mean": _Fusing(_mean, _StreamingMean, weighed=False),
 }
 
 
@@ -128,22 +158,27 @@ class MultiScale(nn.Module):
     """Run a network on the image at several scales and fuse what it predicts, at the image's size.
 
     In training all scales are kept and fused with gradients. In evaluation mode, without, they run coarse to fine and
-    are fused one after the other in the memory of one (`ScaleSpaceRenderer`).
+    are fused one after the other in the memory of one (`ScaleSpaceRenderer`); but of an image that requires a gradient
+    all are kept there too.
 
     The image is first resized up to a multiple of `multiple`; at scale s the network gets it resized to
     (floor(s H), floor(s W)). A network compiled by torch.compile may be given; it sees one size for each scale.
 
     Args:
         network: maps an image (N, 3, h, w) to a prediction (N, C, h', w') of any resolution, and with "ssr" and "hma"
-            to a pair of this and features for `head`; or, without a head, logits (N, 1, h'', w'').
+            to a pair of this and features for `head`; or, without a head, logits (N, 1, h'', w''). None in a subclass
+            with a `predict` of its own.
         scales: in evaluation mode, ascending.
-        fuse: "ssr", by the logits all at the resolution of scale 1.0's, which `scales` must contain; "hma", by
-            attention sigmoid(logits) (`hierarchical_fusion`, variant "afa"); or "mean".
+        fuse: "ssr", by the logits all at the resolution of scale 1.0's; "hma", by attention sigmoid(logits)
+            (`hierarchical_fusion`, variant "afa"); "hma_at_one", the same by attention that the network or the head
+            returns itself, first resized to that of scale 1.0, as in the official network; or "mean".
+            With "ssr" and "hma_at_one" scale 1.0 runs first, whether `scales` contains it or not.
         head: maps features to logits, such as `ScaleSpaceRendering(channels)`, or `SpatialAttention(channels)`.
         training_scales: in training; default, `scales`.
         flip: whether to add the flipped image in evaluation mode, and return the mean of both.
         multiple: of which the network needs its image's height and width to be, or a pair of them. The official code
             has 64 in training and 128 in evaluation.
+        training_multiple: in training; default, `multiple`.
         eps: in evaluation mode with "ssr", leave out the scales behind one that lets at most `eps` through anywhere.
             An exported program runs them all.
         progress: whether to show a bar of the scales (needs tqdm).
@@ -152,6 +187,9 @@ class MultiScale(nn.Module):
 
         predictions, logits = model.scales_of(image)
         loss = scale_space_cross_entropy(predictions, logits, target)
+
+    A subclass may have `predict`, `attend` and `size_of_features` of its own: the networks of `afa_kernels.models` are
+    such subclasses, whose state dicts are therefore the official ones.
 
     >>> import torch, afa_kernels.nn
     >>> class Network(torch.nn.Module):
@@ -165,7 +203,7 @@ class MultiScale(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | None,
         scales: Sequence[float],
         fuse: str = "ssr",
         head: nn.Module | None = None,
@@ -174,20 +212,22 @@ class MultiScale(nn.Module):
         multiple: int | tuple[int, int] = 1,
         eps: float | None = None,
         progress: bool = False,
+        training_multiple: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         checks.one_of("fuse", fuse, tuple(FUSE))
         training_scales = scales if training_scales is None else training_scales
-        for name, given in (("scales", scales), ("training_scales", training_scales)):
-            checks.ascending(name, given)
-            if FUSE[fuse].at_scale_one:
-                _index_of_one(given, name)
+        checks.ascending("scales", scales)
+        checks.ascending("training_scales", training_scales)
+        training_multiple = multiple if training_multiple is None else training_multiple
         checks.pair("multiple", multiple, 1)
+        checks.pair("training_multiple", training_multiple, 1)
         if eps is not None:
             checks.number("eps", eps, 0)
         self.network, self.head, self.fuse = network, head, fuse
         self.scales, self.training_scales = tuple(map(float, scales)), tuple(map(float, training_scales))
         self.flip, self.multiple, self.eps, self.progress = flip, multiple, eps, progress
+        self.training_multiple = training_multiple
 
     def forward(self, image: Tensor) -> Tensor:
         """The fused prediction, (N, C, H, W)."""
@@ -195,11 +235,10 @@ class MultiScale(nn.Module):
             return plain.as_leaf(self, image)
         if self.training:
             return self._at_once(image)
-        with torch.no_grad():
-            fused = self._streamed(image)
-            if self.flip:
-                fused.add_(self._streamed(image.flip(-1)).flip(-1)).mul_(0.5)
-            return fused
+        with torch.no_grad() if self._streams(image) else contextlib.nullcontext():
+            fuse = self._streamed if self._streams(image) else self._at_once
+            fused = fuse(image)
+            return (fused + fuse(image.flip(-1)).flip(-1)) / 2 if self.flip else fused
 
     @torch.no_grad()
     def labels(
@@ -214,72 +253,101 @@ class MultiScale(nn.Module):
 
     def scales_of(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The predictions and logits of every scale, in training of the training scales; no logits with "mean"."""
-        scales, fusing = self.training_scales if self.training else self.scales, FUSE[self.fuse]
-        base = self._base(image)
-        predictions, features = map(list, zip(*(self._run(base, scale) for scale in scales)))
-        if not fusing.by_logits:
-            return predictions, []
-        at = _size(features[_index_of_one(scales)]) if fusing.at_scale_one else None
-        return predictions, [self._logits(f, at) for f in features]
+        results, weights = self.run_scales(image)
+        return [result[0] for result in results], weights
+
+    def run_scales(
+        self, image: Tensor, predict: Callable[[Tensor], Any] | None = None
+    ) -> tuple[list[tuple[Any, ...]], list[Tensor]]:
+        """What `predict`, or another function in its place, returns at every scale, ascending; and the logits."""
+        fusing, scales, base = FUSE[self.fuse], self.active_scales, self._base(image)
+        order = sorted(scales, reverse=fusing.descending)
+        if fusing.at_scale_one:
+            order.sort(key=lambda scale: scale != 1)
+            order = order if order[0] == 1 else [1.0, *order]
+        found = {scale: self._run(base, scale, predict) for scale in order}
+        results = [found[scale] for scale in scales]
+        if not fusing.weighed:
+            return results, []
+        at = _size(found[1.0][1]) if fusing.at_scale_one else None
+        return results, [self._weight(features, at) for _, features, *_ in results]
+
+    @property
+    def active_scales(self) -> tuple[float, ...]:
+        """Those of training, or of evaluation."""
+        return self.training_scales if self.training else self.scales
+
+    def predict(self, image: Tensor) -> Any:
+        """The network's prediction for an image at one scale, and its features or logits if it has any."""
+        assert self.network is not None
+        return self.network(image)
+
+    def attend(self, features: Tensor) -> Tensor:
+        """Logits of features; by "hma_at_one", attention."""
+        head = self.head
+        return features if head is None else logits_by(head, features)
+
+    def size_of_features(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """Those of what `predict` returns for an image of that size; None if only running it tells."""
+        return None
+
+    def fuse_scales(self, predictions: list[Tensor], weights: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """What `scales_of` returned, as one prediction."""
+        return FUSE[self.fuse].at_once(predictions, weights, self.active_scales, size)
+
+    def _streams(self, image: Tensor) -> bool:
+        return not (image.requires_grad and torch.is_grad_enabled())
 
     def _at_once(self, image: Tensor) -> Tensor:
-        scales = self.training_scales if self.training else self.scales
-        return FUSE[self.fuse].at_once(*self.scales_of(image), scales, _size(image))
+        return self.fuse_scales(*self.scales_of(image), _size(image))
 
     def _streamed(self, image: Tensor) -> Tensor:
         fusing, scales, base = FUSE[self.fuse], self.scales, self._base(image)
         stream = fusing.streaming(_size(image), len(scales))
-        # Scale 1.0 runs first: the logits of all scales are made at the resolution of its features.
-        known = self._run(base, 1.0) if fusing.at_scale_one else None
-        at = None if known is None else _size(known[1])
+        at = known = None
+        if fusing.at_scale_one:  # if the size is not known, scale 1.0 runs first, and its result waits for its turn
+            at = self.size_of_features(_size(base))
+            if at is None:
+                known = self._run(base, 1.0)
+                at, known = _size(known[1]), known if 1.0 in scales else None
         for k, scale in enumerate(self._shown(scales)):
             if known is not None and scale == 1:
-                (prediction, features), known = known, None
+                (prediction, *rest), known = known, None
             else:
-                prediction, features = self._run(base, scale)
-            logits = self._logits(features, at) if fusing.by_logits else None
-            stream.add(prediction, logits, last=k == len(scales) - 1)
-            if self.eps is not None and fusing.at_scale_one and self._may_stop() and stream.opaque(self.eps):
+                prediction, *rest = self._run(base, scale)
+            weight = self._weight(rest[0], at) if fusing.weighed else None
+            del rest
+            stream.add(prediction, weight, last=k == len(scales) - 1)
+            del prediction, weight  # before the next scale runs
+            if self.eps is not None and self.fuse == "ssr" and self._may_stop() and stream.opaque(self.eps):
                 break
         return stream.render()
 
     def _base(self, image: Tensor) -> Tensor:
         checks.floating("image", image)
         checks.pixels("image", image)
-        multiples = checks.pair("multiple", self.multiple, 1)
+        multiples = checks.pair("multiple", self.training_multiple if self.training else self.multiple, 1)
         height, width = (side + (m - side % m) % m for side, m in zip(_size(image), multiples))
         return _resized(image, (height, width))
 
-    def _run(self, base: Tensor, scale: float) -> tuple[Tensor, Any]:
-        """The network's prediction at a scale, and its features or logits if it has any."""
+    def _run(self, base: Tensor, scale: float, predict: Callable[[Tensor], Any] | None = None) -> tuple[Any, ...]:
+        """What `predict` returns at a scale: the prediction, features or logits if there are any, and what else."""
         height, width = _size(base) if scale == 1 else (math.floor(scale * side) for side in _size(base))
         if isinstance(height, int) and isinstance(width, int) and min(height, width) < 1:
             raise ValueError(f"image of {base.shape[2]} x {base.shape[3]} pixels has none left at scale {scale}")
-        result = self.network(_resized(base, (height, width)))
-        if isinstance(result, Tensor) and not FUSE[self.fuse].by_logits:
-            return result, None
+        result = (self.predict if predict is None else predict)(_resized(base, (height, width)))
+        if not FUSE[self.fuse].weighed:
+            return (result,) if isinstance(result, Tensor) else tuple(result)
         wanted = "features" if self.head is not None else "logits"
         if not isinstance(result, (tuple, list)) or len(result) < 2:
             raise TypeError(f"network must return a pair (prediction, {wanted}), got {type(result).__name__}")
         if FUSE[self.fuse].at_scale_one:
             checks.floating(wanted, result[1])
-        return result[0], result[1]
+        return tuple(result)
 
-    def _logits(self, features: Tensor, at: tuple[int, int] | None) -> Tensor:
+    def _weight(self, features: Tensor, at: tuple[int, int] | None) -> Tensor:
         """Of one scale, from features that are first resized."""
-        if at is not None:
-            features = _resized(features, at)
-        head = self.head
-        if head is None:
-            return features
-        if type(head) in (SpatialAttention, ScaleSpaceRendering) and plain.why_hooked(head) is None:
-            return head.logits(features)  # type: ignore[operator, union-attr]
-        if isinstance(head, SpatialAttention) and head.activation is not None:
-            raise ValueError(
-                f"head must have activation=None, so that it gives logits when it is called for its hooks, "
-                f"got {head.activation!r}"
-            )
-        return head(features)
+        return self.attend(features if at is None else _resized(features, at))
 
     def _may_stop(self) -> bool:
         return not torch.compiler.is_exporting()
@@ -292,6 +360,18 @@ class MultiScale(nn.Module):
         except ImportError as error:
             raise ImportError("progress=True needs tqdm: pip install tqdm") from error
         return iter(tqdm(scales, unit="scale"))
+
+
+def logits_by(head: nn.Module, features: Tensor) -> Tensor:
+    """What a head's activation would get: its logits, where nobody has hooked it; else it is called."""
+    if type(head) in (SpatialAttention, ScaleSpaceRendering) and plain.why_hooked(head) is None:
+        return head.logits(features)  # type: ignore[operator]
+    if isinstance(head, SpatialAttention) and head.activation is not None:
+        raise ValueError(
+            f"head must have activation=None, so that it gives logits when it is called for its hooks, "
+            f"got {head.activation!r}"
+        )
+    return head(features)
 
 
 def _index_of_one(scales: Sequence[float], name: str = "scales") -> int:

@@ -86,11 +86,11 @@ def why_called(name: str, layer: Any, abn: tuple[type[nn.Module], ...] = ()) -> 
         return f"{name}.0 is a {kind.__name__}, not exactly a BatchNorm2d or ABN"
     elif activation:
         return f"{name} has {1 + len(activation)} layers, not an ABN alone"
-    reason = plain.why_hooked(norm) or _why_not_computed(norm)
+    reason = plain.why_hooked(norm) or why_not_computed(norm)
     return reason and f"{name}.0 {reason}"
 
 
-def _why_not_computed(norm: Any) -> str | None:
+def why_not_computed(norm: Any) -> str | None:
     """What of a norm's settings the operations lack."""
     if type(norm) is not nn.BatchNorm2d:
         if norm.activation != "leaky_relu":
