@@ -37,9 +37,7 @@ def check_options(
     """Raise where an argument does not fit the `scores`, (N, C, h, w). Returns the two numbers as Python's own."""
     channels = scores.shape[1]
     if channels < 1:
-        raise ValueError(
-            f"{scores_name.split('[')[0]} must have at least one channel, got shape {tuple(scores.shape)}"
-        )
+        raise ValueError(f"{scores_name.split('[')[0]} must have at least one channel, got shape {tuple(scores.shape)}")
     checks.shape("target", target, (scores.shape[0], *target.shape[1:]), scores_name, scores)
     checks.same_device("target", target, scores_name, scores)
     if weight is not None:
@@ -79,13 +77,17 @@ def rows(weight: Tensor | None, label_smoothing: float, scores: Tensor) -> tuple
     As the target (1 - s) u_c, (C,), and in any case s u_c / C, (C + 1,), whose last is the sum of the others.
     """
     if weight is not None:
-        weight = weight.to(dtypes.arithmetic(scores)).contiguous()
+        weight = weight.to(dtypes.arithmetic(scores))
     if label_smoothing == 0:
         return weight, None
     if weight is None:
         weight = scores.new_ones(scores.shape[1], dtype=dtypes.arithmetic(scores))
     in_any_case = weight * (label_smoothing / scores.shape[1])
     return weight * (1 - label_smoothing), torch.cat([in_any_case, in_any_case.sum(0, keepdim=True)])
+
+
+def contiguous(*rows: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if row is None else row.contiguous() for row in rows)
 
 
 def reduce(losses: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str) -> Tensor:

@@ -71,7 +71,8 @@ def resized_cross_entropy(
     if backend == "reference":
         cross_entropy.check_classes(target, logits.shape[1], ignore_index)
         return reference.resized_cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing)
-    losses, _ = _op(logits, target, weight, ignore_index, label_smoothing, backend)
+    rows = cross_entropy.rows(weight, label_smoothing, logits)
+    losses, _ = _op(logits, target, *rows, ignore_index, backend)
     return cross_entropy.reduce(losses, target, weight, ignore_index, reduction)
 
 
@@ -81,11 +82,11 @@ def _allocate(logits: Tensor, target: Tensor, *options: Any) -> tuple[Tensor, Te
 
 
 def _prepare(
-    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
+    logits: Tensor, target: Tensor, weight: Tensor | None, smoothing: Tensor | None, ignore_index: int
 ) -> tuple[Any, ...]:
     cross_entropy.check_classes(target, logits.shape[1], ignore_index)
-    rows = cross_entropy.rows(weight, label_smoothing, logits)
-    return layout.as_map(logits, layout.memory_format(logits)), target.contiguous(), *rows, ignore_index
+    x = layout.as_map(logits, layout.memory_format(logits))
+    return x, target.contiguous(), *cross_entropy.contiguous(weight, smoothing), ignore_index
 
 
 def _allocate_backward(grad: Tensor, logits: Tensor, *rest: Any) -> Tensor:
@@ -97,22 +98,21 @@ def _prepare_backward(
     logits: Tensor,
     target: Tensor,
     weight: Tensor | None,
+    smoothing: Tensor | None,
     lse: Tensor,
     ignore_index: int,
-    label_smoothing: float,
 ) -> tuple[Any, ...]:
     x = layout.as_map(logits, layout.memory_format(logits))
-    rows = cross_entropy.rows(weight, label_smoothing, logits)
+    rows = cross_entropy.contiguous(weight, smoothing)
     return grad.contiguous(), x, target.contiguous(), *rows, lse.contiguous(), ignore_index
 
 
-_INPUTS = "Tensor logits, Tensor target, Tensor? weight"
-_OPTIONS = "int ignore_index, float label_smoothing"
+_INPUTS = "Tensor logits, Tensor target, Tensor? weight, Tensor? smoothing"
 _op = registration.define(
-    f"resized_cross_entropy({_INPUTS}, {_OPTIONS}) -> (Tensor losses, Tensor lse)", _allocate, _prepare
+    f"resized_cross_entropy({_INPUTS}, int ignore_index) -> (Tensor losses, Tensor lse)", _allocate, _prepare
 )
 _backward_op = registration.define(
-    f"resized_cross_entropy_backward(Tensor grad, {_INPUTS}, Tensor lse, {_OPTIONS}) -> Tensor grad_logits",
+    f"resized_cross_entropy_backward(Tensor grad, {_INPUTS}, Tensor lse, int ignore_index) -> Tensor grad_logits",
     _allocate_backward,
     _prepare_backward,
 )

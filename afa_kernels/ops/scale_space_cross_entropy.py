@@ -13,6 +13,7 @@ from afa_kernels.ops import _registration as registration
 from afa_kernels.ops import _scale_space as scale_space
 from afa_kernels.reference import scale_space_cross_entropy as reference
 
+
 @registration.public
 def scale_space_cross_entropy(
     predictions: Sequence[Tensor],
@@ -75,8 +76,9 @@ def scale_space_cross_entropy(
         )
     promoted = dtypes.promoted(predictions)
     predictions = [prediction.to(promoted) for prediction in predictions]
-    options = label_smoothing, phi, background == "last", resize == "opacities"
-    losses, _ = _op(predictions, logits, target, weight, ignore_index, *options, backend)
+    rows = cross_entropy.rows(weight, label_smoothing, predictions[0])
+    options = phi, background == "last", resize == "opacities"
+    losses, _ = _op(predictions, logits, target, *rows, ignore_index, *options, backend)
     return cross_entropy.reduce(losses, target, weight, ignore_index, reduction)
 
 
@@ -90,12 +92,12 @@ def _prepare(
     logits: Tensor,
     target: Tensor,
     weight: Tensor | None,
+    smoothing: Tensor | None,
     ignore_index: int,
-    label_smoothing: float,
     *options: Any,
 ) -> tuple[Any, ...]:
     cross_entropy.check_classes(target, predictions[0].shape[1], ignore_index)
-    rows = cross_entropy.rows(weight, label_smoothing, predictions[0])
+    rows = cross_entropy.contiguous(weight, smoothing)
     return *scale_space.as_maps(predictions, logits), target.contiguous(), *rows, ignore_index, *options
 
 
@@ -109,18 +111,17 @@ def _prepare_backward(
     logits: Tensor,
     target: Tensor,
     weight: Tensor | None,
+    smoothing: Tensor | None,
     lse: Tensor,
-    ignore_index: int,
-    label_smoothing: float,
     *options: Any,
 ) -> tuple[Any, ...]:
     maps = scale_space.as_maps(predictions, logits)
-    rows = cross_entropy.rows(weight, label_smoothing, predictions[0])
-    return grad.contiguous(), *maps, target.contiguous(), *rows, lse.contiguous(), ignore_index, *options
+    rows = cross_entropy.contiguous(weight, smoothing)
+    return grad.contiguous(), *maps, target.contiguous(), *rows, lse.contiguous(), *options
 
 
-_INPUTS = "Tensor[] predictions, Tensor logits, Tensor target, Tensor? weight"
-_OPTIONS = "int ignore_index, float label_smoothing, str phi, bool opaque_last, bool resize_opacities"
+_INPUTS = "Tensor[] predictions, Tensor logits, Tensor target, Tensor? weight, Tensor? smoothing"
+_OPTIONS = "int ignore_index, str phi, bool opaque_last, bool resize_opacities"
 _op = registration.define(
     f"scale_space_cross_entropy({_INPUTS}, {_OPTIONS}) -> (Tensor losses, Tensor lse)", _allocate, _prepare
 )

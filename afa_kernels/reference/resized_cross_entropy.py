@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from afa_kernels.reference.scale_space_render import resized as resize
+
 
 def resized_cross_entropy(
     logits: Tensor,
@@ -17,7 +19,7 @@ def resized_cross_entropy(
 ) -> Tensor:
     arithmetic = torch.promote_types(logits.dtype, torch.float32)
     size = target.shape[1], target.shape[2]
-    resized = F.interpolate(logits.to(arithmetic), size=size, mode="bilinear", align_corners=False)
+    resized = resize(logits.to(arithmetic), size)
     weight = None if weight is None else weight.to(arithmetic)
     return F.cross_entropy(
         resized,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from afa_kernels.reference.scale_space_render import resized as resize
 
 
 def resized_labels(logits: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
     arithmetic = torch.promote_types(logits.dtype, torch.float32)
-    resized = F.interpolate(logits.to(arithmetic), size=size, mode="bilinear", align_corners=False)
-    return resized.argmax(1).to(dtype)
+    return resize(logits.to(arithmetic), size).argmax(1).to(dtype)
