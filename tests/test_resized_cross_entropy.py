@@ -84,8 +84,11 @@ def test_an_ignored_pixel_has_no_gradient(upstream: float, smoothing: float, bac
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_infinite_logits(smoothing: float, backend: str) -> None:
-    """A class of -inf is impossible and costs nothing, unless it is the target or the labels are smooth."""
-    logits = torch.tensor([1.0, 2.0, -math.inf]).view(1, 3, 1, 1)
+    """A class of -inf is impossible and costs nothing, unless it is the target or the labels are smooth.
+
+    At the target's size: elsewhere a resize multiplies infinities by 0.
+    """
+    logits = torch.tensor([1.0, 2.0, -math.inf]).view(1, 3, 1, 1).expand(1, 3, 1, 3)
     target = torch.tensor([[[0, 1, 2]]])
     with afa_kernels.use_backend(backend):
         losses = afa_kernels.resized_cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
