@@ -13,6 +13,8 @@ from afa_kernels.ops.channel_attention import channel_attention
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.ops.hierarchical_fusion import hierarchical_fusion
 from afa_kernels.ops.progressive_fusion import progressive_fusion
+from afa_kernels.ops.resized_cross_entropy import resized_cross_entropy
+from afa_kernels.ops.resized_labels import resized_labels
 from afa_kernels.ops.scale_space_cross_entropy import scale_space_cross_entropy
 from afa_kernels.ops.scale_space_labels import scale_space_labels
 from afa_kernels.ops.scale_space_render import scale_space_render
@@ -35,6 +37,8 @@ __all__ = [
     "hierarchical_fusion",
     "patch",
     "progressive_fusion",
+    "resized_cross_entropy",
+    "resized_labels",
     "scale_space_cross_entropy",
     "scale_space_labels",
     "scale_space_render",

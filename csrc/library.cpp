@@ -45,11 +45,19 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
       "bool resize_opacities, str value, Tensor(a!)[] outputs) -> ()");
   m.def(
       "scale_space_cross_entropy_forward(Tensor[] predictions, Tensor logits, Tensor target, Tensor? weight, "
-      "int ignore_index, str phi, bool opaque_last, bool resize_opacities, Tensor(a!) losses, Tensor(b!) lse) -> ()");
+      "Tensor? smoothing, int ignore_index, str phi, bool opaque_last, bool resize_opacities, Tensor(a!) losses, "
+      "Tensor(b!) lse) -> ()");
   m.def(
       "scale_space_cross_entropy_backward(Tensor grad, Tensor[] predictions, Tensor logits, Tensor target, "
-      "Tensor? weight, Tensor lse, int ignore_index, str phi, bool opaque_last, bool resize_opacities, "
-      "bool[] needed, Tensor(a!)[] grads) -> ()");
+      "Tensor? weight, Tensor? smoothing, Tensor lse, int ignore_index, str phi, bool opaque_last, "
+      "bool resize_opacities, bool[] needed, Tensor(a!)[] grads) -> ()");
+  m.def(
+      "resized_cross_entropy_forward(Tensor logits, Tensor target, Tensor? weight, Tensor? smoothing, "
+      "int ignore_index, Tensor(a!) losses, Tensor(b!) lse) -> ()");
+  m.def(
+      "resized_cross_entropy_backward(Tensor grad, Tensor logits, Tensor target, Tensor? weight, Tensor? smoothing, "
+      "Tensor lse, int ignore_index, Tensor(a!) grad_logits) -> ()");
+  m.def("resized_labels_forward(Tensor logits, Tensor(a!) labels) -> ()");
   m.def(
       "hierarchical_fusion_forward(Tensor[] predictions, Tensor[] attentions, bool premultiplied, Tensor(a!) out) "
       "-> ()");

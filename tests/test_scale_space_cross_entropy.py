@@ -85,17 +85,17 @@ def test_targets_that_are_no_class(kernel: str) -> None:
         options = -100, "abs", False, False
         losses, lse = torch.empty(1, 2, 4), torch.empty(1, 2, 4)
         launch("scale_space_cross_entropy_forward", "cpu", kernel)(
-            predictions, logits, target, None, *options, losses, lse
+            predictions, logits, target, None, None, *options, losses, lse
         )
         assert losses.flatten().isfinite().tolist() == [True, True, True, False, False, True, False, False]
         assert losses[0, 1, 1] == 0
         grad = torch.empty_like(predictions[0])
         launch("scale_space_cross_entropy_backward", "cpu", kernel)(
-            torch.ones(1, 2, 4), predictions, logits, target, torch.ones(3), lse, *options, [True, False], [grad]
+            torch.ones(1, 2, 4), predictions, logits, target, torch.ones(3), None, lse, *options, [True, False], [grad]
         )
         assert torch.equal(grad.isnan(), losses.isnan()[:, None].expand_as(grad))
         with pytest.raises(ValueError, match="target must hold classes from 0 to 2 or ignore_index -100, got 3"):
-            _op(predictions, logits, target, None, *options)
+            _op(predictions, logits, target, None, None, *options)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "channels_last"])
@@ -103,7 +103,7 @@ def test_bands_of_rows(layout: str, backend: str, monkeypatch: pytest.MonkeyPatc
     """The Triton backward goes a few rows at a time."""
     if backend != "triton":
         pytest.skip("bands of rows are made in Triton only; on cpu the case of many rows has several")
-    kernels = importlib.import_module("afa_kernels.triton_kernels.scale_space_cross_entropy")
+    kernels = importlib.import_module("afa_kernels.triton_kernels._cross_entropy")
     covers = "three scales, prime sizes, NCHW" if layout == "NCHW" else "channels_last"
     case = next(c for c in CASES if c.op == "scale_space_cross_entropy" and c.covers == covers)
     monkeypatch.setattr(kernels, "BAND_BYTES", 2 * 2 * 3 * 21 * 4)  # two rows
@@ -113,7 +113,7 @@ def test_bands_of_rows(layout: str, backend: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("height", [1, 5, 64, 97])
 def test_bands_share_out_every_row(height: int) -> None:
     pytest.importorskip("triton")
-    kernels = importlib.import_module("afa_kernels.triton_kernels.scale_space_cross_entropy")
+    kernels = importlib.import_module("afa_kernels.triton_kernels._cross_entropy")
     for sources in ([1], [3, 64], [height], [2 * height + 1, height // 2 + 1], []):
         for rows in (0, 1, 7, 1000):
             found = kernels.bands(height, sources, rows)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from afa_kernels import backends, checks, dtypes
+from afa_kernels import backends, dtypes
+from afa_kernels.ops import _cross_entropy as cross_entropy
 from afa_kernels.ops import _registration as registration
 from afa_kernels.ops import _scale_space as scale_space
 from afa_kernels.reference import scale_space_cross_entropy as reference
-
-REDUCTION = ("mean", "sum", "none")
-TARGET_DTYPES = (torch.uint8, torch.int32, torch.int64)
 
 
 @registration.public
@@ -26,6 +23,7 @@ def scale_space_cross_entropy(
     *,
     ignore_index: int = -100,
     reduction: str = "mean",
+    label_smoothing: float = 0.0,
     phi: str = "abs",
     background: str = "none",
     resize: str = "weights",
@@ -44,6 +42,7 @@ def scale_space_cross_entropy(
         weight: (C,), the weight of each class, without a gradient; None for 1.
         ignore_index: the target of pixels that do not count. Many datasets use 255.
         reduction: "mean", "sum", or "none" for the loss of every pixel.
+        label_smoothing: from 0 to 1, the share of the target that is spread over all classes.
 
     Returns:
         A scalar, or (N, H, W) with reduction="none", in float32 (float64 if a prediction is). Where every pixel is
@@ -63,59 +62,24 @@ def scale_space_cross_entropy(
     >>> afa_kernels.scale_space_cross_entropy(predictions, torch.randn(2, 2, 32, 64), target).shape
     torch.Size([])
     """
-    checks.integral("target", target, TARGET_DTYPES, dim=3)
-    if target.shape[1] == 0 or target.shape[2] == 0:
-        raise ValueError(f"target must have at least one pixel, got shape {tuple(target.shape)}")
-    size = scale_space.check(predictions, logits, (target.shape[1], target.shape[2]), phi, background, resize)
+    scale_space.check(predictions, logits, cross_entropy.check_target(target), phi, background, resize)
     first = predictions[0]
-    channels = first.shape[1]
-    if channels < 1:
-        raise ValueError(f"predictions must have at least one channel, got shape {tuple(first.shape)}")
-    checks.shape("target", target, (first.shape[0], *size), "predictions[0]", first)
-    checks.same_device("target", target, "predictions[0]", first)
-    if weight is not None:
-        checks.floating("weight", weight, dim=1)
-        checks.like("weight", weight, (channels,), "predictions[0]", first)
-        if weight.requires_grad:
-            raise ValueError("weight must not require a gradient, which it does not get")
-    ignore_index = checks.integer("ignore_index", ignore_index)
-    checks.one_of("reduction", reduction, REDUCTION)
+    ignore_index, label_smoothing = cross_entropy.check_options(
+        target, weight, ignore_index, reduction, label_smoothing, "predictions[0]", first
+    )
     logits, _ = scale_space.joined(logits)
     backend = backends.choose("scale_space_cross_entropy", first.device.type)
     if backend == "reference":
-        _check_classes(target, channels, ignore_index)
+        cross_entropy.check_classes(target, first.shape[1], ignore_index)
         return reference.scale_space_cross_entropy(
-            predictions, logits, target, weight, ignore_index, reduction, phi, background, resize
+            predictions, logits, target, weight, ignore_index, reduction, label_smoothing, phi, background, resize
         )
     promoted = dtypes.promoted(predictions)
     predictions = [prediction.to(promoted) for prediction in predictions]
+    rows = cross_entropy.rows(weight, label_smoothing, predictions[0])
     options = phi, background == "last", resize == "opacities"
-    losses, _ = _op(predictions, logits, target, weight, ignore_index, *options, backend)
-    if reduction == "none":
-        return losses
-    if reduction == "sum":
-        return losses.sum()
-    counted = target.long() != ignore_index
-    if weight is None:
-        return losses.sum() / counted.sum()
-    weights = weight.to(losses.dtype)[torch.where(counted, target, 0).long()]
-    return losses.sum() / torch.where(counted, weights, 0).sum()
-
-
-def _check_classes(target: Tensor, channels: int, ignore_index: int) -> None:
-    """Raise for a target that is no class, where its values can be read.
-
-    Not on a GPU, which would have to wait for the answer, nor of fake tensors or inside torch.compile and torch.func.
-    """
-    if target.device.type != "cpu" or not registration.values_are_there(target):
-        return
-    labels = target.long()
-    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= channels))
-    if bool(wrong.any()):
-        raise ValueError(
-            f"target must hold classes from 0 to {channels - 1} or ignore_index {ignore_index}, "
-            f"got {labels[wrong][0].item()}"
-        )
+    losses, _ = _op(predictions, logits, target, *rows, ignore_index, *options, backend)
+    return cross_entropy.reduce(losses, target, weight, ignore_index, reduction)
 
 
 def _allocate(predictions: list[Tensor], logits: Tensor, target: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
@@ -124,11 +88,17 @@ def _allocate(predictions: list[Tensor], logits: Tensor, target: Tensor, *option
 
 
 def _prepare(
-    predictions: list[Tensor], logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, *options: Any
+    predictions: list[Tensor],
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    smoothing: Tensor | None,
+    ignore_index: int,
+    *options: Any,
 ) -> tuple[Any, ...]:
-    _check_classes(target, predictions[0].shape[1], ignore_index)
-    classes = target.contiguous(), _row(weight, predictions[0]), ignore_index
-    return *scale_space.as_maps(predictions, logits), *classes, *options
+    cross_entropy.check_classes(target, predictions[0].shape[1], ignore_index)
+    rows = cross_entropy.contiguous(weight, smoothing)
+    return *scale_space.as_maps(predictions, logits), target.contiguous(), *rows, ignore_index, *options
 
 
 def _allocate_backward(grad: Tensor, predictions: list[Tensor], logits: Tensor, *rest: Any) -> list[Tensor]:
@@ -141,18 +111,16 @@ def _prepare_backward(
     logits: Tensor,
     target: Tensor,
     weight: Tensor | None,
+    smoothing: Tensor | None,
     lse: Tensor,
     *options: Any,
 ) -> tuple[Any, ...]:
-    classes = target.contiguous(), _row(weight, predictions[0]), lse.contiguous()
-    return grad.contiguous(), *scale_space.as_maps(predictions, logits), *classes, *options
+    maps = scale_space.as_maps(predictions, logits)
+    rows = cross_entropy.contiguous(weight, smoothing)
+    return grad.contiguous(), *maps, target.contiguous(), *rows, lse.contiguous(), *options
 
 
-def _row(weight: Tensor | None, prediction: Tensor) -> Tensor | None:
-    return None if weight is None else weight.to(dtypes.arithmetic(prediction)).contiguous()
-
-
-_INPUTS = "Tensor[] predictions, Tensor logits, Tensor target, Tensor? weight"
+_INPUTS = "Tensor[] predictions, Tensor logits, Tensor target, Tensor? weight, Tensor? smoothing"
 _OPTIONS = "int ignore_index, str phi, bool opaque_last, bool resize_opacities"
 _op = registration.define(
     f"scale_space_cross_entropy({_INPUTS}, {_OPTIONS}) -> (Tensor losses, Tensor lse)", _allocate, _prepare

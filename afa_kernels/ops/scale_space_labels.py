@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from afa_kernels import backends, checks, dtypes
+from afa_kernels.ops import _labels as labels_of
 from afa_kernels.ops import _registration as registration
 from afa_kernels.ops import _scale_space as scale_space
 from afa_kernels.reference import scale_space_labels as reference
 
 VALUE = ("score", "probability")
-DTYPES = (torch.uint8, torch.int32, torch.int64)
 
 
 @overload
@@ -93,14 +93,9 @@ def scale_space_labels(
     (torch.Size([2, 128, 256]), torch.int64)
     """
     height, width = scale_space.check(predictions, logits, size, phi, background, resize)
-    channels = predictions[0].shape[1]
     if value is not None:
         checks.one_of("value", value, VALUE)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
-    most = torch.iinfo(dtype).max + 1
-    if channels < 1 or channels - 1 > most - 1:  # in torch.jit.trace a tensor of 64 bits
-        raise ValueError(f"predictions must have 1 to {most} channels for labels of {dtype}, got {channels}")
+    labels_of.check("predictions", predictions[0], dtype)
     with torch.no_grad():
         logits, _ = scale_space.joined(logits)
         backend = backends.choose("scale_space_labels", logits.device.type)

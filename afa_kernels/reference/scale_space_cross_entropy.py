@@ -18,6 +18,7 @@ def scale_space_cross_entropy(
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
+    label_smoothing: float = 0.0,
     phi: str = "abs",
     background: str = "none",
     resize: str = "weights",
@@ -26,4 +27,11 @@ def scale_space_cross_entropy(
     size = target.shape[1], target.shape[2]
     rendered = scale_space_render(predictions, logits, size, phi, background, resize, arithmetic)
     weight = None if weight is None else weight.to(arithmetic)
-    return F.cross_entropy(rendered, target.long(), weight, ignore_index=ignore_index, reduction=reduction)
+    return F.cross_entropy(
+        rendered,
+        target.long(),
+        weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )

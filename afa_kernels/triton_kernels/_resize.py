@@ -155,3 +155,8 @@ def sizes_of(tensors: list[Tensor]) -> tuple[tuple[int, int], ...]:
 
 def strides_of(tensors: list[Tensor]) -> tuple[tuple[int, int, int], ...]:
     return tuple(layout.strides(x) for x in tensors)
+
+
+def strides_and_size(maps: Tensor | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return what a kernel takes of maps, or of none."""
+    return ((0, 0, 0), (0, 0)) if maps is None else (layout.strides(maps), size_of(maps))

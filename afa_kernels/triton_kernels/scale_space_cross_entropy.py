@@ -1,155 +1,21 @@
-"""scale_space_cross_entropy in Triton: -u_t log_softmax(rendered)_t of every pixel.
-
-The forward kernel keeps log(sum exp) of a pixel. The backward renders once more, a band of rows at a time, writes the
-gradient of the band, u_t (softmax - onehot), and gathers it to the predictions before it goes to the next band.
-"""
+"""scale_space_cross_entropy in Triton: the cross-entropy of _cross_entropy.py, of predictions weighed by maps."""
 
 from __future__ import annotations
 
-import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from afa_kernels import layout
-from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
-from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of
-from afa_kernels.triton_kernels._softmax import add_exp
+from afa_kernels.triton_kernels import _cross_entropy
+from afa_kernels.triton_kernels._launch import split_batch, spread
 from afa_kernels.triton_kernels._weights import make_maps, maps_backward
 
-BAND_BYTES = 2**24  # of the gradient of a band: it stays in the second-level cache of a large GPU
 
-
-@triton.jit
-def _target(target, class_weight, ignore_index, channels, inside, arithmetic: tl.constexpr):
-    """Return the classes of some pixels and their weights: 0 where the target is ignored, NaN where it is no class."""
-    t = tl.load(target, mask=inside, other=0).to(tl.int64)
-    is_class = (t >= 0) & (t < channels)
-    weight = tl.full(t.shape, 1.0, arithmetic)
-    if class_weight is not None:
-        weight = tl.load(class_weight + t, mask=inside & is_class, other=0.0)
-    weight = tl.where(is_class, weight, float("nan"))
-    return t, tl.where(t == ignore_index, 0.0, weight)
-
-
-# One program makes the losses of BLOCK_P pixels of one row of one image, whose channels it sees BLOCK_C at a time.
-@triton.jit
-def _forward_kernel(
-    predictions, maps, target, class_weight, losses, lse_out,
-    strides, sizes, maps_strides, maps_size, out_size, channels, ignore_index,
-    K: tl.constexpr, same_sizes: tl.constexpr, maps_same_size: tl.constexpr,
-    resize_opacities: tl.constexpr, opaque_last: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
-):  # fmt: skip
-    n = tl.program_id(1).to(tl.int64)
-    height, width = out_size
-    blocks = tl.cdiv(width, BLOCK_P)
-    y = (tl.program_id(0) // blocks).to(tl.int64)
-    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
-    inside_x = x < width
-    p = n * height * width + y * width + x
-    t, weight = _target(target + p, class_weight, ignore_index, channels, inside_x, arithmetic)
-    weights = sample_maps(
-        maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
-        K, maps_same_size, resize_opacities and opaque_last, arithmetic,
-    )  # fmt: skip
-    if resize_opacities:
-        weights, _ = composite(weights, K)
-    best = tl.full([1, BLOCK_P], float("-inf"), arithmetic)
-    total = tl.zeros([1, BLOCK_P], arithmetic)
-    score_of_target = tl.zeros([1, BLOCK_P], arithmetic)
-    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
-        c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
-        inside = (c < channels) & inside_x
-        score = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
-        for k in tl.static_range(K):
-            score += weights[k] * sample(
-                predictions[k], strides[k], sizes[k], n, c, y, x, out_size, inside, same_sizes[k], arithmetic
-            )
-        score = tl.where(c < channels, score, float("-inf"))
-        largest = tl.max(score, axis=0)[None, :]
-        total = add_exp(total, best, score, largest, c < channels)
-        best = tl.maximum(best, largest)
-        score_of_target += tl.sum(tl.where(c == t, score, 0.0), axis=0)[None, :]
-    # an infinite score has no softmax
-    lse = tl.where(best == float("inf"), float("nan"), best + tl.log(total))
-    loss = tl.where(t == ignore_index, 0.0, weight * (lse - score_of_target))
-    tl.store(lse_out + p, lse, mask=inside_x)
-    tl.store(losses + p, loss, mask=inside_x)
-
-
-# One program handles BLOCK_P output pixels of one row of one image, over all channels: it writes the gradient of their
-# rendered scores, whose first row is `first_row`; and of all rows their weights and the gradient that reaches their
-# maps, both (N, K, H, W).
-@triton.jit(do_not_specialize=["first_row"])
-def _gradient_kernel(
-    grad_losses, target, class_weight, lse, predictions, maps, grad_out, weights_out, grad_maps_out,
-    grad_strides, strides, sizes, maps_strides, maps_size, out_size, channels, ignore_index, first_row,
-    K: tl.constexpr, same_sizes: tl.constexpr, maps_same_size: tl.constexpr,
-    resize_opacities: tl.constexpr, opaque_last: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
-):  # fmt: skip
-    grad_n, grad_c, grad_p = grad_strides
-    height, width = out_size
-    n = tl.program_id(1).to(tl.int64)
-    blocks = tl.cdiv(width, BLOCK_P)
-    row = (tl.program_id(0) // blocks).to(tl.int64)
-    y = first_row + row
-    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
-    p = y * width + x
-    inside_x = x < width
-    of_image = n * height * width
-    t, weight = _target(target + of_image + p, class_weight, ignore_index, channels, inside_x, arithmetic)
-    factor = weight * tl.load(grad_losses + of_image + p, mask=inside_x, other=0.0)
-    factor = tl.where(t == ignore_index, 0.0, factor)  # whatever reaches the loss of an ignored pixel
-    log_sum_exp = tl.load(lse + of_image + p, mask=inside_x, other=0.0)
-    opacities = sample_maps(
-        maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
-        K, maps_same_size, resize_opacities and opaque_last, arithmetic,
-    )  # fmt: skip
-    weights, transmittances = opacities, opacities
-    if resize_opacities:
-        weights, transmittances = composite(opacities, K)
-    if weights_out is not None:
-        for k in tl.static_range(K):
-            tl.store(weights_out + (n * K + k) * height * width + p, weights[k], mask=inside_x)
-    sums = ()  # over the channels, of the gradient times up(pred_k): what reaches w_k
-    for _ in tl.static_range(K):
-        sums = sums + (tl.zeros([1, BLOCK_P], arithmetic),)
-    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
-        c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
-        inside = (c < channels) & inside_x
-        score = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
-        values = ()
-        for k in tl.static_range(K):
-            value = sample(
-                predictions[k], strides[k], sizes[k], n, c, y, x, out_size, inside, same_sizes[k], arithmetic
-            )
-            score += weights[k] * value
-            values = values + (value,)
-        g = factor * (tl.exp(score - log_sum_exp) - tl.where(c == t, 1.0, 0.0))
-        g = tl.where(inside, g, 0.0)
-        if grad_out is not None:
-            at = grad_out + n * grad_n + c * grad_c + (row * width + x) * grad_p
-            tl.store(at, g, mask=inside)
-        added = ()
-        for k in tl.static_range(K):
-            added = added + (sums[k] + tl.sum(g * values[k], axis=0)[None, :],)
-        sums = added
-    if grad_maps_out is not None:
-        store_map_gradients(
-            grad_maps_out, n, p, out_size, sums, opacities, transmittances, inside_x, K, resize_opacities
-        )
-
-
-@split_batch("weight")
+@split_batch("weight", "smoothing")
 def forward(
     predictions: list[Tensor],
     logits: Tensor,
     target: Tensor,
     weight: Tensor | None,
+    smoothing: Tensor | None,
     ignore_index: int,
     phi: str,
     opaque_last: bool,
@@ -157,29 +23,19 @@ def forward(
     losses: Tensor,
     lse: Tensor,
 ) -> None:
-    batch, height, width = losses.shape
-    channels = predictions[0].shape[1]
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
-    channels_last = _tiles.channels_last(predictions[0])
-    tile = _tiles.of_row(channels, width, len(predictions), channels_last, maps.itemsize)
-    launch(
-        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
-        tuple(predictions), maps, target, weight, losses, lse,
-        strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
-        (height, width), channels, ignore_index,
-        K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
-        maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
-        opaque_last=opaque_last, **tile, arithmetic=arithmetic_of(maps),
-    )  # fmt: skip
+    how = weight, smoothing, ignore_index, opaque_last, resize_opacities
+    _cross_entropy.forward(predictions, maps, target, *how, losses, lse)
 
 
-@split_batch("weight")
+@split_batch("weight", "smoothing")
 def backward(
     grad: Tensor,
     predictions: list[Tensor],
     logits: Tensor,
     target: Tensor,
     weight: Tensor | None,
+    smoothing: Tensor | None,
     lse: Tensor,
     ignore_index: int,
     phi: str,
@@ -189,53 +45,13 @@ def backward(
     grads: list[Tensor],
 ) -> None:
     *grad_predictions, grad_logits = spread(grads, needed)
-    batch, height, width = grad.shape
-    channels = predictions[0].shape[1]
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
-    resized = (batch, len(predictions), height, width)
-    weights_out = maps.new_empty(resized) if any(needed[:-1]) else None
-    grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
-    memory_format = layout.memory_format(predictions[0])
-    channels_last = memory_format == torch.channels_last
-    tile = _tiles.of_row(channels, width, len(predictions), channels_last, maps.itemsize)
-    wanted = [(k, x) for k, x in enumerate(grad_predictions) if x is not None]
-    sources = [x.shape[2] for _, x in wanted]
-    for owned, first, last in bands(height, sources, BAND_BYTES // (batch * channels * width * maps.itemsize)):
-        band = None
-        if wanted:
-            shape = (batch, channels, last - first, width)
-            band = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=memory_format)
-        launch(
-            _gradient_kernel, ((last - first) * triton.cdiv(width, tile["BLOCK_P"]), batch),
-            grad, target, weight, lse, tuple(predictions), maps, band, weights_out, grad_maps_out,
-            (0, 0, 0) if band is None else layout.strides(band),
-            strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
-            (height, width), channels, ignore_index, first,
-            K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
-            maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
-            opaque_last=opaque_last, **tile, arithmetic=arithmetic_of(maps),
-        )  # fmt: skip
-        for (k, out), rows in zip(wanted, owned):
-            if band is not None and rows[0] < rows[1]:
-                gather(band, weights_out, k, out, height, rows, first)
-    if grad_logits is not None and grad_maps_out is not None:
-        maps_backward(grad_maps_out, maps, logits, phi, opaque_last, resize_opacities, grad_logits)
-
-
-def bands(height: int, sources: list[int], rows: int) -> list[tuple[list[tuple[int, int]], int, int]]:
-    """Return bands of at least one and about `rows` output rows, which share out the rows of every source among them.
-
-    Each is the source rows it owns, from one to another, and the output rows that these are read by, with its own.
-    """
-    found = []
-    step = max(1, rows)
-    for begin in range(0, height, step):
-        end = min(begin + step, height)
-        owned = [(begin * source // height, end * source // height) for source in sources]
-        first, last = begin, end
-        for (i, j), source in zip(owned, sources):
-            if i < j and source != height:
-                first = min(first, max((2 * i - 1) * height - source, 0) // (2 * source))
-                last = max(last, min(-((source - (2 * j + 1) * height) // (2 * source)) + 1, height))
-        found.append((owned, first, last))
-    return found
+    grad_maps = None
+    if grad_logits is not None:
+        grad_maps = maps.new_empty((*maps.shape[:2], *grad.shape[1:]))
+    classes = target, weight, smoothing, lse, ignore_index
+    _cross_entropy.backward(
+        grad, predictions, maps, *classes, opaque_last, resize_opacities, grad_predictions, grad_maps
+    )
+    if grad_logits is not None and grad_maps is not None:
+        maps_backward(grad_maps, maps, logits, phi, opaque_last, resize_opacities, grad_logits)

@@ -1,74 +1,12 @@
-"""scale_space_labels in Triton: the channel with the largest rendered score, which no program stores."""
+"""scale_space_labels in Triton: the labels of _labels.py, of predictions weighed by maps."""
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from afa_kernels import layout
-from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._compositing import composite, sample_maps
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch
-from afa_kernels.triton_kernels._resize import sample, size_of, sizes_of, strides_of
-from afa_kernels.triton_kernels._softmax import add_exp
+from afa_kernels.triton_kernels import _labels
+from afa_kernels.triton_kernels._launch import split_batch
 from afa_kernels.triton_kernels._weights import make_maps
-
-
-# One program labels BLOCK_P pixels of one row of one image, whose channels it sees BLOCK_C at a time. The first of
-# equal scores wins, and the first NaN beats all. `total` is the sum of exp(score - best).
-@triton.jit
-def _forward_kernel(
-    predictions, maps, labels, values,
-    strides, sizes, maps_strides, maps_size, out_size, channels,
-    K: tl.constexpr, same_sizes: tl.constexpr, maps_same_size: tl.constexpr,
-    resize_opacities: tl.constexpr, opaque_last: tl.constexpr, probability: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
-):  # fmt: skip
-    n = tl.program_id(1).to(tl.int64)
-    height, width = out_size
-    blocks = tl.cdiv(width, BLOCK_P)
-    y = (tl.program_id(0) // blocks).to(tl.int64)
-    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
-    inside_x = x < width
-    weights = sample_maps(
-        maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
-        K, maps_same_size, resize_opacities and opaque_last, arithmetic,
-    )  # fmt: skip
-    if resize_opacities:
-        weights, _ = composite(weights, K)
-    best = tl.full([1, BLOCK_P], float("-inf"), arithmetic)
-    label = tl.zeros([1, BLOCK_P], tl.int32)
-    nan = tl.full([1, BLOCK_P], 2147483647, tl.int32)
-    total = tl.zeros([1, BLOCK_P], arithmetic)
-    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
-        channel = first + tl.arange(0, BLOCK_C)[:, None]
-        inside = (channel < channels) & inside_x
-        score = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
-        for k in tl.static_range(K):
-            score += weights[k] * sample(
-                predictions[k], strides[k], sizes[k], n, channel.to(tl.int64), y, x, out_size, inside, same_sizes[k],
-                arithmetic,
-            )  # fmt: skip
-        score = tl.where(channel < channels, score, float("-inf"))
-        is_nan = score != score
-        nan = tl.minimum(nan, tl.min(tl.where(is_nan, channel, 2147483647), axis=0)[None, :])
-        number = tl.where(is_nan, float("-inf"), score)
-        largest = tl.max(number, axis=0)[None, :]
-        where = tl.min(tl.where(number == largest, channel, 2147483647), axis=0)[None, :]
-        if probability:
-            total = add_exp(total, best, score, largest, channel < channels)
-        label = tl.where(largest > best, where, label)
-        best = tl.maximum(best, largest)
-    has_nan = nan < 2147483647
-    p = n * height * width + y * width + x
-    tl.store(labels + p, tl.where(has_nan, nan, label).to(labels.dtype.element_ty), mask=inside_x)
-    if values is not None:
-        value = best
-        if probability:
-            value = 1.0 / total
-        value = tl.where(has_nan, float("nan"), value)
-        tl.store(values + p, value.to(values.dtype.element_ty), mask=inside_x)
 
 
 @split_batch()
@@ -82,18 +20,5 @@ def forward(
     outputs: list[Tensor],
 ) -> None:
     labels, values = outputs[0], outputs[1] if value != "none" else None
-    batch, height, width = labels.shape
-    channels = predictions[0].shape[1]
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
-    channels_last = _tiles.channels_last(predictions[0])
-    tile = _tiles.of_row(channels, width, len(predictions), channels_last, maps.itemsize)
-    launch(
-        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
-        tuple(predictions), maps, labels, values,
-        strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
-        (height, width), channels,
-        K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
-        maps_same_size=size_of(maps) == (height, width), resize_opacities=resize_opacities,
-        opaque_last=opaque_last, probability=value == "probability",
-        **tile, arithmetic=arithmetic_of(maps),
-    )  # fmt: skip
+    _labels.forward(predictions, maps, opaque_last, resize_opacities, value == "probability", labels, values)

@@ -48,8 +48,34 @@ inline float expm1(float x) {
   return e.series * e.half_scale * e.rest_scale + (scale - 1.0f);
 }
 
+// log of a normal positive number m 2^n with m near 1, from the Taylor-like series of log(m) of Cephes. A NaN stays
+// one.
+inline float log(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const int32_t exponent = (bits - 0x3f3504f3) >> 23;  // 0x3f3504f3: sqrt(1/2)
+  bits -= exponent * (1 << 23);
+  float m;
+  std::memcpy(&m, &bits, sizeof m);
+  const float r = m - 1.0f, n = static_cast<float>(exponent);
+  float p = 7.0376836292e-2f;
+  p = p * r - 1.1514610310e-1f;
+  p = p * r + 1.1676998740e-1f;
+  p = p * r - 1.2420140846e-1f;
+  p = p * r + 1.4249322787e-1f;
+  p = p * r - 1.6668057665e-1f;
+  p = p * r + 2.0000714765e-1f;
+  p = p * r - 2.4999993993e-1f;
+  p = p * r + 3.3333331174e-1f;
+  const float tail = p * r * r * r - 2.12194440e-4f * n - 0.5f * r * r;
+  return x == x ? r + tail + 0.693359375f * n : x;
+}
+
 inline double exp(double x) {
   return std::exp(x);
+}
+inline double log(double x) {
+  return std::log(x);
 }
 inline double expm1(double x) {
   return std::expm1(x);

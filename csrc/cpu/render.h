@@ -39,20 +39,28 @@ struct Resized {
       row(n, r, y, first, count, scratch, out);
   }
 
-  // out[i] = the value of channel c at output row y, column first + i. For maps with pixel stride 1.
+  // out[i] = the value of channel c at output row y, column first + i.
   void row(int64_t n, int64_t c, int64_t y, int64_t first, int64_t count, Acc* __restrict scratch,
            Acc* __restrict out) const {
     if (identity) {
       const T* source = map.at(n, c, y * columns.in + first);
-      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(source[i]);
+      if (map.sp == 1)  // which is vectorised
+        for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(source[i]);
+      else
+        for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(source[i * map.sp]);
       return;
     }
     const int64_t from = columns.low[first], length = columns.high(first + count - 1) - from + 1;
     const T* top = map.at(n, c, rows.low[y] * columns.in + from);
     const T* bottom = map.at(n, c, rows.high(y) * columns.in + from);
     const Acc f = rows.fraction[y], not_f = 1 - f;
-    for (int64_t i = 0; i < length; ++i)
-      scratch[i] = not_f * static_cast<Acc>(top[i]) + f * static_cast<Acc>(bottom[i]);
+    const auto blend = [&](int64_t i, int64_t at) {
+      scratch[i] = not_f * static_cast<Acc>(top[at]) + f * static_cast<Acc>(bottom[at]);
+    };
+    if (map.sp == 1)
+      for (int64_t i = 0; i < length; ++i) blend(i, i);
+    else
+      for (int64_t i = 0; i < length; ++i) blend(i, i * map.sp);
     for (int64_t i = length; i < length + PADDING; ++i) scratch[i] = scratch[length - 1];
     resize(columns, first, count, scratch, out);
   }

@@ -1,70 +1,43 @@
 // scale_space_cross_entropy on the CPU: -u_t log_softmax(rendered)_t of every pixel. The forward keeps log(sum exp) of
 // a pixel; the backward renders once more, and u_t (softmax - onehot) exists a row at a time.
-#include <limits>
-
+#include "cross_entropy.h"
 #include "render_backward.h"
 
 namespace afa {
 namespace {
 
 constexpr Checker check{"scale_space_cross_entropy"};
-constexpr int32_t IGNORED = -1, WRONG = -2;  // targets that are no class
-
-// The class of each of `count` pixels from `at`, or why it has none.
-void read_target(const Tensor& target, int64_t ignore_index, int64_t channels, int64_t at, int64_t count,
-                 int32_t* classes) {
-  const auto read = [&](const auto* data) {
-    for (int64_t i = 0; i < count; ++i) {
-      const auto t = static_cast<int64_t>(data[at + i]);
-      classes[i] = t == ignore_index ? IGNORED : t >= 0 && t < channels ? static_cast<int32_t>(t) : WRONG;
-    }
-  };
-  switch (target.scalar_type()) {
-    case ScalarType::Byte: return read(static_cast<const uint8_t*>(target.data_ptr()));
-    case ScalarType::Int: return read(static_cast<const int32_t*>(target.data_ptr()));
-    case ScalarType::Long: return read(static_cast<const int64_t*>(target.data_ptr()));
-    default:
-      STD_TORCH_CHECK(false, check.op, ": target has an unsupported dtype ", static_cast<int>(target.scalar_type()));
-  }
-}
-
-// `value` times the weight of class t, NaN if that is no class; 0 where the pixel is ignored, whatever the value.
-template <class Acc>
-Acc weighted(const Acc* weight, int32_t t, Acc value) {
-  if (t >= 0) return weight ? weight[t] * value : value;
-  return t == IGNORED ? Acc(0) : std::numeric_limits<Acc>::quiet_NaN();
-}
-
 template <class T, class Acc = acc_t<T>>
 void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const Tensor& target,
-             const std::optional<Tensor>& weight, int64_t ignore_index, const std::string& phi, bool opaque_last,
-             bool resize_opacities, const Tensor& losses, const Tensor& lse) {
+             const std::optional<Tensor>& weight, const std::optional<Tensor>& smoothing, int64_t ignore_index,
+             const std::string& phi, bool opaque_last, bool resize_opacities, const Tensor& losses, const Tensor& lse) {
   const int64_t height = losses.size(1), width = losses.size(2);
   const Maps<Acc> maps(check, logits, phi, opaque_last, resize_opacities, height, width);
   const Predictions<T> predictions(check, tensors, maps, height, width);
   const bool channels_last = predictions.channels_last;
   const int64_t channels = predictions.channels, pixels = maps.batch * height * width;
-  const Acc* class_weight = check.flat<const Acc>("weight", weight, channels);
+  const Classes<Acc> classes(check, target, weight, smoothing, ignore_index, channels, pixels);
+  const Acc* smooth_row = classes.smoothing;
   Acc *loss_of = check.flat<Acc>("losses", losses, pixels), *lse_of = check.flat<Acc>("lse", lse, pixels);
-  check.contiguous("target", target, pixels);
 
   // A span of pixels, whose channels one thread sees one after the other.
   struct Seen {
-    Acc best[COLUMNS], total[COLUMNS], score[COLUMNS];
+    Acc best[COLUMNS], total[COLUMNS], score[COLUMNS], smooth[COLUMNS];
     int32_t target[COLUMNS];
   };
   render(predictions, maps, height, width,
          [&](int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const Acc* scores) {
            thread_local Seen seen;
-           Acc *best = seen.best, *total = seen.total, *score = seen.score;
+           Acc *best = seen.best, *total = seen.total, *score = seen.score, *smooth = seen.smooth;
            int32_t* t = seen.target;
            const int64_t at = (n * height + y) * width + first;
-           if (r == 0) read_target(target, ignore_index, channels, at, count, t);
+           if (r == 0) classes.read(at, count, t);
            if (channels_last) {
              best[r] = scores[0], total[r] = 0;
              for (int64_t c = 1; c < channels; ++c) best[r] = scores[c] > best[r] ? scores[c] : best[r];
              for (int64_t c = 0; c < channels; ++c) total[r] += exp(scores[c] - best[r]);
-             score[r] = scores[std::max(t[r], 0)];
+             score[r] = scores[std::max(t[r], 0)], smooth[r] = 0;
+             for (int64_t c = 0; c < channels && smooth_row; ++c) smooth[r] += smooth_row[c] * scores[c];
            } else if (r == 0) {
              for (int64_t i = 0; i < count; ++i) best[i] = score[i] = scores[i], total[i] = 1;
            } else {
@@ -74,49 +47,61 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const Ten
                score[i] = t[i] == channel ? scores[i] : score[i];
              }
            }
+           if (smooth_row && !channels_last)
+             for (int64_t i = 0; i < count; ++i) smooth[i] = (r == 0 ? Acc(0) : smooth[i]) + smooth_row[r] * scores[i];
            if (r + 1 < (channels_last ? count : channels)) return;
            for (int64_t i = 0; i < count; ++i) {
              // an infinite score has no softmax
              const bool infinite = best[i] == std::numeric_limits<Acc>::infinity();
              const Acc value = infinite ? std::numeric_limits<Acc>::quiet_NaN() : best[i] + std::log(total[i]);
              lse_of[at + i] = value;
-             loss_of[at + i] = weighted(class_weight, t[i], value - score[i]);
+             loss_of[at + i] = classes.weighted(t[i], value - score[i]);
+             if (smooth_row && t[i] >= 0) loss_of[at + i] += classes.smoothed * value - smooth[i];
            }
          });
 }
 
-// dL/d rendered = dL/d loss u_t (softmax - onehot).
+// dL/d rendered = dL/d loss (u_t (softmax - onehot) + the sum of the smoothing times softmax - the smoothing).
 template <class Acc>
 struct CrossEntropy {
   static constexpr bool of_scores = true;
+  const Classes<Acc>& classes;
   int64_t height, width;
   const Acc* lse;
-  std::unique_ptr<Acc[]> factor;  // dL/d loss u_t
+  std::unique_ptr<Acc[]> upstream, factor;  // dL/d loss with smoothing, and times what multiplies the softmax
   std::unique_ptr<int32_t[]> target;
 
-  CrossEntropy(const Tensor& grad, const Tensor& targets, const std::optional<Tensor>& weight, int64_t ignore_index,
-               int64_t channels, const Tensor& log_sum_exp)
-      : height(grad.size(1)),
+  CrossEntropy(const Tensor& grad, const Classes<Acc>& of, const Tensor& log_sum_exp)
+      : classes(of),
+        height(grad.size(1)),
         width(grad.size(2)),
         lse(check.flat<const Acc>("lse", log_sum_exp, grad.numel())),
+        upstream(uninitialized<Acc>(of.smoothing ? grad.numel() : 0)),
         factor(uninitialized<Acc>(grad.numel())),
         target(uninitialized<int32_t>(grad.numel())) {
     const auto* g = check.flat<const Acc>("grad", grad, grad.numel());
-    const Acc* class_weight = check.flat<const Acc>("weight", weight, channels);
-    check.contiguous("target", targets, grad.numel());
     torch::stable::parallel_for(0, grad.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
-      read_target(targets, ignore_index, channels, begin, end - begin, target.get() + begin);
-      for (int64_t i = begin; i < end; ++i) factor[i] = weighted(class_weight, target[i], g[i]);
+      classes.read(begin, end - begin, target.get() + begin);
+      for (int64_t i = begin; i < end; ++i) factor[i] = classes.weighted(target[i], g[i]);
+      for (int64_t i = begin; i < end && classes.smoothing; ++i) upstream[i] = target[i] == IGNORED ? Acc(0) : g[i];
     });
   }
 
   void row(int64_t n, int64_t c, int64_t y, int64_t first, int64_t count, const Acc* scores,
            Acc* __restrict out) const {
     const int64_t at = (n * height + y) * width + first;
-    const Acc *f = factor.get() + at, *l = lse + at;
+    const Acc *f = factor.get() + at, *l = lse + at, *g = upstream.get() + at;
     const int32_t* t = target.get() + at;
     const auto channel = static_cast<int32_t>(c);
-    for (int64_t i = 0; i < count; ++i) out[i] = f[i] * (exp(scores[i] - l[i]) - (t[i] == channel ? Acc(1) : Acc(0)));
+    if (!classes.smoothing) {
+      for (int64_t i = 0; i < count; ++i) out[i] = f[i] * (exp(scores[i] - l[i]) - (t[i] == channel ? Acc(1) : Acc(0)));
+      return;
+    }
+    const Acc s = classes.smoothing[c], all = classes.smoothed;
+    for (int64_t i = 0; i < count; ++i) {
+      const Acc softmax = exp(scores[i] - l[i]);
+      out[i] = f[i] * (softmax - (t[i] == channel ? Acc(1) : Acc(0))) + g[i] * (all * softmax - s);
+    }
   }
   void pixel(int64_t n, int64_t y, int64_t x, int64_t channels, const Acc* scores, Acc* __restrict out) const {
     const int64_t at = (n * height + y) * width + x;
@@ -124,22 +109,26 @@ struct CrossEntropy {
     const int64_t t = target[at];
     for (int64_t c = 0; c < channels; ++c) out[c] = f * exp(scores[c] - l);
     if (t >= 0) out[t] = f * (exp(scores[t] - l) - 1);
+    if (!classes.smoothing) return;
+    const Acc g = upstream[at], *s = classes.smoothing;
+    for (int64_t c = 0; c < channels; ++c) out[c] += g * (classes.smoothed * exp(scores[c] - l) - s[c]);
   }
 };
 
 void scale_space_cross_entropy_forward(std::vector<Tensor> predictions, Tensor logits, Tensor target,
-                                       std::optional<Tensor> weight, int64_t ignore_index, std::string phi,
-                                       bool opaque_last, bool resize_opacities, Tensor losses, Tensor lse) {
+                                       std::optional<Tensor> weight, std::optional<Tensor> smoothing,
+                                       int64_t ignore_index, std::string phi, bool opaque_last, bool resize_opacities,
+                                       Tensor losses, Tensor lse) {
   dispatch(check.first("predictions", predictions).scalar_type(), check.op, [&](auto t) {
-    forward<decltype(t)>(predictions, logits, target, weight, ignore_index, phi, opaque_last, resize_opacities, losses,
-                         lse);
+    forward<decltype(t)>(predictions, logits, target, weight, smoothing, ignore_index, phi, opaque_last,
+                         resize_opacities, losses, lse);
   });
 }
 
 void scale_space_cross_entropy_backward(Tensor grad, std::vector<Tensor> predictions, Tensor logits, Tensor target,
-                                        std::optional<Tensor> weight, Tensor lse, int64_t ignore_index, std::string phi,
-                                        bool opaque_last, bool resize_opacities, std::vector<bool> needed,
-                                        std::vector<Tensor> grads) {
+                                        std::optional<Tensor> weight, std::optional<Tensor> smoothing, Tensor lse,
+                                        int64_t ignore_index, std::string phi, bool opaque_last, bool resize_opacities,
+                                        std::vector<bool> needed, std::vector<Tensor> grads) {
   const Gradients all = check.spread(grads, needed, predictions.size() + 1);
   dispatch(check.first("predictions", predictions).scalar_type(), check.op, [&](auto t) {
     using T = decltype(t);
@@ -148,7 +137,8 @@ void scale_space_cross_entropy_backward(Tensor grad, std::vector<Tensor> predict
     const Maps<Acc> maps(check, logits, phi, opaque_last, resize_opacities, height, width);
     const Predictions<T> scales(check, predictions, maps, height, width);
     check.contiguous("grad", grad, maps.batch * height * width);
-    const CrossEntropy<Acc> gradient(grad, target, weight, ignore_index, scales.channels, lse);
+    const Classes<Acc> classes(check, target, weight, smoothing, ignore_index, scales.channels, grad.numel());
+    const CrossEntropy<Acc> gradient(grad, classes, lse);
     render_backward(check, gradient, scales, maps, logits, phi, height, width, all);
   });
 }

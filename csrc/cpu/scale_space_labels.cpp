@@ -1,5 +1,6 @@
 // scale_space_labels on the CPU: the channel with the largest rendered score, and its score or its probability. The
 // rendering itself is nowhere stored; of each pixel the largest score so far is, and the sum of exp(score - largest).
+#include "labels.h"
 #include "render.h"
 
 namespace afa {
@@ -58,16 +59,6 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const std
          });
 }
 
-template <class F>
-void dispatch_labels(ScalarType dtype, const F& body) {
-  switch (dtype) {
-    case ScalarType::Byte: return body(uint8_t{});
-    case ScalarType::Int: return body(int32_t{});
-    case ScalarType::Long: return body(int64_t{});
-    default: STD_TORCH_CHECK(false, check.op, ": unsupported dtype ", static_cast<int>(dtype));
-  }
-}
-
 void scale_space_labels_forward(std::vector<Tensor> predictions, Tensor logits, std::string phi, bool opaque_last,
                                 bool resize_opacities, std::string value, std::vector<Tensor> outputs) {
   STD_TORCH_CHECK(value == "none" || value == "score" || value == "probability", check.op,
@@ -75,7 +66,7 @@ void scale_space_labels_forward(std::vector<Tensor> predictions, Tensor logits, 
   check.count("outputs", outputs.size(), value == "none" ? 1 : 2);
   const auto values = value == "none" ? std::nullopt : std::optional<Tensor>(outputs[1]);
   dispatch(check.first("predictions", predictions).scalar_type(), check.op, [&](auto t) {
-    dispatch_labels(outputs[0].scalar_type(), [&](auto l) {
+    dispatch_labels(outputs[0].scalar_type(), check.op, [&](auto l) {
       forward<decltype(t), decltype(l)>(predictions, logits, phi, opaque_last, resize_opacities, value == "probability",
                                         outputs[0], values);
     });

@@ -460,6 +460,54 @@ BAD_LOSS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"reduction": "average"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'average'"),
 ]
 
+BAD_SMOOTHING: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"label_smoothing": None}, TypeError, "label_smoothing must be a number, got None"),
+    ({"label_smoothing": -0.1}, ValueError, "label_smoothing must be at least 0, got -0.1"),
+    ({"label_smoothing": float("nan")}, ValueError, "label_smoothing must be at least 0, got nan"),
+    ({"label_smoothing": 1.5}, ValueError, "label_smoothing must be at most 1, got 1.5"),
+]
+BAD_LOSS += BAD_SMOOTHING
+RESIZED = {"logits": t(2, 3, 4, 5), "target": t(2, 8, 9, dtype=INT)}
+BAD_RESIZED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"logits": None}, TypeError, "logits must be a Tensor, got NoneType"),
+    ({"logits": [t(2, 3, 4, 5)]}, TypeError, "logits must be a Tensor, got list"),
+    ({"logits": t(2, 3, 4, 5, dtype=INT)}, TypeError, f"logits {FLOATING} torch.int64"),
+    ({"logits": t(3, 4, 5)}, ValueError, "logits must have 4 dimensions, got shape (3, 4, 5)"),
+    (
+        {"logits": t(2, 3, 0, 5)},
+        ValueError,
+        "logits must have at least one pixel to be resized, got shape (2, 3, 0, 5)",
+    ),
+    ({"logits": t(2, 0, 4, 5)}, ValueError, "logits must have at least one channel, got shape (2, 0, 4, 5)"),
+    ({"target": None}, TypeError, "target must be a Tensor, got NoneType"),
+    ({"target": t(2, 8, 9)}, TypeError, f"{INTEGRAL} torch.float32"),
+    ({"target": t(2, 1, 8, 9, dtype=INT)}, ValueError, "target must have 3 dimensions, got shape (2, 1, 8, 9)"),
+    ({"target": t(2, 0, 9, dtype=INT)}, ValueError, "target must have at least one pixel, got shape (2, 0, 9)"),
+    (
+        {"target": t(3, 8, 9, dtype=INT)},
+        ValueError,
+        "target must have shape (2, 8, 9) to match logits (2, 3, 4, 5), got (3, 8, 9)",
+    ),
+    ({"target": t(2, 8, 9, dtype=INT, device=META)}, ValueError, "target must be on cpu like logits, got meta"),
+    (
+        {"target": t(2, 8, 9, dtype=INT) + 3},
+        ValueError,
+        "target must hold classes from 0 to 2 or ignore_index -100, got 3",
+    ),
+    (
+        {"target": t(2, 8, 9, dtype=INT) - 1, "ignore_index": 255},
+        ValueError,
+        "target must hold classes from 0 to 2 or ignore_index 255, got -1",
+    ),
+    ({"weight": [1.0, 1.0, 1.0]}, TypeError, "weight must be a Tensor, got list"),
+    ({"weight": t(4)}, ValueError, "weight must have shape (3,) to match logits (2, 3, 4, 5), got (4,)"),
+    ({"weight": t(3, device=META)}, ValueError, "weight must be on cpu like logits, got meta"),
+    ({"weight": t(3).requires_grad_()}, ValueError, "weight must not require a gradient, which it does not get"),
+    ({"ignore_index": 255.0}, TypeError, "ignore_index must be an integer, got 255.0"),
+    ({"reduction": "average"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'average'"),
+    *BAD_SMOOTHING,
+]
+
 HIERARCHICAL = {
     "predictions": [t(2, 3, 4, 5), t(2, 3, 8, 9)],
     "attentions": [t(2, 1, 4, 5)],
@@ -534,6 +582,7 @@ BAD = {
     "progressive_fusion": (PROGRESSIVE, BAD_PROGRESSIVE),
     "scale_space_weights": (WEIGHTS, bad_logits()),
     "scale_space_render": (RENDER, BAD_RENDER),
+    "resized_cross_entropy": (RESIZED, BAD_RESIZED),
     "scale_space_cross_entropy": (LOSS, BAD_LOSS),
     "hierarchical_fusion": (HIERARCHICAL, BAD_HIERARCHICAL),
 }

@@ -41,14 +41,14 @@ def test_fake_strides(case: Case, kernel: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @over(FIRST)
 def test_autocast(case: Case, dtype: torch.dtype, backend: str) -> None:
-    """Fusion and pooling keep the type of the feature maps; what fuses scales comes in float32."""
+    """Fusion and pooling keep the type of the feature maps; what fuses scales, and a loss, comes in float32."""
     arguments = case.inputs(dtype)
     wanted = [differentiable(case.op)] * len(tensors(arguments))
     plain = case.outputs(arguments, backend)
     with torch.autocast(DEVICE, torch.bfloat16):
         outputs = case.outputs(arguments, backend)
         grads = gradients(lambda a: case.outputs(a, backend), arguments, wanted=wanted)
-    expected = torch.float32 if case.op.startswith(("scale_space", "hierarchical")) else dtype
+    expected = torch.float32 if case.op.startswith(("scale_space", "hierarchical", "resized")) else dtype
     assert [o.dtype for o in outputs] == [
         expected if o.is_floating_point() else p.dtype for o, p in zip(outputs, plain)
     ]

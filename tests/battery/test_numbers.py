@@ -37,6 +37,7 @@ INTEGERS: dict[str, Callable[[int], Any]] = {
 }
 NUMBERS = (
     "stride", "padding", "dilation", "groups", "ignore_index", "size", "scales", "eps", "momentum", "activation_slope",
+    "label_smoothing",
 )  # fmt: skip
 
 
@@ -86,7 +87,8 @@ def twice(case: Case) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
 
     def function(*inputs: Tensor) -> tuple[Tensor, ...]:
         given = with_tensors(arguments, inputs)
-        height, width = given[0][-1].shape[2:]
+        last = given[0] if isinstance(given[0], Tensor) else given[0][-1]
+        height, width = last.shape[2:]
         out = op(*given, size=(2 * height, 2 * width), **options)
         return out if isinstance(out, tuple) else (out,)
 

@@ -91,10 +91,19 @@ def losses(draw: st.DrawFn) -> Case:
         "target": torch.where(target == c, ignored, target),
         "ignore_index": ignored,
         "reduction": draw(st.sampled_from(["mean", "sum", "none"])),
+        "label_smoothing": draw(st.sampled_from([0.0, 0.1])),
         "weight": draw(st.none() | st.just(torch.linspace(0.5, 2, c))),
     }
     shapes = [(n, c, *shape[2:]) for shape in render.shapes[0]], (n, *render.shapes[1][1:])
     return Case("scale_space_cross_entropy", "any", shapes, options, render.layouts, render.dtypes)
+
+
+@st.composite
+def resized_losses(draw: st.DrawFn) -> Case:
+    loss = draw(losses())
+    names = ("target", "ignore_index", "reduction", "label_smoothing", "weight")
+    options = {name: loss.options[name] for name in names}
+    return Case("resized_cross_entropy", "any", (loss.shapes[0][0],), options, draw(layouts(1)), (draw(dtypes(1)),))
 
 
 @st.composite
@@ -190,6 +199,12 @@ def test_hierarchical_fusion(backend: str, case: Case, seed: int) -> None:
 @anything
 @given(losses(), st.integers(0, 1000))
 def test_scale_space_cross_entropy(backend: str, case: Case, seed: int) -> None:
+    check(case, case.inputs(case.dtypes[0], seed=seed), backend)
+
+
+@anything
+@given(resized_losses(), st.integers(0, 1000))
+def test_resized_cross_entropy(backend: str, case: Case, seed: int) -> None:
     check(case, case.inputs(case.dtypes[0], seed=seed), backend)
 
 

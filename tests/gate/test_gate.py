@@ -35,8 +35,8 @@ NARROW = {
     **dict.fromkeys(
         (
             "_gather_kernel",
-            "scale_space_labels",
-            "scale_space_cross_entropy",
+            "_labels",
+            "_cross_entropy",
             "scale_space_accumulate",
             "hierarchical_fusion",
         ),

@@ -19,6 +19,7 @@ from afa_kernels import backends
 from afa_kernels.testing import Case, differentiable, operation, tensors
 
 CONSTANT = {
+    "resized_labels": "what it gives is constant, as it says",
     "scale_space_labels": "what it gives is constant, as it says",
     "scale_space_accumulate": "it is not public, and what calls it records no gradient",
 }
@@ -33,7 +34,9 @@ NOT_FOR: dict[str, dict[str, str]] = {
         "bn_relu_conv2d": "how far an infinity spreads is up to the algorithm that PyTorch chooses for the convolution"
     },
     "test_vmap": {"scale_space_accumulate": "it writes to tensors that have no axis of the batch"},
-    "test_upstream_gradient_in_any_layout": {"scale_space_cross_entropy": "its output is one number"},
+    "test_upstream_gradient_in_any_layout": dict.fromkeys(
+        ("resized_cross_entropy", "scale_space_cross_entropy"), "its output is one number"
+    ),
 }
 
 once = pytest.mark.once  # with one kernel backend is enough: in the interpreter it takes long and shows nothing more
@@ -82,7 +85,9 @@ def roles(case: Case) -> list[str]:
     found = []
     for argument, shape in zip(names, case.shapes):
         of_norm = "hidden" in names or "x" in names
-        is_map = argument in FEATURES or (names[0] in FEATURES and shape == case.shapes[0])
+        is_map = (
+            argument in FEATURES or case.op.startswith("resized") or (names[0] in FEATURES and shape == case.shapes[0])
+        )
         role = "feature" if is_map else "parameter" if of_norm and argument in PARAMETERS else "attention"
         found += [role] * (len(shape) if isinstance(shape, list) else 1)
     return found

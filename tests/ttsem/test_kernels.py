@@ -83,7 +83,9 @@ def test_labels_are_compared_in_64_bits(dtype: torch.dtype, label: int, ignored:
     predictions, logits = [torch.randn(1, 160, 1, 2)], torch.randn(1, 1, 1, 2)
     target = torch.full((1, 1, 2), label, dtype=dtype)
     losses, lse = torch.empty(1, 1, 2), torch.empty(1, 1, 2)
-    scale_space_cross_entropy.forward(predictions, logits, target, None, ignored, "abs", False, False, losses, lse)
+    scale_space_cross_entropy.forward(
+        predictions, logits, target, None, None, ignored, "abs", False, False, losses, lse
+    )
     if label < 0:  # no class, and none to ignore: there is no loss to give
         assert losses.isnan().all()
     else:

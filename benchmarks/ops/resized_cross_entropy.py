@@ -1,0 +1,55 @@
+"""resized_cross_entropy: of heads at a quarter of the image's resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from afa_kernels.testing import Case
+from benchmarks.ops._bytes import once as least
+from benchmarks.ops._shapes import CLASSES, LAYOUTS, Shape, name, resize
+
+__all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+
+CITYSCAPES: Shape = (1, CLASSES, 1024, 2048)
+ADE20K: Shape = (2, 150, 512, 512)  # of the 16 images of a batch, which eager PyTorch holds 2.5 GB of three times
+
+
+def eager(logits: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(resize(logits, target.shape[1:]), target)
+
+
+def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:
+    """The losses, written and read, and log(sum exp), written; in backward read, and the upstream gradient made."""
+    of_a_map = 4 * case.options["target"].numel()
+    return (6 if training else 3) * of_a_map
+
+
+def head(shape: Shape, layout: str = "contiguous", quick: bool = False) -> Case:
+    """The call for an image of `shape`, with a target of every class in turn."""
+    n, classes, height, width = shape
+    height, width = (height // 4, width // 4) if quick else (height, width)
+    target = torch.arange(n * height * width).remainder(classes).view(n, height, width)
+    logits: Shape = (n, classes, height // 4, width // 4)
+    covers = name((n, classes, height, width))
+    return Case("resized_cross_entropy", covers, (logits,), {"target": target}, (layout,))
+
+
+def workloads(quick: bool) -> list[tuple[Case, bool]]:
+    calls = [(CITYSCAPES, "contiguous"), (CITYSCAPES, "channels_last"), (ADE20K, "contiguous")]
+    return [(head(shape, layout, quick), True) for shape, layout in (calls[:1] if quick else calls)]
+
+
+def gpu(quick: bool) -> list[Case]:
+    shapes: list[Shape] = [(1, CLASSES, 32, 52)] if quick else [CITYSCAPES, (16, 150, 512, 512)]
+    return [head(shape, layout) for layout in LAYOUTS for shape in shapes]
+
+
+TRAFFIC = (head((1, 8, 32, 64)),)
+# Of the traffic: forward keeps log(sum exp), and its mean reads the losses and the targets once more: of 8 classes a
+# lot. Backward first makes the gradient of the resized logits, a band of rows at a time.
+MOST = {"forward": 2.0, "backward": 8.0}

@@ -1,0 +1,49 @@
+"""resized_labels: of a head at a quarter of the image's resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afa_kernels.testing import Case
+from benchmarks.ops._bytes import once as least
+from benchmarks.ops._shapes import CLASSES, LAYOUTS, Shape, name, resize
+
+__all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+
+CITYSCAPES: Shape = (1, CLASSES, 1024, 2048)
+
+
+def eager(logits: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Labels of 64 bits, which is what argmax gives."""
+    return resize(logits, size).argmax(1)
+
+
+def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:
+    return 0
+
+
+def head(shape: Shape, layout: str = "contiguous", quick: bool = False) -> Case:
+    """The call for an image of `shape`."""
+    n, classes, height, width = shape
+    height, width = (height // 4, width // 4) if quick else (height, width)
+    logits: Shape = (n, classes, height // 4, width // 4)
+    options = {"size": (height, width), "dtype": torch.int64}
+    return Case("resized_labels", name((n, classes, height, width)), (logits,), options, (layout,))
+
+
+def workloads(quick: bool) -> list[tuple[Case, bool]]:
+    return [(head(CITYSCAPES, layout, quick), False) for layout in LAYOUTS]
+
+
+def gpu(quick: bool) -> list[Case]:
+    shapes: list[Shape] = [(1, CLASSES, 32, 52)] if quick else [CITYSCAPES, (16, 150, 512, 512)]
+    return [head(shape, layout) for layout in LAYOUTS for shape in shapes]
+
+
+TRAFFIC = (head((1, 8, 32, 64)),)
+# Of the traffic: four neighbouring rows of labels read the same two rows of logits.
+MOST = {"forward": 1.5}
