@@ -70,7 +70,7 @@ wheel: $(VENV)/installed
 	rm -rf dist dist-linux
 	AFA_KERNELS_NATIVE=0 $(PY) -m build --no-isolation
 	AFA_KERNELS_NATIVE=1 $(PY) -m build --no-isolation --wheel --outdir dist-linux
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m auditwheel repair $(TORCH_LIBRARIES) --wheel-dir dist dist-linux/*.whl
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair $(TORCH_LIBRARIES) --wheel-dir dist dist-linux/*.whl
 	rm -rf dist-linux
 	$(PY) -m abi3audit --strict dist/*-abi3-*.whl
 	$(PY) -m twine check --strict dist/*

@@ -8,6 +8,7 @@ A backend is a set of implementations of the same operations, of which it may la
 
 The automatic choice is the first backend of `ORDER[device type]` that has the operation and can run here. An operation
 made of ATen's own kernels (`aten_kernels/`) runs on these on every device, whatever is asked for but the reference.
+In an ONNX export the automatic choice is the reference, whose operators every runtime has.
 
 The first call on CPU tensors that lands on the reference without having asked for it warns, once a process, with the
 remedy; the environment variable AFA_KERNELS_QUIET=1 silences it.
@@ -106,6 +107,8 @@ def choose(op: str, device_type: str) -> str | None:
 
 @_constant_when_compiled
 def _automatic_of_a_call(op: str, device_type: str) -> str:
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():  # whose operators are the standard's
+        return "reference"
     name = automatic(op, device_type)
     if name == "reference" and device_type == "cpu":
         _warn(str(why_not("cpu", op, device_type)))

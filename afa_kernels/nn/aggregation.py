@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from afa_kernels.nn import plain
 from afa_kernels.nn.attention import ChannelAttention, SpatialAttention, attentive, progressive, why_not_by_logits
 from afa_kernels.nn.norm import Norm, initialise, norm_and_activation
 
@@ -44,6 +45,8 @@ class AFAIDAUp(nn.Module):
         for i in range(1, self.layers):
             setattr(self, f"sa_{i}", SpatialAttention(out_dim, norm=norm))
             setattr(self, f"ca_{i}", ChannelAttention(out_dim, out_dim, norm=norm))
+
+    __prepare_scriptable__ = plain.refuse_script
 
     def forward(self, layers: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         return aggregated(self, listed(layers, self.layers))
@@ -95,6 +98,8 @@ class AFADLAUp(nn.Module):
             coarser = self.levels - j - 1  # levels that now have the size and the channels of level j
             scales[j + 1 :], inputs[j + 1 :] = coarser * [scales[j]], coarser * [channels[j]]
 
+    __prepare_scriptable__ = plain.refuse_script
+
     def forward(self, layers: Sequence[Tensor]) -> list[Tensor]:
         layers, results = listed(layers, self.levels), []
         for i in range(self.levels - 1):
@@ -124,6 +129,8 @@ class AFALevelFusion(nn.Module):
         self.level_ca = ChannelAttention(width, width, norm=norm)
         for i, inputs in enumerate(channels[:-1]):
             setattr(self, f"proj_{i + 1}", projection(inputs, width, norm))
+
+    __prepare_scriptable__ = plain.refuse_script
 
     def forward(self, layers: Sequence[Tensor]) -> Tensor:
         return fused_levels(self, listed(layers, self.levels))

@@ -80,6 +80,8 @@ class SpatialAttention(nn.Module):
         self.final = nn.Sequential(nn.Conv2d(width, out_channels, 1, bias=False))
         initialise(self)
 
+    __prepare_scriptable__ = plain.refuse_script
+
     def forward(self, x: Tensor) -> Tensor:
         return activation_of(self.activation)(self.logits(x))
 
@@ -128,6 +130,8 @@ class ChannelAttention(nn.Module):
         self.conv1 = nn.Sequential(nn.Conv2d(in_channels, hidden, 1, bias=False), norm_and_activation(norm, hidden))
         self.conv2 = nn.Sequential(nn.Conv2d(hidden, out_channels, 1, bias=False))
         initialise(self)
+
+    __prepare_scriptable__ = plain.refuse_script
 
     def forward(self, x: Tensor) -> Tensor:
         return activation_of(self.activation)(self.logits(x))
@@ -255,6 +259,8 @@ class AttentiveFusion(nn.Module):
         self.sa = SpatialAttention(channels, norm=norm)
         self.ca = ChannelAttention(channels, channels, norm=norm)
 
+    __prepare_scriptable__ = plain.refuse_script
+
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
         return attentive(shallow, deep, self.sa, self.ca)
 
@@ -275,6 +281,8 @@ class ProgressiveFusion(nn.Module):
         super().__init__()
         self.sa = SpatialAttention(channels, norm=norm)
         self.ca = ChannelAttention(channels, channels, norm=norm)
+
+    __prepare_scriptable__ = plain.refuse_script
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return progressive(features, self.sa, self.ca)

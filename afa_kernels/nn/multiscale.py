@@ -128,7 +128,8 @@ class MultiScale(nn.Module):
     """Run a network on the image at several scales and fuse what it predicts, at the image's size.
 
     In training all scales are kept and fused with gradients. In evaluation mode, without, they run coarse to fine and
-    are fused one after the other in the memory of one (`ScaleSpaceRenderer`).
+    are fused one after the other in the memory of one (`ScaleSpaceRenderer`). An exported program, of torch.export or
+    ONNX, fuses them all at once, and is for every size of image; one of torch.jit.trace is for the size it was given.
 
     The image is first resized up to a multiple of `multiple`; at scale s the network gets it resized to
     (floor(s H), floor(s W)). A network compiled by torch.compile may be given; it sees one size for each scale.
@@ -189,13 +190,20 @@ class MultiScale(nn.Module):
         self.scales, self.training_scales = tuple(map(float, scales)), tuple(map(float, training_scales))
         self.flip, self.multiple, self.eps, self.progress = flip, multiple, eps, progress
 
+    __prepare_scriptable__ = plain.refuse_script
+
     def forward(self, image: Tensor) -> Tensor:
         """The fused prediction, (N, C, H, W)."""
         if isinstance(image, fx.Proxy):
             return plain.as_leaf(self, image)
         if self.training:
             return self._at_once(image)
-        with torch.no_grad():
+        if torch.compiler.is_exporting():  # a graph of operations alone, which no_grad and what works in place are not
+            fused = self._at_once(image)
+            if self.flip:
+                fused = (fused + self._at_once(image.flip(-1)).flip(-1)) * 0.5
+            return fused.to(torch.promote_types(fused.dtype, torch.float32))
+        with torch.no_grad(), plain.without_tracer_warnings():
             fused = self._streamed(image)
             if self.flip:
                 fused.add_(self._streamed(image.flip(-1)).flip(-1)).mul_(0.5)
@@ -239,7 +247,7 @@ class MultiScale(nn.Module):
                 prediction, features = self._run(base, scale)
             logits = self._logits(features, at) if fusing.by_logits else None
             stream.add(prediction, logits, last=k == len(scales) - 1)
-            if self.eps is not None and fusing.at_scale_one and self._may_stop() and stream.opaque(self.eps):
+            if self.eps is not None and fusing.at_scale_one and stream.opaque(self.eps):
                 break
         return stream.render()
 
@@ -252,7 +260,7 @@ class MultiScale(nn.Module):
 
     def _run(self, base: Tensor, scale: float) -> tuple[Tensor, Any]:
         """The network's prediction at a scale, and its features or logits if it has any."""
-        height, width = _size(base) if scale == 1 else (math.floor(scale * side) for side in _size(base))
+        height, width = _size(base) if scale == 1 else (_scaled(side, scale) for side in _size(base))
         if isinstance(height, int) and isinstance(width, int) and min(height, width) < 1:
             raise ValueError(f"image of {base.shape[2]} x {base.shape[3]} pixels has none left at scale {scale}")
         result = self.network(_resized(base, (height, width)))
@@ -281,9 +289,6 @@ class MultiScale(nn.Module):
             )
         return head(features)
 
-    def _may_stop(self) -> bool:
-        return not torch.compiler.is_exporting()
-
     def _shown(self, scales: Sequence[float]) -> Iterator[float]:
         if not self.progress:
             return iter(scales)
@@ -299,6 +304,15 @@ def _index_of_one(scales: Sequence[float], name: str = "scales") -> int:
         if scale == 1:
             return i
     raise ValueError(f"{name} must contain 1.0, at whose resolution the logits are made, got {tuple(scales)}")
+
+
+def _scaled(side: int, scale: float) -> int:
+    """floor(scale side), in whole numbers where the scale is a fraction of small ones, which exporters know."""
+    for denominator in range(1, 101):
+        numerator = round(scale * denominator)
+        if numerator / denominator == scale:
+            return side * numerator // denominator
+    return math.floor(scale * side)
 
 
 def _size(x: Tensor) -> tuple[int, int]:
