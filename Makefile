@@ -10,7 +10,7 @@ NATIVE_FILES := $(wildcard csrc/*.* csrc/*/*.*)
 NATIVE := setup.py build_backend.py pyproject.toml $(NATIVE_FILES)
 TORCH_LIBRARIES := $(foreach name,c10 torch torch_cpu,--exclude lib$(name).so)  # which the installed torch has
 
-.PHONY: demo test test-cpu test-triton gate gate-record check fix gpu bench wheel clean
+.PHONY: demo test test-cpu test-triton test-integrations gate gate-record check fix gpu bench wheel clean
 
 demo: $(VENV)/installed
 	$(PY) examples/boundary_detection.py --labels $(if $(IMAGE),--image "$(IMAGE)")
@@ -33,6 +33,12 @@ test-triton: $(VENV)/installed
 	  echo "gate: the Triton kernels compiled for GPUs that are not here" && \
 	  $(PY) -m pytest tests/gate; \
 	else echo "Triton's three sessions are skipped: the package triton is not installed here"; fi
+
+# Exporters, runtimes, type checkers and libraries, at the versions that pip finds; what of them is not there is skipped,
+# and says so. Not part of `make test`.
+test-integrations: $(VENV)/installed
+	AFA_KERNELS_NATIVE=1 $(PIP) --no-build-isolation "$(TORCH)" --editable ".[integrations]"
+	$(PY) -m pytest tests/integrations
 
 # Compiles everything again; gate-record what has changed, and rewrites the registers, shared memory and occupancy.
 gate: $(VENV)/installed

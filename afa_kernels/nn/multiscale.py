@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +68,16 @@ class ScaleSpaceRendering(SpatialAttention):
         at = _size(features[_index_of_one(scales)])
         return scale_space_render(predictions, [self.logits(_resized(f, at)) for f in features], size)
 
+    if TYPE_CHECKING:
+
+        def __call__(  # type: ignore[override]
+            self,
+            predictions: Sequence[Tensor] | Tensor,
+            features: Sequence[Tensor] | None = None,
+            scales: Sequence[float] | None = None,
+            size: tuple[int, int] | None = None,
+        ) -> Tensor: ...
+
 
 @dataclass(frozen=True)
 class _Fusing:
@@ -124,7 +134,7 @@ FUSE = {
 }
 
 
-class MultiScale(nn.Module):
+class MultiScale(plain.Module):
     """Run a network on the image at several scales and fuse what it predicts, at the image's size.
 
     In training all scales are kept and fused with gradients. In evaluation mode, without, they run coarse to fine and
@@ -186,11 +196,15 @@ class MultiScale(nn.Module):
         checks.pair("multiple", multiple, 1)
         if eps is not None:
             checks.number("eps", eps, 0)
-        self.network, self.head, self.fuse = network, head, fuse
-        self.scales, self.training_scales = tuple(map(float, scales)), tuple(map(float, training_scales))
-        self.flip, self.multiple, self.eps, self.progress = flip, multiple, eps, progress
-
-    __prepare_scriptable__ = plain.refuse_script
+        self.network: nn.Module = network
+        self.head: nn.Module | None = head
+        self.fuse: str = fuse
+        self.scales: tuple[float, ...] = tuple(map(float, scales))
+        self.training_scales: tuple[float, ...] = tuple(map(float, training_scales))
+        self.flip: bool = flip
+        self.multiple: int | tuple[int, int] = multiple
+        self.eps: float | None = eps
+        self.progress: bool = progress
 
     def forward(self, image: Tensor) -> Tensor:
         """The fused prediction, (N, C, H, W)."""
@@ -208,6 +222,10 @@ class MultiScale(nn.Module):
             if self.flip:
                 fused.add_(self._streamed(image.flip(-1)).flip(-1)).mul_(0.5)
             return fused
+
+    if TYPE_CHECKING:
+
+        def __call__(self, image: Tensor) -> Tensor: ...
 
     @torch.no_grad()
     def labels(

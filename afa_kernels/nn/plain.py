@@ -15,6 +15,17 @@ from torch.nn.modules import module as hooks
 _TYPES = frozenset((Tensor, nn.Parameter))
 
 
+class Module(nn.Module):
+    """A module of this package."""
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks of a module first, and of each within another."""
+        raise TypeError(
+            f"torch.jit.script cannot compile {type(self).__name__}, which asks of its children what they are; use "
+            "torch.export, torch.compile, or torch.jit.trace of the whole model"
+        )
+
+
 def is_plain(x: object) -> bool:
     """Whether `x` is a tensor of no subclass (a DTensor, a quantised one), but for those that a compiler traces with.
 
@@ -86,11 +97,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         yield
-
-
-def refuse_script(module: nn.Module) -> NoReturn:
-    """What torch.jit.script asks of a module first, and of each within another, as its `__prepare_scriptable__`."""
-    raise TypeError(
-        f"torch.jit.script cannot compile {type(module).__name__}, which asks of its children what they are; use "
-        "torch.export, torch.compile, or torch.jit.trace of the whole model"
-    )
