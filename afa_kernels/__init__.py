@@ -3,6 +3,7 @@
 Yang et al., "Dense Prediction with Attentive Feature Aggregation", WACV 2023, arXiv 2111.00770.
 """
 
+from afa_kernels import _torch  # first: whether torch is new enough  # noqa: F401
 from afa_kernels._version import __version__
 from afa_kernels.backends import backend_info, use_backend
 from afa_kernels.flops import register_when_imported

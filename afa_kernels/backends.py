@@ -8,6 +8,10 @@ A backend is a set of implementations of the same operations, of which it may la
 
 The automatic choice is the first backend of `ORDER[device type]` that has the operation and can run here. An operation
 made of ATen's own kernels (`aten_kernels/`) runs on these on every device, whatever is asked for but the reference.
+In an ONNX export the automatic choice is the reference, whose operators every runtime has.
+
+The first call on CPU tensors that lands on the reference without having asked for it warns, once a process, with the
+remedy; the environment variable AFA_KERNELS_QUIET=1 silences it.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ import functools
 import importlib
 import importlib.machinery
 import importlib.util
+import os
 import platform
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,11 +98,31 @@ def choose(op: str, device_type: str) -> str | None:
     """
     forced = _forced
     if forced is None:
-        return "reference" if automatic(op, device_type) == "reference" else None
+        return "reference" if _automatic_of_a_call(op, device_type) == "reference" else None
     reason = why_not(forced, op, device_type)
     if reason is not None and not made_of_aten(op):
         raise RuntimeError(f"the backend {forced!r} cannot run on {device_type} tensors: {reason}")
     return forced
+
+
+@_constant_when_compiled
+def _automatic_of_a_call(op: str, device_type: str) -> str:
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():  # whose operators are the standard's
+        return "reference"
+    name = automatic(op, device_type)
+    if name == "reference" and device_type == "cpu":
+        _warn(str(why_not("cpu", op, device_type)))
+    return name
+
+
+@functools.cache
+def _warn(reason: str) -> None:
+    if os.environ.get("AFA_KERNELS_QUIET", "") in ("", "0"):
+        warnings.warn(
+            f"afa_kernels runs plain PyTorch on CPU tensors, slower and larger than its C++ library: {reason}. "
+            "AFA_KERNELS_QUIET=1 silences this; `python -m afa_kernels` tells what there is.",
+            stacklevel=6,  # the caller of the operation
+        )
 
 
 @_constant_when_compiled
@@ -181,8 +207,8 @@ def _load_library() -> str | None:
     found = [p for suffix in importlib.machinery.EXTENSION_SUFFIXES if (p := folder / f"_native{suffix}").exists()]
     if not found:
         return (
-            "this installation has no compiled library; install with a C++ compiler, with torch already installed: "
-            "pip install --no-build-isolation ."
+            "this installation has no compiled library; install again where a C++ compiler is on the PATH: "
+            "pip install --force-reinstall --no-deps ."
         )
     try:
         torch.ops.load_library(found[0])
@@ -210,6 +236,8 @@ def _triton_interpreted() -> bool:
 class BackendInfo:
     """What `backend_info` found. `chosen` and `missing` go by device type: the backend, and a reason per backend.
 
+    A device type that this torch is built without is in `missing` alone.
+
     `modules` goes by the name of a module within the model: None where it runs fused, else the reason why it does not.
     """
 
@@ -220,8 +248,8 @@ class BackendInfo:
 
     def __str__(self) -> str:
         lines = ["afa_kernels: " + ", ".join(f"{name} {version}" for name, version in self.versions.items())]
-        for device, backend in self.chosen.items():
-            lines.append(f"{device} tensors: {backend}")
+        for device in self.missing:
+            lines.append(f"{device} tensors: {self.chosen.get(device, 'none here')}")
             lines += [f"    not {name}: {reason}" for name, reason in self.missing[device].items()]
         for name, reason in self.modules.items():
             lines.append(f"{name or 'the model'}: {'fused' if reason is None else f'not fused: {reason}'}")
@@ -247,12 +275,16 @@ def backend_info(model: torch.nn.Module | None = None) -> BackendInfo:
     }
     devices = (*ORDER, "meta")
     op = "attentive_fusion"  # which every backend has
+    chosen = {d: automatic(op, d) for d in devices}
     missing = {d: {n: r for n in NAMES if (r := why_not(n, op, d)) is not None} for d in devices}
-    if not torch.cuda.is_available():
-        missing["cuda"]["cuda device"] = f"torch {torch.__version__} sees no CUDA device"
+    if torch.version.cuda is None and torch.version.hip is None:
+        del chosen["cuda"]
+        missing["cuda"] = {"cuda": f"torch {torch.__version__} is built without CUDA"}
+    elif not torch.cuda.is_available():
+        missing["cuda"]["cuda"] = f"torch {torch.__version__} sees no CUDA device"
     modules: dict[str, str | None] = {}
     if model is not None:
         from afa_kernels.nn import fusing  # not at import: a user of the operations needs no modules
 
         modules = fusing(model)
-    return BackendInfo(versions, {d: automatic(op, d) for d in devices}, missing, modules)
+    return BackendInfo(versions, chosen, missing, modules)

@@ -50,7 +50,10 @@ class ScaleSpaceRenderer:
         checks.one_of("phi", phi, PHI)
         checks.one_of("background", background, BACKGROUND)
         checks.one_of("resize", resize, RESIZE)
-        self.size, self.phi, self.background, self.resize = (size[0], size[1]), phi, background, resize
+        self.size: tuple[int, int] = (size[0], size[1])
+        self.phi: str = phi
+        self.background: str = background
+        self.resize: str = resize
         self.reset()
 
     def reset(self) -> None:

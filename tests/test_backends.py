@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import threading
@@ -29,7 +30,7 @@ calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def fresh_answers() -> Iterator[None]:
     """What a test pretended is not remembered after it."""
     yield
-    for answer in (backends._load_library, backends._triton_missing, backends.launcher):
+    for answer in (backends._load_library, backends._triton_missing, backends.launcher, backends._warn):
         answer.cache_clear()
 
 
@@ -121,8 +122,44 @@ def test_no_compiled_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.machinery.EXTENSION_SUFFIXES", [])
     backends._load_library.cache_clear()
     assert "no compiled library" in str(backends.why_not("cpu", OP, "cpu"))
-    assert "pip install --no-build-isolation ." in str(backends.why_not("cpu", OP, "cpu"))
-    assert backends.choose(OP, "cpu") == "reference"
+    assert "pip install --force-reinstall --no-deps ." in str(backends.why_not("cpu", OP, "cpu"))
+    with pytest.warns(UserWarning, match="no compiled library"):
+        assert backends.choose(OP, "cpu") == "reference"
+
+
+WITHOUT_LIBRARY = """
+import importlib.machinery, sys, warnings
+import torch, afa_kernels
+importlib.machinery.EXTENSION_SUFFIXES[:] = []
+function = afa_kernels.scale_space_weights
+if "compiled" in sys.argv:
+    function = torch.compile(function, fullgraph=True, backend="eager")
+logits = torch.zeros(1, 2, 3, 4)
+with afa_kernels.use_backend("reference"):
+    function(logits)  # asked for: nothing to warn of
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    afa_kernels.backend_info()
+    before = len(caught)
+    for _ in range(2):
+        function(logits)
+        afa_kernels.scale_space_render([logits, logits], logits)
+told = [w for w in caught if "AFA_KERNELS_QUIET" in str(w.message)]
+print(before, len(told), *(w.filename for w in told))
+"""
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("quiet", ["0", "1"])
+def test_the_first_call_that_lands_on_the_reference_warns_once(quiet: str, compiled: bool) -> None:
+    command = [sys.executable, "-c", WITHOUT_LIBRARY, *(["compiled"] if compiled else [])]
+    environment = os.environ | {"AFA_KERNELS_QUIET": quiet}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, count, *caller = done.stdout.split()
+    assert (before, count) == ("0", "1" if quiet == "0" else "0")
+    assert caller == ["<string>"] or compiled or quiet == "1"
 
 
 def test_compiled_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
@@ -140,7 +177,7 @@ def test_triton_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install triton" in str(backends.why_not("triton", OP, "cuda"))
     info = afa_kernels.backend_info()
     assert info.versions["triton"] == "not installed"
-    assert info.chosen["cuda"] == "reference"
+    assert backends.automatic(OP, "cuda") == "reference"
 
 
 def test_triton_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,13 +194,28 @@ def test_backend_info() -> None:
     assert info.versions["version"] == afa_kernels.__version__
     assert info.versions["torch"] == torch.__version__
     assert info.chosen["meta"] == "reference"
-    for device, chosen in info.chosen.items():
+    assert set(info.missing) == {"cuda", "cpu", "meta"}
+    for device in info.missing:
+        chosen = info.chosen.get(device, "none here")
         assert chosen not in info.missing[device]
         assert f"{device} tensors: {chosen}" in str(info)
         for name, reason in info.missing[device].items():
             assert f"not {name}: {reason}" in str(info)
     if not torch.cuda.is_available():
-        assert "sees no CUDA device" in info.missing["cuda"]["cuda device"]
+        assert "sees no CUDA device" in info.missing["cuda"]["cuda"] or "cuda" not in info.chosen
+
+
+@pytest.mark.parametrize("built, told", [(None, "is built without CUDA"), ("13.0", "sees no CUDA device")])
+def test_cuda_tensors_have_no_backend_where_torch_has_no_cuda(
+    built: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    info = afa_kernels.backend_info()
+    assert ("cuda" in info.chosen) == (built is not None)
+    assert told in info.missing["cuda"]["cuda"]
+    assert ("cuda tensors: none here" in str(info)) == (built is None)
 
 
 def test_module_prints_the_info() -> None:

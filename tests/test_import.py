@@ -44,3 +44,9 @@ def test_loads_no_native_library(kernel: str) -> None:
 
 def test_asks_no_device() -> None:
     assert run("import torch, afa_kernels; print(torch.cuda.is_initialized())") == "False\n"
+
+
+def test_an_old_torch_is_refused() -> None:
+    program = "import torch; torch.__version__ = '2.10.0+cu128'; import afa_kernels"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.endswith("ImportError: afa_kernels needs torch >= 2.11, found 2.10.0+cu128\n")

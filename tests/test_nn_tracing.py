@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,6 +117,22 @@ def test_exported_for_every_size(name: str, strict: bool, kernel: str) -> None:
         close(program.module()(*other), model(*other))
 
 
+@pytest.mark.parametrize("dim", ["AUTO", "DYNAMIC"])
+@pytest.mark.parametrize("name", [name for name in MODULES if "another" not in name])
+def test_exported_by_default_and_saved(name: str, dim: str, kernel: str, tmp_path: Path) -> None:
+    """In the default mode, with sizes that nobody has named, and through a file."""
+    model, multiple = made(name), 4 * MODULES[name][3]
+    if isinstance(model, MultiScale):
+        model.eps = None
+    of_any = getattr(torch.export.Dim, dim)
+    shapes = tuple({0: of_any, 2: of_any, 3: of_any} for _ in range(MODULES[name][2]))
+    program = torch.export.export(model, images(name, 2, 16, 20), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2")
+    for other in (images(name, 2, 16, 20), images(name, 3, multiple * 6, multiple * 7)):
+        close(loaded.module()(*other), model(*other))
+
+
 def test_exported_with_eps(kernel: str) -> None:
     model = made("MultiScale, ssr")
     (image,) = images("MultiScale, ssr", 1, 16, 20)
@@ -125,13 +143,13 @@ def test_exported_with_eps(kernel: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if "another" not in name])
 def test_exported_operations(name: str, kernel: str) -> None:
-    """The fused ones; inside use_backend("reference") none of this package's."""
+    """The fused ones, but for a mean; inside use_backend("reference") none of this package's."""
     for backend, expected in ((kernel, True), ("reference", False)):
         with afa_kernels.use_backend(backend):
             program = torch.export.export(made(name), images(name, 2, 16, 20), strict=False)
         graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
         found = [str(node.target) for graph in graphs for node in graph.nodes if "afa." in str(node.target)]
-        assert bool(found) == expected, found
+        assert bool(found) == (expected and name != "MultiScale, mean"), found
 
 
 COMPILED = [(name, True, False) for name in MODULES] + [
@@ -212,6 +230,21 @@ def test_jit_traced(name: str, kernel: str) -> None:
     model, given = made(name), images(name, 2, 16, 20)
     with torch.no_grad():
         close(torch.jit.trace(model, given)(*given), model(*given))
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("MultiScale")])
+def test_several_scales_are_traced_without_warnings(name: str) -> None:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error", torch.jit.TracerWarning)
+        torch.jit.trace(made(name), images(name, 1, 16, 20))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_scripting_refuses(name: str) -> None:
+    with pytest.raises(
+        TypeError, match=r"torch.jit.script cannot compile \w+, which asks of its children what they are"
+    ):
+        torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1), made(name)))
 
 
 @pytest.mark.parametrize("hooked", [False, True])

@@ -12,14 +12,20 @@ from pathlib import Path
 
 import pytest
 
+from afa_kernels import _torch
+
 pytest.importorskip("setuptools", minversion="77")
 
 ROOT = Path(__file__).parents[1]
 MADE = shutil.ignore_patterns(
     ".git", ".venv*", ".*_cache", ".cache", ".hypothesis", "build", "dist", "demo", "*.egg-info", "*.so", "__pycache__"
 )
-WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; "  # as in an isolated build: no module of that name is found
-WITH_TORCH = ""
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; "
+FOUND = (  # what is at hand of torch
+    "import importlib.metadata as m; d = m.distributions; "
+    "m.distributions = lambda **k: {} if k.get('name') == 'torch' else d(**k); "
+)
+NO_TORCH, OLD_TORCH = FOUND.format("[]"), FOUND.format("[type('D', (), {'version': '2.10.1+cpu'})]")
 
 pytestmark = pytest.mark.once
 
@@ -31,9 +37,9 @@ def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedP
 
 
 def build(kind: str, folder: Path) -> Path:
-    """Build a "sdist" or "wheel" of the tree `folder` as pip's isolated build does; the path of what it made."""
-    hook = f"import setuptools.build_meta as backend; print('made:', backend.build_{kind}('dist'))"
-    done = python(WITHOUT_TORCH + hook, folder)
+    """Build a "sdist" or "wheel" without the library of the tree `folder`; the path of what it made."""
+    hook = f"import build_backend as backend; print('made:', backend.build_{kind}('dist'))"
+    done = python(WITHOUT_TORCH + hook, folder, CXX="no-such-compiler")
     assert done.returncode == 0, done.stderr
     return folder / "dist" / done.stdout.rsplit("made: ", 1)[1].strip()
 
@@ -79,25 +85,24 @@ def test_the_wheel_without_the_library_is_the_package_and_nothing_else(wheel: Pa
 
 
 SOURCES = (
-    "from distutils.core import run_setup; d = run_setup('setup.py', stop_after='init'); "
-    "print('sources:', *(s for e in d.ext_modules or [] for s in e.sources))"
+    "import sys; sys.argv = ['setup.py', 'bdist_wheel']; import distutils.core as core; core.setup = lambda: None; "
+    "import setuptools; setuptools.setup = lambda **k: print('sources:', *(s for e in k.get('ext_modules', []) "
+    "for s in e.sources)); exec(compile(open('setup.py').read(), 'setup.py', 'exec'), {'__file__': 'setup.py'})"
 )
 
 
 @pytest.mark.parametrize(
-    "environment, torch, native",
+    "environment, native",
     [
-        ({}, WITH_TORCH, True),
-        ({}, WITHOUT_TORCH, False),
-        ({"AFA_KERNELS_NATIVE": "0"}, WITH_TORCH, False),
-        ({"CXX": "no-such-compiler"}, WITH_TORCH, True),  # which is then an error: the next test
+        ({}, True),
+        ({"AFA_KERNELS_NATIVE": "0"}, False),
+        ({"CXX": "no-such-compiler"}, False),
+        ({"CXX": "no-such-compiler", "AFA_KERNELS_NATIVE": "1"}, True),  # which is then an error: below
     ],
-    ids=["torch", "no torch", "not wanted", "no compiler"],
+    ids=["a compiler", "not wanted", "no compiler", "wanted"],
 )
-def test_torch_alone_decides_which_wheel_is_built(
-    sdist: Path, environment: dict[str, str], torch: str, native: bool
-) -> None:
-    done = python(torch + "import setuptools; " + SOURCES, sdist, **environment)
+def test_a_compiler_decides_which_wheel_is_built(sdist: Path, environment: dict[str, str], native: bool) -> None:
+    done = python(SOURCES, sdist, **{"CXX": sys.executable} | environment)  # asks whether it is there, runs nothing
     assert done.returncode == 0, done.stderr
     sources = set(done.stdout.rsplit("sources:", 1)[1].split())
     assert sources == (files(ROOT / "csrc", "*.cpp") if native else set())
@@ -105,19 +110,68 @@ def test_torch_alone_decides_which_wheel_is_built(
 
 
 @pytest.mark.parametrize(
+    "found, environment, asked",
+    [
+        ("", {}, False),
+        (NO_TORCH, {}, True),
+        (OLD_TORCH, {}, True),
+        (NO_TORCH, {"CXX": "no-such-compiler"}, False),
+        (NO_TORCH, {"AFA_KERNELS_NATIVE": "0"}, False),
+    ],
+    ids=["torch", "no torch", "an old torch", "no compiler", "not wanted"],
+)
+def test_torch_is_a_requirement_of_the_build_where_it_is_not_at_hand(
+    sdist: Path, found: str, environment: dict[str, str], asked: bool
+) -> None:
+    hooks = "b.get_requires_for_build_wheel(), b.get_requires_for_build_sdist()"
+    code = f"{found}import build_backend as b; print('asked:', {hooks})"
+    done = python(code, sdist, **{"CXX": sys.executable} | environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rsplit("asked: ", 1)[1].strip() == f"{['torch>=2.11', 'ninja'] if asked else []} []"
+
+
+def test_an_isolated_build_takes_the_torch_of_the_environment(sdist: Path, tmp_path: Path) -> None:
+    """As pip isolates: the interpreter of the environment, without its packages on the path."""
+    for name in ("torch", "torch-2.13.0.dist-info"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("")
+    (tmp_path / "torch-2.13.0.dist-info" / "METADATA").write_text("Name: torch\nVersion: 2.13.0\n")
+    code = (
+        "import importlib.util, sys; import setuptools.build_meta; "
+        "sys.path[:] = [p for p in sys.path if 'site-packages' not in p]; "
+        f"import build_backend as b; b.sysconfig.get_path = lambda name: {str(tmp_path)!r}; "
+        "print(importlib.util.find_spec('torch'), b.find_torch(), importlib.util.find_spec('torch').origin)"
+    )
+    done = python(code, sdist)
+    assert done.stdout.split() == ["None", "True", str(tmp_path / "torch" / "__init__.py")], done.stderr
+
+
+def test_the_oldest_torch_is_one_number() -> None:
+    assert f"OLDEST_TORCH = {_torch.OLDEST}" in (ROOT / "build_backend.py").read_text()
+    assert f'dependencies = ["torch>={_torch.OLDEST[0]}.{_torch.OLDEST[1]}"]' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
     "environment, torch, reason",
     [
         ({"AFA_KERNELS_NATIVE": "1"}, WITHOUT_TORCH, "torch is not importable"),
-        ({"AFA_KERNELS_NATIVE": "yes"}, WITH_TORCH, "AFA_KERNELS_NATIVE must be 0, 1 or auto, got 'yes'"),
+        ({"AFA_KERNELS_NATIVE": "yes"}, "", "AFA_KERNELS_NATIVE must be 0, 1 or auto, got 'yes'"),
         ({}, "import torch; torch.__version__ = '2.9.1'; ", "needs torch >= 2.11, and torch 2.9.1 is here"),
-        ({"CXX": "no-such-compiler"}, WITH_TORCH, "the C++ compiler no-such-compiler is not on the PATH"),
+        (
+            {"CXX": "no-such-compiler", "AFA_KERNELS_NATIVE": "1"},
+            "",
+            "the C++ compiler no-such-compiler is not on the PATH",
+        ),
     ],
     ids=["no torch", "no such choice", "an old torch", "no compiler"],
 )
 def test_a_library_that_cannot_be_built_is_an_error(
     sdist: Path, environment: dict[str, str], torch: str, reason: str
 ) -> None:
-    run = "import sys; sys.argv = ['setup.py', 'build_ext']; exec(open('setup.py').read())"
+    run = (
+        "import sys; sys.argv = ['setup.py', 'build_ext']; "
+        "exec(compile(open('setup.py').read(), 'setup.py', 'exec'), {'__file__': 'setup.py', '__name__': '__main__'})"
+    )
     done = python(torch + run, sdist, **environment)
     assert done.returncode != 0
     assert reason in done.stderr

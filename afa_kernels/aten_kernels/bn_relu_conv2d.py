@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from afa_kernels import dtypes, layout
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
 
 
 def forward(

@@ -4,18 +4,18 @@ with attentive feature aggregation, and the fusion of their levels. State dicts 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from afa_kernels.nn import folding
+from afa_kernels.nn import folding, plain
 from afa_kernels.nn.attention import ChannelAttention, SpatialAttention, attentive, progressive, why_not_by_logits
 from afa_kernels.nn.norm import Norm, norm_and_activation
 
 
-class AFAIDAUp(nn.Module):
+class AFAIDAUp(plain.Module):
     """Iterative aggregation: layers are projected, upsampled and fused one after the other into the finest.
 
     Args:
@@ -38,7 +38,7 @@ class AFAIDAUp(nn.Module):
         super().__init__()
         if len(up_factors) != len(channels):
             raise ValueError(f"up_factors must have one entry per layer, {len(channels)}, got {len(up_factors)}")
-        self.layers = len(channels)
+        self.layers: int = len(channels)
         for i, (inputs, factor) in enumerate(zip(channels, map(int, up_factors))):
             setattr(self, f"proj_{i}", nn.Identity() if inputs == out_dim else projection(inputs, out_dim, norm))
             setattr(self, f"up_{i}", nn.Identity() if factor == 1 else upsampling(out_dim, factor))
@@ -55,6 +55,12 @@ class AFAIDAUp(nn.Module):
         """
         return aggregated(self, listed(layers, self.layers, consume), every)
 
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, layers: Sequence[Tensor], every: bool = True, consume: bool = False
+        ) -> tuple[Tensor, list[Tensor]]: ...
+
     def why_not_fused(self) -> str | None:
         """Why the attention modules are called; None where their logits go into `attentive_fusion`."""
         attentions = {
@@ -63,7 +69,7 @@ class AFAIDAUp(nn.Module):
         return why_not_by_logits(**attentions)
 
 
-class AFADLAUp(nn.Module):
+class AFADLAUp(plain.Module):
     """Hierarchical aggregation: `AFAIDAUp` over the two coarsest levels, over the three coarsest, and so on.
 
     Args:
@@ -94,7 +100,7 @@ class AFADLAUp(nn.Module):
                 f"got {list(channels)}, {list(scales)} and {None if in_channels is None else list(in_channels)}"
             )
         inputs, scales = list(in_channels or channels), list(scales)
-        self.levels = len(channels)
+        self.levels: int = len(channels)
         for i in range(self.levels - 1):
             j = self.levels - i - 2
             factors = [scale // scales[j] for scale in scales[j:]]
@@ -114,8 +120,12 @@ class AFADLAUp(nn.Module):
             results.append(x)
         return results
 
+    if TYPE_CHECKING:
 
-class AFALevelFusion(nn.Module):
+        def __call__(self, layers: Sequence[Tensor], consume: bool = False) -> list[Tensor]: ...
+
+
+class AFALevelFusion(plain.Module):
     """The fusion of the levels of an up-path: projected, resized to the finest, and `progressive_fusion` by shared
     attention.
 
@@ -131,14 +141,19 @@ class AFALevelFusion(nn.Module):
 
     def __init__(self, channels: Sequence[int], norm: Norm = "bn") -> None:
         super().__init__()
-        self.levels, width = len(channels), channels[-1]
-        self.level_sa = SpatialAttention(width, norm=norm)
-        self.level_ca = ChannelAttention(width, width, norm=norm)
+        self.levels: int = len(channels)
+        width = channels[-1]
+        self.level_sa: SpatialAttention = SpatialAttention(width, norm=norm)
+        self.level_ca: ChannelAttention = ChannelAttention(width, width, norm=norm)
         for i, inputs in enumerate(channels[:-1]):
             setattr(self, f"proj_{i + 1}", projection(inputs, width, norm))
 
     def forward(self, layers: Sequence[Tensor]) -> Tensor:
         return fused_levels(self, listed(layers, self.levels))
+
+    if TYPE_CHECKING:
+
+        def __call__(self, layers: Sequence[Tensor]) -> Tensor: ...
 
     def why_not_fused(self) -> str | None:
         """Why the attention modules are called; None where their logits go into `progressive_fusion`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     None: lambda logits: logits,
 }
-ABNs = tuple[type[nn.Module], ...]
+ABNs: TypeAlias = tuple[type[nn.Module], ...]
 
 
 def activation_of(name: str | None) -> Callable[[Tensor], Tensor]:
@@ -34,7 +34,7 @@ def activation_of(name: str | None) -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[name]
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(plain.Module):
     """Where to look: two convolutions with norm and ReLU, and a projection.
 
         act(final(relu(norm(conv(relu(norm(conv(x))))))))
@@ -70,18 +70,23 @@ class SpatialAttention(nn.Module):
         super().__init__()
         width = in_channels if bottleneck_channels is None else bottleneck_channels
         activation_of(activation)
-        self.activation = activation
+        self.activation: str | None = activation
 
         def convolution(inputs: int) -> nn.Sequential:
             conv = nn.Conv2d(inputs, width, kernel_size, padding=kernel_size // 2, bias=False)
             return nn.Sequential(conv, norm_and_activation(norm, width))
 
-        self.conv, self.conv_inner = convolution(in_channels), convolution(width)
-        self.final = nn.Sequential(nn.Conv2d(width, out_channels, 1, bias=False))
+        self.conv: nn.Sequential = convolution(in_channels)
+        self.conv_inner: nn.Sequential = convolution(width)
+        self.final: nn.Sequential = nn.Sequential(nn.Conv2d(width, out_channels, 1, bias=False))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return activation_of(self.activation)(self.logits(x))
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
 
     def logits(self, x: Tensor) -> Tensor:
         return spatial_logits(self, x)
@@ -91,7 +96,7 @@ class SpatialAttention(nn.Module):
         return why_not_spatial(self)
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(plain.Module):
     """Which channels to trust: the mean and the maximum of each through one network of two layers, summed.
 
         act(W2 relu(norm(W1 max)) + W2 relu(norm(W1 avg)))
@@ -124,13 +129,19 @@ class ChannelAttention(nn.Module):
         super().__init__()
         hidden = max(1, out_channels // reduction)
         activation_of(activation)
-        self.activation = activation
-        self.conv1 = nn.Sequential(nn.Conv2d(in_channels, hidden, 1, bias=False), norm_and_activation(norm, hidden))
-        self.conv2 = nn.Sequential(nn.Conv2d(hidden, out_channels, 1, bias=False))
+        self.activation: str | None = activation
+        self.conv1: nn.Sequential = nn.Sequential(
+            nn.Conv2d(in_channels, hidden, 1, bias=False), norm_and_activation(norm, hidden)
+        )
+        self.conv2: nn.Sequential = nn.Sequential(nn.Conv2d(hidden, out_channels, 1, bias=False))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return activation_of(self.activation)(self.logits(x))
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
 
     def logits(self, x: Tensor) -> Tensor:
         return channel_logits(self, x)
@@ -235,7 +246,7 @@ def _keeps_size(conv: Any) -> bool:
     return conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
 
 
-class AttentiveFusion(nn.Module):
+class AttentiveFusion(plain.Module):
     """AFA of two feature maps: spatial attention of the shallow one, channel attention of the deep one, and
     `attentive_fusion` by both.
 
@@ -247,18 +258,22 @@ class AttentiveFusion(nn.Module):
 
     def __init__(self, channels: int, norm: Norm = "bn") -> None:
         super().__init__()
-        self.sa = SpatialAttention(channels, norm=norm)
-        self.ca = ChannelAttention(channels, channels, norm=norm)
+        self.sa: SpatialAttention = SpatialAttention(channels, norm=norm)
+        self.ca: ChannelAttention = ChannelAttention(channels, channels, norm=norm)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
         return attentive(shallow, deep, self.sa, self.ca)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, shallow: Tensor, deep: Tensor) -> Tensor: ...
 
     def why_not_fused(self) -> str | None:
         """Why the attention modules are called; None where their logits go into `attentive_fusion`."""
         return why_not_by_logits(sa=self.sa, ca=self.ca)
 
 
-class ProgressiveFusion(nn.Module):
+class ProgressiveFusion(plain.Module):
     """AFA of any number of feature maps, coarse to fine, by attention modules that they share: `progressive_fusion`.
 
     >>> import torch, afa_kernels.nn
@@ -268,11 +283,15 @@ class ProgressiveFusion(nn.Module):
 
     def __init__(self, channels: int, norm: Norm = "bn") -> None:
         super().__init__()
-        self.sa = SpatialAttention(channels, norm=norm)
-        self.ca = ChannelAttention(channels, channels, norm=norm)
+        self.sa: SpatialAttention = SpatialAttention(channels, norm=norm)
+        self.ca: ChannelAttention = ChannelAttention(channels, channels, norm=norm)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return progressive(features, self.sa, self.ca)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, features: Sequence[Tensor]) -> Tensor: ...
 
     def why_not_fused(self) -> str | None:
         """Why the attention modules are called; None where their logits go into `progressive_fusion`."""
@@ -286,7 +305,9 @@ class OfficialForward:
     """
 
     def __init__(self, module: nn.Module, logits: Callable[..., Tensor], abn: ABNs) -> None:
-        self.module, self._logits, self.abn = module, logits, abn
+        self.module: nn.Module = module
+        self.abn: ABNs = abn
+        self._logits = logits
 
     def logits(self, x: Tensor) -> Tensor:
         return self._logits(self.module, x, self.abn)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +67,16 @@ class ScaleSpaceRendering(SpatialAttention):
             raise ValueError(f"features must have one tensor for each of the {len(scales)} scales, got {len(features)}")
         at = _size(features[_index_of_one(scales)])
         return scale_space_render(predictions, [self.logits(_resized(f, at)) for f in features], size)
+
+    if TYPE_CHECKING:
+
+        def __call__(  # type: ignore[override]
+            self,
+            predictions: Sequence[Tensor] | Tensor,
+            features: Sequence[Tensor] | None = None,
+            scales: Sequence[float] | None = None,
+            size: tuple[int, int] | None = None,
+        ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -154,12 +163,13 @@ FUSE = {
 }
 
 
-class MultiScale(nn.Module):
+class MultiScale(plain.Module):
     """Run a network on the image at several scales and fuse what it predicts, at the image's size.
 
     In training all scales are kept and fused with gradients. In evaluation mode, without, they run coarse to fine and
     are fused one after the other in the memory of one (`ScaleSpaceRenderer`); but of an image that requires a gradient
-    all are kept there too.
+    all are kept there too. An exported program, of torch.export or ONNX, fuses them all at once, and is for every size
+    of image; one of torch.jit.trace is for the size it was given.
 
     The image is first resized up to a multiple of `multiple`; at scale s the network gets it resized to
     (floor(s H), floor(s W)). A network compiled by torch.compile may be given; it sees one size for each scale.
@@ -224,10 +234,16 @@ class MultiScale(nn.Module):
         checks.pair("training_multiple", training_multiple, 1)
         if eps is not None:
             checks.number("eps", eps, 0)
-        self.network, self.head, self.fuse = network, head, fuse
-        self.scales, self.training_scales = tuple(map(float, scales)), tuple(map(float, training_scales))
-        self.flip, self.multiple, self.eps, self.progress = flip, multiple, eps, progress
-        self.training_multiple = training_multiple
+        self.network: nn.Module | None = network
+        self.head: nn.Module | None = head
+        self.fuse: str = fuse
+        self.scales: tuple[float, ...] = tuple(map(float, scales))
+        self.training_scales: tuple[float, ...] = tuple(map(float, training_scales))
+        self.flip: bool = flip
+        self.multiple: int | tuple[int, int] = multiple
+        self.eps: float | None = eps
+        self.progress: bool = progress
+        self.training_multiple: int | tuple[int, int] = training_multiple
 
     def forward(self, image: Tensor) -> Tensor:
         """The fused prediction, (N, C, H, W)."""
@@ -235,10 +251,19 @@ class MultiScale(nn.Module):
             return plain.as_leaf(self, image)
         if self.training:
             return self._at_once(image)
-        with torch.no_grad() if self._streams(image) else contextlib.nullcontext():
-            fuse = self._streamed if self._streams(image) else self._at_once
-            fused = fuse(image)
-            return (fused + fuse(image.flip(-1)).flip(-1)) / 2 if self.flip else fused
+        if not self._streams(image):
+            return self._fused(image, self._at_once)
+        with torch.no_grad(), plain.without_tracer_warnings():
+            return self._fused(image, self._streamed)
+
+    def _fused(self, image: Tensor, fuse: Callable[[Tensor], Tensor]) -> Tensor:
+        fused = fuse(image)
+        fused = (fused + fuse(image.flip(-1)).flip(-1)) * 0.5 if self.flip else fused
+        return fused.to(torch.promote_types(fused.dtype, torch.float32))
+
+    if TYPE_CHECKING:
+
+        def __call__(self, image: Tensor) -> Tensor: ...
 
     @torch.no_grad()
     def labels(
@@ -296,7 +321,8 @@ class MultiScale(nn.Module):
         return FUSE[self.fuse].at_once(predictions, weights, self.active_scales, size)
 
     def _streams(self, image: Tensor) -> bool:
-        return not (image.requires_grad and torch.is_grad_enabled())
+        # An exported program is a graph of operations alone, which no_grad and what works in place are not.
+        return not (torch.compiler.is_exporting() or (image.requires_grad and torch.is_grad_enabled()))
 
     def _at_once(self, image: Tensor) -> Tensor:
         return self.fuse_scales(*self.scales_of(image), _size(image))
@@ -319,7 +345,7 @@ class MultiScale(nn.Module):
             del rest
             stream.add(prediction, weight, last=k == len(scales) - 1)
             del prediction, weight  # before the next scale runs
-            if self.eps is not None and self.fuse == "ssr" and self._may_stop() and stream.opaque(self.eps):
+            if self.eps is not None and self.fuse == "ssr" and stream.opaque(self.eps):
                 break
         return stream.render()
 
@@ -332,7 +358,7 @@ class MultiScale(nn.Module):
 
     def _run(self, base: Tensor, scale: float, predict: Callable[[Tensor], Any] | None = None) -> tuple[Any, ...]:
         """What `predict` returns at a scale: the prediction, features or logits if there are any, and what else."""
-        height, width = _size(base) if scale == 1 else (math.floor(scale * side) for side in _size(base))
+        height, width = _size(base) if scale == 1 else (_scaled(side, scale) for side in _size(base))
         if isinstance(height, int) and isinstance(width, int) and min(height, width) < 1:
             raise ValueError(f"image of {base.shape[2]} x {base.shape[3]} pixels has none left at scale {scale}")
         result = (self.predict if predict is None else predict)(_resized(base, (height, width)))
@@ -348,9 +374,6 @@ class MultiScale(nn.Module):
     def _weight(self, features: Tensor, at: tuple[int, int] | None) -> Tensor:
         """Of one scale, from features that are first resized."""
         return self.attend(features if at is None else _resized(features, at))
-
-    def _may_stop(self) -> bool:
-        return not torch.compiler.is_exporting()
 
     def _shown(self, scales: Sequence[float]) -> Iterator[float]:
         if not self.progress:
@@ -379,6 +402,13 @@ def _index_of_one(scales: Sequence[float], name: str = "scales") -> int:
         if scale == 1:
             return i
     raise ValueError(f"{name} must contain 1.0, at whose resolution the logits are made, got {tuple(scales)}")
+
+
+def _scaled(side: int, scale: float) -> int:
+    """floor(scale side), in whole numbers, which exporters know, where the scale is so many 64ths."""
+    if (64 * scale).is_integer():
+        return side * int(64 * scale) // 64
+    return math.floor(scale * side)
 
 
 def _size(x: Tensor) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,16 +24,19 @@ class ABN(nn.Module):
     torch.Size([2, 8, 4, 4])
     """
 
-    activation, activation_param = "leaky_relu", 0.01
+    activation: str = "leaky_relu"
+    activation_param: float = 0.01
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor | None
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
-        self.eps, self.momentum = eps, momentum
+        self.eps: float = eps
+        self.momentum: float = momentum
         norm = nn.BatchNorm2d(num_features)
-        self.weight, self.bias = norm.weight, norm.bias
+        self.weight: nn.Parameter = norm.weight
+        self.bias: nn.Parameter = norm.bias
         for name, buffer in norm.named_buffers():
             self.register_buffer(name, buffer)
 
@@ -46,6 +49,10 @@ class ABN(nn.Module):
         statistics = self.running_mean, self.running_var
         y = F.batch_norm(x, *statistics, gamma, self.bias, self.training, self.momentum, self.eps)
         return F.leaky_relu(y, self.activation_param)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """InPlaceABN counts no batches."""

@@ -3,12 +3,27 @@ exactly the plain layer, and nobody has hooked, overridden or wrapped anything o
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import module as hooks
 
 _TYPES = frozenset((Tensor, nn.Parameter))
+
+
+class Module(nn.Module):
+    """A module of this package."""
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks of a module first, and of each within another."""
+        raise TypeError(
+            f"torch.jit.script cannot compile {type(self).__name__}, which asks of its children what they are; use "
+            "torch.export, torch.compile, or torch.jit.trace of the whole model"
+        )
 
 
 def is_plain(x: object) -> bool:
@@ -70,3 +85,15 @@ def as_leaf(module: nn.Module, x: fx.Proxy) -> Any:
         kind = type(module).__name__
         raise TypeError(f"{kind} is a leaf of torch.fx's graphs, and cannot be their root: trace a module around it")
     return x.tracer.create_proxy("call_module", name, (x,), {})
+
+
+def without_tracer_warnings() -> contextlib.AbstractContextManager[None]:
+    """In torch.jit.trace: no warning at every look at a size, for a program that is of one size by its docstring."""
+    return _quiet() if torch.jit.is_tracing() else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        yield

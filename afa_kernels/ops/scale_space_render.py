@@ -35,7 +35,9 @@ def scale_space_render(
     output's resolution: w_k = up(alpha_k) prod_{j<k} (1 - up(alpha_j)). No resized map is stored on the way.
 
     Args:
-        predictions: K tensors (N, C, h_k, w_k), coarse to fine, 1 <= K <= 16; log-probabilities or class scores.
+        predictions: K tensors (N, C, h_k, w_k), coarse to fine, 1 <= K <= 16; log-probabilities or class scores. The
+            first is in front. Their sizes may be any, and so tell no order: a prediction may have been resized, or
+            cropped. (`ScaleSpaceRenderer`, which runs networks scale by scale, refuses a prediction of fewer pixels.)
         logits: (N, K, h, w), or K tensors (N, 1, h, w), which are first resized to the size of the one with the most
             pixels where their sizes differ.
         size: (H, W) of the output; by default that of the prediction with the most pixels.
