@@ -7,6 +7,10 @@ One question decides which of two wheels is built: can the build environment imp
 
 AFA_KERNELS_NATIVE=1 and AFA_KERNELS_NATIVE=0 decide instead. A library that was to be built and cannot be is an error
 with its reason, never another kind of wheel. `python -m afa_kernels` tells afterwards what there is.
+
+A second library beside it has the CUDA kernels. It is built where nvcc and a CUDA build of torch are, or, with
+AFA_KERNELS_CUDA=1, must be; AFA_KERNELS_CUDA=0 leaves it out. No GPU is looked for: TORCH_CUDA_ARCH_LIST names those it
+is for, by default every one from Turing on.
 """
 
 import glob
@@ -19,21 +23,27 @@ from typing import NoReturn
 from setuptools import setup
 
 TORCH = (2, 11)  # the first whose stable ABI has what the library needs
+ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 
 
 def wanted() -> bool:
     """Whether to build the library."""
-    asked = os.environ.get("AFA_KERNELS_NATIVE", "auto")
-    if asked not in ("auto", "0", "1"):
-        sys.exit(f"afa_kernels: AFA_KERNELS_NATIVE must be 0, 1 or auto, got {asked!r}")
+    asked = setting("AFA_KERNELS_NATIVE")
     return asked == "1" or (asked == "auto" and os.name == "posix" and importlib.util.find_spec("torch") is not None)
+
+
+def setting(name: str) -> str:
+    asked = os.environ.get(name, "auto")
+    if asked not in ("auto", "0", "1"):
+        sys.exit(f"afa_kernels: {name} must be 0, 1 or auto, got {asked!r}")
+    return asked
 
 
 def native() -> dict:
     """The arguments of setup() that build the library: one file for every CPython >= 3.10 and torch >= 2.11."""
     try:
         import torch
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
+        from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
     except ImportError as error:
         cannot_build(f"torch is not importable in the build environment ({error})")
     if torch.torch_version.TorchVersion(torch.__version__) < TORCH:
@@ -46,14 +56,16 @@ def native() -> dict:
                 cannot_build(f"the C++ compiler {compiler} is not on the PATH (CXX names another)")
             super().run()
 
+    versions = [
+        ("TORCH_TARGET_VERSION", "0x{:02x}{:02x}000000000000".format(*TORCH)),
+        ("Py_LIMITED_API", "0x030a0000"),
+    ]
+    headers = sorted(glob.glob("csrc/**/*.h", recursive=True))
     library = CppExtension(
         "afa_kernels._native",
         sorted(glob.glob("csrc/**/*.cpp", recursive=True)),
-        depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
-        define_macros=[
-            ("TORCH_TARGET_VERSION", "0x{:02x}{:02x}000000000000".format(*TORCH)),
-            ("Py_LIMITED_API", "0x030a0000"),
-        ],
+        depends=headers,
+        define_macros=versions,
         extra_compile_args=[
             "-O3",
             "-g0",
@@ -64,11 +76,43 @@ def native() -> dict:
         ],
         py_limited_api=True,
     )
+    libraries = [library]
+    if with_cuda():
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+        cuda = CUDAExtension(
+            "afa_kernels._native_cuda",
+            sorted(glob.glob("csrc/cuda/*.cu")),
+            depends=headers + sorted(glob.glob("csrc/cuda/*.cuh")),
+            define_macros=[*versions, ("USE_CUDA", None)],
+            extra_compile_args={"nvcc": ["-O3", *(("-Xcompiler", "-fvisibility=hidden") if os.name == "posix" else ())]},
+            py_limited_api=True,
+        )
+        libraries.append(cuda)
     return {
-        "ext_modules": [library],
+        "ext_modules": libraries,
         "cmdclass": {"build_ext": Build},
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
     }
+
+
+def with_cuda() -> bool:
+    """Whether to build the library of CUDA kernels."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    asked = setting("AFA_KERNELS_CUDA")
+    if asked == "0":
+        return False
+    if CUDA_HOME is None or shutil.which("nvcc", path=os.path.join(CUDA_HOME, "bin")) is None:
+        reason = "nvcc is not found (CUDA_HOME names where CUDA is)"
+    elif torch.version.cuda is None:
+        reason = f"torch {torch.__version__} is here, which is no CUDA build"
+    else:
+        return True
+    if asked == "1":
+        cannot_build(f"AFA_KERNELS_CUDA=1 asks for the CUDA kernels, and {reason}")
+    print(f"afa_kernels: without the CUDA kernels: {reason}", file=sys.stderr)
+    return False
 
 
 def cannot_build(reason: str) -> NoReturn:

@@ -1,6 +1,5 @@
 // attentive_fusion on CUDA: the launchers of attentive_fusion.cuh.
 #include "attentive_fusion.cuh"
-
 #include "launch.h"
 
 namespace afa {
@@ -25,9 +24,8 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, c
   const FusionLogits logits = logits_of(spatial, channel, layout);
   const Launcher launch(check.op, shallow);
   const Tiling tiling = tiling_of(layout, PACK<T>);
-  dispatch_flags(
-      [&](auto packed) { launch(fusion_forward<T, packed>, tiling.blocks(), tiling, x, y, logits, o); },
-      aligned(x, layout) && aligned(y, layout) && aligned(o, layout));
+  dispatch_flags([&](auto packed) { launch(fusion_forward<T, packed>, tiling.blocks(), tiling, x, y, logits, o); },
+                 aligned(x, layout) && aligned(y, layout) && aligned(o, layout));
 }
 
 template <class T, class Acc = acc_t<T>>

@@ -49,8 +49,7 @@ __global__ void __launch_bounds__(THREADS)
     load(y.at(place.n, row), place, ys);
     const Gates<Acc> across = logits.factors_across<Acc>(place.n, row);
 #pragma unroll
-    for (int i = 0; i < pack; ++i)
-      xs[i] = along[i].open * across.open * xs[i] + along[i].shut * across.shut * ys[i];
+    for (int i = 0; i < pack; ++i) xs[i] = along[i].open * across.open * xs[i] + along[i].shut * across.shut * ys[i];
     store(out.at(place.n, row), place, xs);
   }
 }

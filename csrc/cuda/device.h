@@ -5,7 +5,7 @@
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
-#define AFA_CUDA CUDA                                         // the dispatch key of what csrc/cuda registers
+#define AFA_CUDA CUDA                                          // the dispatch key of what csrc/cuda registers
 #define AFA_SHARED(T, name, count) __shared__ T name[(count)]  // an array of the block
 #else
 #include <simt.hpp>
@@ -155,7 +155,7 @@ __device__ Acc sum_over(Acc value, int32_t lanes) {
 template <bool packed, int pack, class Acc>
 __device__ void store_sums_of_rows(const Acc (&sums)[pack], const Place<packed, pack>& place, const Tiling& tiling,
                                    Acc* __restrict__ out) {
-  AFA_SHARED(Acc, shared, THREADS* pack);
+  AFA_SHARED(Acc, shared, THREADS * pack);
 #pragma unroll
   for (int i = 0; i < pack; ++i) shared[i * THREADS + threadIdx.x] = sums[i];
   __syncthreads();
@@ -171,11 +171,12 @@ __device__ void store_sums_of_rows(const Acc (&sums)[pack], const Place<packed, 
 // Adds up `count` rows of `width` sums of each image, in order, and calls finish(n, i, total). `columns` divides
 // THREADS: the columns of a block, of which each has THREADS / columns threads.
 template <class Acc, class F>
-__global__ void __launch_bounds__(THREADS) finish_sums(const Acc* __restrict__ sums, int64_t count, int64_t width,
-                                                       int32_t columns, F finish) {
+__global__ void __launch_bounds__(THREADS)
+    finish_sums(const Acc* __restrict__ sums, int64_t count, int64_t width, int32_t columns, F finish) {
   AFA_SHARED(double, shared, THREADS);
   const uint32_t blocks = (width + columns - 1) / columns;
-  const int64_t n = blockIdx.x / blocks, i = blockIdx.x % blocks * static_cast<int64_t>(columns) + threadIdx.x % columns;
+  const int64_t n = blockIdx.x / blocks,
+                i = blockIdx.x % blocks * static_cast<int64_t>(columns) + threadIdx.x % columns;
   const int32_t apart = THREADS / columns;
   double total = 0;
   if (i < width)

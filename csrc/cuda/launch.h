@@ -1,8 +1,6 @@
 // How launchers launch: on the device of their tensors and its current stream, with every failure raised.
 #pragma once
 
-#include <bit>
-
 #include "device.h"
 
 #ifdef __CUDACC__
@@ -44,7 +42,7 @@ class Launcher {
   template <class Acc, class F>
   void finish(const Acc* sums, int64_t batch, int64_t count, int64_t width, const F& each) const {
     const int32_t columns = count <= 4 ? THREADS : WARP;
-    (*this)(finish_sums<Acc, F>, batch * ceil_div(width, columns), sums, count, width, columns, each);
+    (*this)(finish_sums<Acc, F>, batch* ceil_div(width, columns), sums, count, width, columns, each);
   }
 
  private:
@@ -84,9 +82,9 @@ Rows<T> rows_of(const Map<T>& map, const Layout& layout) {
 // Whether every row starts where an access of 16 bytes may, and ends there.
 template <class T>
 bool aligned(const Rows<T>& rows, const Layout& layout) {
-  return rows.data == nullptr || (reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 &&
-                                  (layout.batch == 1 || rows.sn % PACK<T> == 0) &&
-                                  (layout.rows() == 1 || rows.sr % PACK<T> == 0) && layout.length() % PACK<T> == 0);
+  return rows.data == nullptr ||
+         (reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 && (layout.batch == 1 || rows.sn % PACK<T> == 0) &&
+          (layout.rows() == 1 || rows.sr % PACK<T> == 0) && layout.length() % PACK<T> == 0);
 }
 
 // One value a pixel, and one a channel, of any element type.

@@ -38,13 +38,20 @@ def why_not() -> str | None:
     return None if shutil.which(COMPILER) else f"the C++ compiler {COMPILER} is not on the PATH (CXX names another)"
 
 
-def library(sanitizer: str = "none", csrc: Path = CSRC, only: Sequence[str] | None = None) -> Path:
-    """The library of the operations' kernels, or of those of `only`. What did not change is not compiled again."""
+def library(
+    sanitizer: str = "none", csrc: Path = CSRC, only: Sequence[str] | None = None, float32: bool = False
+) -> Path:
+    """The library of the operations' kernels, or of those of `only`; of all types, or of `float32` alone.
+
+    What did not change is not compiled again.
+    """
     sources = [csrc / "library.cpp", *(csrc / "cuda" / f"{op}.cu" for op in only or operations(csrc))]
-    flags = (*FLAGS, *SANITIZERS[sanitizer])
+    flags = (*FLAGS, *SANITIZERS[sanitizer], *(("-DAFA_FLOAT32_ONLY",) if float32 else ()))
+    machinery = (*FLAGS, f"-DAFA_{sanitizer.upper()}")
     CACHE.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(functools.partial(_object, flags=flags, headers=_headers(csrc)), sources))
+        objects.append(_object(Path(__file__).with_name("simt.cpp"), machinery, _headers(csrc)))
     target = CACHE / f"{_digest(*objects, *flags)}.so"
     if not target.exists():
         _make(target, *flags, "-shared", *objects, *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-lc10")
@@ -52,9 +59,13 @@ def library(sanitizer: str = "none", csrc: Path = CSRC, only: Sequence[str] | No
 
 
 def preloaded(sanitizer: str) -> str:
-    """What LD_PRELOAD must name for a library with that sanitizer to be loaded."""
-    name = {"address": "libasan.so", "thread": "libtsan.so"}[sanitizer]
-    return subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+    """What LD_PRELOAD must name for a library with that sanitizer to be loaded: it looks for C++'s exceptions at once."""
+    names = ({"address": "libasan.so", "thread": "libtsan.so"}[sanitizer], "libstdc++.so.6")
+    found = (
+        subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
+        for name in names
+    )
+    return " ".join(path.strip() for path in found)
 
 
 def _headers(csrc: Path) -> str:
