@@ -42,6 +42,14 @@ void dispatch(ScalarType dtype, const char* op, const F& body) {
   }
 }
 
+// Calls body(Acc{}) with the type that `dtype` is computed in.
+template <class F>
+void dispatch_accumulate(ScalarType dtype, const char* op, const F& body) {
+  if (dtype == ScalarType::Double) return body(double{});
+  dispatch(dtype, op, [](auto) {});  // an unsupported type is found here
+  body(float{});
+}
+
 // Calls body with std::true_type or std::false_type for each of the flags.
 template <class F>
 void dispatch_flags(const F& body) {

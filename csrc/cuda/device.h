@@ -144,6 +144,32 @@ struct AnyRow {
   }
 };
 
+// Element (n, c, p) of a map of any element type.
+struct AnyMap {
+  AnyPointer pointer;
+  int64_t sn, sc, sp;
+
+  template <class Acc>
+  __device__ Acc read(int64_t n, int64_t c, int64_t p) const {
+    return pointer.read<Acc>(n * sn + c * sc + p * sp);
+  }
+  template <class Acc>
+  __device__ void write(int64_t n, int64_t c, int64_t p, Acc value) const {
+    pointer.write(n * sn + c * sc + p * sp, value);
+  }
+};
+
+// Pixel p of image n, a thread each; the last block of an image has threads past its end.
+struct Pixel {
+  int64_t n, p;
+
+  __device__ explicit Pixel(int64_t pixels) {
+    const uint32_t blocks = (pixels + THREADS - 1) / THREADS;
+    n = blockIdx.x / blocks;
+    p = static_cast<int64_t>(blockIdx.x % blocks) * THREADS + threadIdx.x;
+  }
+};
+
 // The sum over `lanes` neighbouring threads of a warp, all of which call it.
 template <class Acc>
 __device__ Acc sum_over(Acc value, int32_t lanes) {

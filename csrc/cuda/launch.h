@@ -99,4 +99,18 @@ inline AnyRow any_channels(const Checker& check, const char* name, const Tensor&
   return {{map.data, t.scalar_type()}, map.sn, map.sc};
 }
 
+inline AnyMap any_map(const Checker& check, const char* name, const Tensor& t, const Shape& shape) {
+  const auto map = check.view<char>(name, t, shape);
+  dispatch(t.scalar_type(), check.op, [](auto) {});
+  return {{map.data, t.scalar_type()}, map.sn, map.sc, map.sp};
+}
+inline AnyMap any_map(const Checker& check, const char* name, const std::optional<Tensor>& t, const Shape& shape) {
+  return t ? any_map(check, name, *t, shape) : AnyMap{};
+}
+
+// Blocks for a thread a pixel.
+inline int64_t blocks_of_pixels(int64_t batch, int64_t pixels) {
+  return batch * ceil_div(pixels, THREADS);
+}
+
 }  // namespace afa
