@@ -32,11 +32,17 @@ def compiler() -> str:
     return os.environ.get("CXX", "cl" if os.name == "nt" else "c++")
 
 
+def setting(name: str) -> str:
+    """The environment variable `name`: "0", "1" or "auto"."""
+    asked = os.environ.get(name, "auto")
+    if asked not in ("auto", "0", "1"):
+        sys.exit(f"afa_kernels: {name} must be 0, 1 or auto, got {asked!r}")
+    return asked
+
+
 def why_not_native() -> str | None:
     """Why the C++ library is left out, or None where it is to be built: by AFA_KERNELS_NATIVE, or by the compiler."""
-    asked = os.environ.get("AFA_KERNELS_NATIVE", "auto")
-    if asked not in ("auto", "0", "1"):
-        sys.exit(f"afa_kernels: AFA_KERNELS_NATIVE must be 0, 1 or auto, got {asked!r}")
+    asked = setting("AFA_KERNELS_NATIVE")
     if asked == "0":
         return "AFA_KERNELS_NATIVE=0"
     if asked == "auto" and shutil.which(compiler().split()[0]) is None:

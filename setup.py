@@ -6,6 +6,10 @@ PyTorch. AFA_KERNELS_NATIVE=1 and AFA_KERNELS_NATIVE=0 decide instead.
 
 A library that was to be built and cannot be is an error with its reason, never another kind of wheel. Afterwards
 `python -m afa_kernels` tells what there is, and the first call on the CPU without the library warns.
+
+A second library beside it has the CUDA kernels. It is built where nvcc and a CUDA build of torch are, or, with
+AFA_KERNELS_CUDA=1, must be; AFA_KERNELS_CUDA=0 leaves it out. No GPU is looked for: TORCH_CUDA_ARCH_LIST names those it
+is for, by default every one from Turing on.
 """
 
 import glob
@@ -17,12 +21,13 @@ from typing import NoReturn
 from setuptools import setup
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from build_backend import OLDEST_TORCH, compiler, find_torch, why_not_native
+from build_backend import OLDEST_TORCH, compiler, find_torch, setting, why_not_native
 
 COMPILE_ARGS = {
     "posix": ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fvisibility=hidden"],
     "nt": ["/O2", "/wd4068"],  # cl.exe, which knows no GCC pragma and says so for each
 }
+ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 
 
 def native() -> dict:
@@ -30,7 +35,7 @@ def native() -> dict:
     find_torch()
     try:
         import torch
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
+        from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
     except ImportError as error:
         cannot_build(f"torch is not importable in the build environment ({error})")
     if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
@@ -51,22 +56,58 @@ def native() -> dict:
         def get_export_symbols(self, ext: CppExtension) -> list[str]:
             return []  # the library is loaded by torch and is no Python module: on Windows no PyInit is there to export
 
+    versions = [
+        ("TORCH_TARGET_VERSION", "0x{:02x}{:02x}000000000000".format(*OLDEST_TORCH)),
+        ("Py_LIMITED_API", "0x030a0000"),
+    ]
+    headers = sorted(glob.glob("csrc/**/*.h", recursive=True))
     library = CppExtension(
         "afa_kernels._native",
         sorted(glob.glob("csrc/**/*.cpp", recursive=True)),
-        depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
-        define_macros=[
-            ("TORCH_TARGET_VERSION", "0x{:02x}{:02x}000000000000".format(*OLDEST_TORCH)),
-            ("Py_LIMITED_API", "0x030a0000"),
-        ],
+        depends=headers,
+        define_macros=versions,
         extra_compile_args=COMPILE_ARGS[os.name],
         py_limited_api=True,
     )
+    libraries = [library]
+    if with_cuda():
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+        cuda = CUDAExtension(
+            "afa_kernels._native_cuda",
+            sorted(glob.glob("csrc/cuda/*.cu")),
+            depends=headers + sorted(glob.glob("csrc/cuda/*.cuh")),
+            define_macros=[*versions, ("USE_CUDA", None)],
+            extra_compile_args={
+                "nvcc": ["-O3", *(("-Xcompiler", "-fvisibility=hidden") if os.name == "posix" else ())]
+            },
+            py_limited_api=True,
+        )
+        libraries.append(cuda)
     return {
-        "ext_modules": [library],
+        "ext_modules": libraries,
         "cmdclass": {"build_ext": Build},
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
     }
+
+
+def with_cuda() -> bool:
+    """Whether to build the library of CUDA kernels."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    asked = setting("AFA_KERNELS_CUDA")
+    if asked == "0":
+        return False
+    if CUDA_HOME is None or shutil.which("nvcc", path=os.path.join(CUDA_HOME, "bin")) is None:
+        reason = "nvcc is not found (CUDA_HOME names where CUDA is)"
+    elif torch.version.cuda is None:
+        reason = f"torch {torch.__version__} is here, which is no CUDA build"
+    else:
+        return True
+    if asked == "1":
+        cannot_build(f"AFA_KERNELS_CUDA=1 asks for the CUDA kernels, and {reason}")
+    print(f"afa_kernels: without the CUDA kernels: {reason}", file=sys.stderr)
+    return False
 
 
 def cannot_build(reason: str) -> NoReturn:

@@ -3,6 +3,7 @@
 A backend is a set of implementations of the same operations, of which it may lack some:
 
     triton      Triton kernels, for CUDA tensors (and for CPU tensors under Triton's interpreter, TRITON_INTERPRET=1)
+    cuda        the compiled library of CUDA C++ kernels, for CUDA tensors
     cpu         the compiled C++ library, for CPU tensors
     reference   plain PyTorch, for every device: the specification the others answer to
 
@@ -35,9 +36,10 @@ import torch
 
 from afa_kernels._version import __version__
 
-NAMES = ("triton", "cpu", "reference")
-ORDER = {"cuda": ("triton", "reference"), "cpu": ("cpu", "reference")}
+NAMES = ("triton", "cuda", "cpu", "reference")
+ORDER = {"cuda": ("triton", "cuda", "reference"), "cpu": ("cpu", "reference")}
 _OTHER_DEVICES = ("reference",)
+_DISPATCH_KEYS = {"cuda": "CUDA", "cpu": "CPU"}  # of the compiled libraries' kernels
 
 _Answer = TypeVar("_Answer", bound=Callable[..., object])
 
@@ -62,7 +64,8 @@ def _constant_when_compiled(function: _Answer) -> _Answer:
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run every operation inside the `with` block on the backend `name`: "triton", "cpu" or "reference".
+    """Run every operation inside the `with` block on the backend `name`: "triton", "cuda", "cpu" or
+    "reference".
 
     A backend that cannot run for the tensors it is given raises a RuntimeError with the reason; it never falls back.
     The choice is made once for each call of an operation, and its backward pass runs on the same backend, wherever it
@@ -143,14 +146,19 @@ def why_not(name: str, op: str, device_type: str) -> str | None:
     """Why the backend `name` cannot run `op` for tensors of `device_type` here, or None where it can."""
     if name == "reference":
         return None
-    reason = _cpu_missing(device_type) if name == "cpu" else _missing_for_triton(device_type)
+    missing = {"cpu": _missing_for_cpu, "cuda": _missing_for_cuda, "triton": _missing_for_triton}
+    reason = missing[name](device_type)
     if reason is None and not _has(name, op) and not made_of_aten(op):
         return f"it has no {op}"
     return reason
 
 
-def _cpu_missing(device_type: str) -> str | None:
+def _missing_for_cpu(device_type: str) -> str | None:
     return _load_library() if device_type == "cpu" else "the C++ library computes on CPU tensors only"
+
+
+def _missing_for_cuda(device_type: str) -> str | None:
+    return _load_cuda_library() if device_type == "cuda" else "the CUDA library computes on CUDA tensors only"
 
 
 def _missing_for_triton(device_type: str) -> str | None:
@@ -163,8 +171,11 @@ def _missing_for_triton(device_type: str) -> str | None:
 
 
 def _has(name: str, op: str) -> bool:
-    if name == "cpu":
-        return hasattr(torch.ops.afa_native, f"{op}_forward")
+    if name in _DISPATCH_KEYS:
+        forward = f"{op}_forward"
+        return hasattr(torch.ops.afa_native, forward) and torch._C._dispatch_has_kernel_for_dispatch_key(
+            f"afa_native::{forward}", _DISPATCH_KEYS[name]
+        )
     return importlib.util.find_spec(f"afa_kernels.triton_kernels.{op}") is not None
 
 
@@ -195,25 +206,52 @@ def launcher(op: str, device_type: str, backend: str | None) -> Callable[..., No
     reasons = [f"{n}: {why_not(n, stem, device_type)}" for n in (NAMES[:-1] if name == "reference" else (name,))]
     if name == "reference" or why_not(name, stem, device_type) is not None:
         raise RuntimeError(f"afa::{op} has no kernel for {device_type} tensors here ({'; '.join(reasons)})")
-    if name == "cpu":
+    if name in _DISPATCH_KEYS:
         return getattr(torch.ops.afa_native, op).default
     return getattr(importlib.import_module(f"afa_kernels.triton_kernels.{stem}"), direction)
+
+
+def _library(stem: str) -> Path | None:
+    """The file of the compiled library of exactly this name, if this installation has it."""
+    folder = Path(__file__).parent
+    return next(
+        (p for suffix in importlib.machinery.EXTENSION_SUFFIXES if (p := folder / f"{stem}{suffix}").exists()), None
+    )
 
 
 @functools.cache
 def _load_library() -> str | None:
     """Load the compiled library into the process; the reason when there is none or it does not load."""
-    folder = Path(__file__).parent
-    found = [p for suffix in importlib.machinery.EXTENSION_SUFFIXES if (p := folder / f"_native{suffix}").exists()]
-    if not found:
+    found = _library("_native")
+    if found is None:
         return (
             "this installation has no compiled library; install again where a C++ compiler is on the PATH: "
             "pip install --force-reinstall --no-deps ."
         )
     try:
-        torch.ops.load_library(found[0])
+        torch.ops.load_library(found)
     except OSError as error:
-        return f"{found[0]} does not load with torch {torch.__version__}: {error}"
+        return f"{found} does not load with torch {torch.__version__}: {error}"
+    return None
+
+
+@functools.cache
+def _load_cuda_library() -> str | None:
+    """Load the compiled library of CUDA kernels, after the one that has the schemas; else the reason."""
+    found = _library("_native_cuda")
+    if found is None:
+        return (
+            "this installation has no compiled CUDA library; install with nvcc and a C++ compiler, with a CUDA build "
+            "of torch already installed: pip install --no-build-isolation ."
+        )
+    reason = _load_library()
+    if reason is not None:
+        return reason
+    try:
+        torch.ops.load_library(found)
+    except OSError as error:
+        needs = "" if torch.version.cuda else ", which is no CUDA build"
+        return f"{found} does not load with torch {torch.__version__}{needs}: {error}"
     return None
 
 

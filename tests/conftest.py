@@ -1,13 +1,14 @@
-"""What a session tests. Four sessions cover everything, each a process of its own:
+"""What a session tests. Five sessions cover everything, each a process of its own:
 
 pytest tests                                              the backends reference and cpu
 TRITON_INTERPRET=1 pytest tests/battery                   the backend triton, in its interpreter
 pytest tests/ttsem                                        the Triton kernels under a checker of memory and races
 pytest tests/gate                                         the Triton kernels compiled for GPUs that are not here
+pytest tests/simt                                         the CUDA kernels, compiled by g++, on the CPU
 
-with what `pip install .[integrations]` brings, a fourth: pytest tests/integrations    runtimes, exporters and libraries
+with what `pip install .[integrations]` brings, another: pytest tests/integrations    runtimes, exporters and libraries
 
-and where there is a GPU a fifth (`benchmarks.gpu`): AFA_KERNELS_TEST_DEVICE=cuda pytest tests -m device.
+and where there is a GPU one more (`benchmarks.gpu`): AFA_KERNELS_TEST_DEVICE=cuda pytest tests -m device.
 
 AFA_KERNELS_REQUIRE=cpu makes a missing native library a failure; without it those tests are skipped with the reason.
 
@@ -92,8 +93,8 @@ def guards() -> Iterator[GuardBands]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """tests/ttsem, tests/gate and tests/integrations are sessions of their own, collected only where they are named."""
+    """tests/ttsem, gate, simt and integrations are sessions of their own, collected only where they are named."""
     name = collection_path.name
-    if name in ("ttsem", "gate", "integrations") and not any(name in argument for argument in config.args):
+    if name in ("ttsem", "gate", "simt", "integrations") and not any(name in argument for argument in config.args):
         return True
     return None

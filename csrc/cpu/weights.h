@@ -1,23 +1,10 @@
 // Scale-space compositing of K logits per pixel: the weights w_i = (1 - exp(-d_i)) T_i with T_i = exp(-sum_{j<i} d_j).
 #pragma once
 
-#include <string>
-
 #include "../arithmetic/composite.h"
-#include "../arithmetic/phi.h"
-#include "../common.h"
+#include "../phi.h"
 
 namespace afa {
-
-// Calls body(Phi{}) for the phi of that name.
-template <class F>
-void dispatch_phi(const Checker& check, const std::string& phi, const F& body) {
-  if (phi == "abs") return body(Abs{});
-  if (phi == "relu") return body(Relu{});
-  if (phi == "softplus") return body(Softplus{});
-  if (phi == "exp") return body(Exp{});
-  STD_TORCH_CHECK(false, check.op, ": phi must be abs, relu, softplus or exp, got ", phi);
-}
 
 // Rows of `count` pixels: row k of `logits`, `weights` and `transmittance` begins at k * stride; transmittance row k is
 // T_{k+1}, what scale k lets through. With `opaque_last` the last scale lets nothing through: w_K = T_K.

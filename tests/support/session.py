@@ -31,8 +31,8 @@ def runnable(name: str) -> str:
 
 def has_kernel(backend: str, op: str) -> bool:
     """Whether the backend has a launcher for `op`, such as "attentive_fusion_forward"."""
-    if backend == "cpu":
-        return hasattr(torch.ops.afa_native, op)
+    if backend in ("cpu", "cuda"):
+        return backends._has(backend, op.rsplit("_", 1)[0]) and hasattr(torch.ops.afa_native, op)
     stem, direction = op.rsplit("_", 1)
     if importlib.util.find_spec(f"afa_kernels.triton_kernels.{stem}") is None:
         return False

@@ -1,0 +1,154 @@
+// Kernels of global_avg_max_pool: the mean and the first maximum of every channel, from one read.
+#pragma once
+
+#include <limits>
+
+#include "device.h"
+
+namespace afa {
+
+// Of some pixels of a channel: the sum, and the first of the largest; a NaN is larger than all, and the last of them
+// counts. The merge of two is the same in any order.
+template <class Acc>
+struct Pooled {
+  Acc sum, largest;
+  int64_t index;
+
+  __device__ static Pooled none() { return {0, -std::numeric_limits<Acc>::infinity(), INT64_MAX}; }
+
+  __device__ void take(Acc value, int64_t at) {
+    const bool nan = value != value, nan_here = largest != largest;
+    const bool better = nan_here ? nan && at > index : nan || value > largest || (value == largest && at < index);
+    largest = better ? value : largest;
+    index = better ? at : index;
+  }
+  __device__ void merge(const Pooled& other) {
+    sum += other.sum;
+    if (other.index != INT64_MAX) take(other.largest, other.index);
+  }
+};
+
+// parts[n][count][channel], as three arrays.
+template <class Acc>
+struct Parts {
+  Acc *sums, *largest;
+  int64_t* indices;
+
+  __device__ Pooled<Acc> read(int64_t i) const { return {sums[i], largest[i], indices[i]}; }
+  __device__ void write(int64_t i, const Pooled<Acc>& pooled) const {
+    sums[i] = pooled.sum;
+    largest[i] = pooled.largest;
+    indices[i] = pooled.index;
+  }
+};
+
+// Channels are the rows (NCHW): a part is a chunk of one.
+template <class T, bool packed, class Acc = acc_t<T>>
+__global__ void __launch_bounds__(THREADS) pool_rows(Tiling tiling, Rows<const T> x, Parts<Acc> parts) {
+  constexpr int pack = PACK<T>;
+  const Place<packed, pack> place(tiling);
+  for (int32_t step = 0; step < tiling.steps; ++step) {
+    const int64_t row = place.row + static_cast<int64_t>(step) * place.at_once;
+    const bool inside = row < place.last_row;  // every thread takes part in the shuffles
+    auto pooled = Pooled<Acc>::none();
+    if (inside) {
+      Acc values[pack];
+      load(x.at(place.n, row), place, values);
+#pragma unroll
+      for (int i = 0; i < pack; ++i) {
+        pooled.sum += values[i];
+        if (place.inside(i)) pooled.take(values[i], place.element(i));
+      }
+    }
+    for (int32_t d = tiling.lanes / 2; d > 0; d /= 2)
+      pooled.merge({__shfl_xor_sync(0xffffffffu, pooled.sum, d), __shfl_xor_sync(0xffffffffu, pooled.largest, d),
+                    __shfl_xor_sync(0xffffffffu, pooled.index, d)});
+    if (inside && place.lane == 0) parts.write((place.n * tiling.chunks + place.chunk) * tiling.rows + row, pooled);
+  }
+}
+
+// Channels are along the rows (channels_last): a part is a split of the pixels.
+template <class T, bool packed, class Acc = acc_t<T>>
+__global__ void __launch_bounds__(THREADS) pool_columns(Tiling tiling, Rows<const T> x, Parts<Acc> parts) {
+  constexpr int pack = PACK<T>;
+  const Place<packed, pack> place(tiling);
+  Pooled<Acc> pooled[pack];
+#pragma unroll
+  for (int i = 0; i < pack; ++i) pooled[i] = Pooled<Acc>::none();
+  for (int64_t row = place.row; row < place.last_row; row += place.at_once) {
+    Acc values[pack];
+    load(x.at(place.n, row), place, values);
+#pragma unroll
+    for (int i = 0; i < pack; ++i) {
+      pooled[i].sum += values[i];
+      pooled[i].take(values[i], row);
+    }
+  }
+  AFA_SHARED(Pooled<Acc>, shared, THREADS);
+#pragma unroll
+  for (int i = 0; i < pack; ++i) {
+    shared[threadIdx.x] = pooled[i];
+    __syncthreads();
+    if (threadIdx.x < tiling.lanes && place.inside(i)) {
+      for (int other = threadIdx.x + tiling.lanes; other < THREADS; other += tiling.lanes)
+        pooled[i].merge(shared[other]);
+      parts.write((place.n * tiling.splits + place.split) * tiling.length + place.element(i), pooled[i]);
+    }
+    __syncthreads();
+  }
+}
+
+// Merges the `count` parts of each of WARP channels of an image, THREADS / WARP at a time.
+template <class T, class Acc = acc_t<T>>
+__global__ void __launch_bounds__(THREADS)
+    pool_finish(Parts<Acc> parts, int64_t count, int64_t channels, int64_t pixels, T* __restrict__ avg,
+                T* __restrict__ max, int64_t* __restrict__ index) {
+  AFA_SHARED(Pooled<Acc>, shared, THREADS);
+  AFA_SHARED(double, sums, THREADS);
+  const uint32_t blocks = (channels + WARP - 1) / WARP;
+  const int64_t n = blockIdx.x / blocks, c = static_cast<int64_t>(blockIdx.x % blocks) * WARP + threadIdx.x % WARP;
+  auto pooled = Pooled<Acc>::none();
+  double sum = 0;
+  for (int64_t k = threadIdx.x / WARP; k < count && c < channels; k += THREADS / WARP) {
+    const Pooled<Acc> part = parts.read((n * count + k) * channels + c);
+    sum += part.sum;
+    pooled.merge(part);
+  }
+  shared[threadIdx.x] = pooled;
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.x >= WARP || c >= channels) return;
+  for (int other = threadIdx.x + WARP; other < THREADS; other += WARP) {
+    pooled.merge(shared[other]);
+    sum += sums[other];
+  }
+  avg[n * channels + c] = static_cast<T>(static_cast<Acc>(sum / static_cast<double>(pixels)));
+  max[n * channels + c] = static_cast<T>(pooled.largest);
+  index[n * channels + c] = pooled.index;
+}
+
+// Gradients that are not there are null.
+template <class T, bool packed, class Acc = acc_t<T>>
+__global__ void __launch_bounds__(THREADS)
+    pool_backward(Tiling tiling, bool channels_last, const T* __restrict__ grad_avg, const T* __restrict__ grad_max,
+                  const int64_t* __restrict__ index, Rows<T> dx) {
+  constexpr int pack = PACK<T>;
+  const Place<packed, pack> place(tiling);
+  const int64_t channels = channels_last ? tiling.length : tiling.rows;
+  const auto pixels = static_cast<Acc>(channels_last ? tiling.rows : tiling.length);
+  for (int64_t row = place.row; row < place.last_row; row += place.at_once) {
+    Acc values[pack];
+#pragma unroll
+    for (int i = 0; i < pack; ++i) {
+      const int64_t element = place.element(i), p = channels_last ? row : element;
+      const int64_t at = place.n * channels + (channels_last ? element : row);
+      values[i] = 0;
+      if (!place.inside(i)) continue;
+      if (grad_avg != nullptr) values[i] = static_cast<Acc>(grad_avg[at]) / pixels;
+      if (grad_max != nullptr && index[at] == p) values[i] += static_cast<Acc>(grad_max[at]);
+    }
+    store(dx.at(place.n, row), place, values);
+  }
+}
+
+}  // namespace afa

@@ -1,0 +1,189 @@
+// What the launchers of every operation on a rendering share.
+#pragma once
+
+#include "render.cuh"
+#include "weights.h"
+
+namespace afa {
+
+constexpr int64_t MOST_PIXELS = INT32_MAX;  // of one image
+
+template <class Acc>
+Resize<Acc> resize_of(const Checker& check, int64_t height, int64_t width, int64_t out_height, int64_t out_width) {
+  STD_TORCH_CHECK(height * width <= MOST_PIXELS && out_height * out_width <= MOST_PIXELS, check.op,
+                  ": an image must have at most ", MOST_PIXELS, " pixels");
+  const auto axis = [](int64_t in, int64_t out) {
+    return Axis<Acc>{static_cast<int32_t>(in), static_cast<int32_t>(out), static_cast<Acc>(in) / static_cast<Acc>(out)};
+  };
+  return {axis(height, out_height), axis(width, out_width), height == out_height && width == out_width};
+}
+
+// Threads of a pixel: its channels, where they lie side by side.
+inline Canvas canvas_of(int64_t channels, int64_t height, int64_t width, bool channels_last) {
+  Canvas canvas{static_cast<int32_t>(height), static_cast<int32_t>(width), 1, channels};
+  while (channels_last && canvas.lanes < WARP && canvas.lanes < channels) canvas.lanes *= 2;
+  return canvas;
+}
+inline int64_t blocks_of(const Canvas& canvas, int64_t batch, int64_t parts = 1) {
+  return batch * parts * ceil_div(static_cast<int64_t>(canvas.height) * canvas.width, THREADS / canvas.lanes);
+}
+
+// Predictions (N, C, h_k, w_k), all channels_last or all NCHW, read at the output's resolution.
+template <class T>
+struct Inputs {
+  int64_t batch, channels;
+  bool channels_last;
+  std::vector<Resized<T>> scales;
+
+  Inputs(const Checker& check, const std::vector<Tensor>& tensors, int64_t batch, int64_t height, int64_t width)
+      : batch(batch),
+        channels(check.first("predictions", tensors).size(1)),
+        channels_last(std::any_of(tensors.begin(), tensors.end(), [](const auto& t) { return pixel_stride(t) != 1; })) {
+    for (const Tensor& t : tensors) {
+      check.pixels("predictions", t);
+      const auto map = check.map<const T>("predictions", t, {batch, channels, t.size(2), t.size(3)}, channels_last);
+      scales.push_back(
+          {map.data, map.sn, map.sc, map.sp, resize_of<acc_t<T>>(check, t.size(2), t.size(3), height, width)});
+    }
+  }
+
+  template <int most>
+  Predictions<T, most> of() const {
+    Predictions<T, most> result{};
+    std::copy(scales.begin(), scales.end(), result.scales);
+    return result;
+  }
+  Canvas canvas(int64_t height, int64_t width) const { return canvas_of(channels, height, width, channels_last); }
+};
+
+// The planes that predictions are weighed by, in memory of their own.
+template <class Acc>
+struct Planes {
+  std::vector<Tensor> memory;
+  std::vector<Resized<Acc>> planes;
+  int64_t batch, scales;
+  bool opacities, opaque_last, premultiplied = false;
+
+  // Weights or opacities of logits (N, K, h, w), made at their resolution.
+  Planes(const Checker& check, const Launcher& launch, const Tensor& logits, const std::string& phi, bool last,
+         bool resize_opacities, int64_t height, int64_t width)
+      : batch(logits.size(0)), scales(logits.size(1)), opacities(resize_opacities), opaque_last(last) {
+    const Layout layout(logits);
+    check.pixels("logits", logits);
+    const Compositing c = compositing_of(check, layout, phi, last);
+    const AnyMap y = any_map(check, "logits", logits, layout.shape());
+    memory.push_back(scratch<Acc>(logits, batch * scales * layout.pixels));
+    Acc* data = data_of<Acc>(memory[0]);
+    dispatch_scales(scales, [&](auto most) {
+      launch(make_planes<Acc, most>, blocks_of_pixels(batch, layout.pixels), c, opacities, y, data);
+    });
+    const auto resize = resize_of<Acc>(check, layout.height, layout.width, height, width);
+    for (int64_t k = 0; k < scales; ++k)
+      planes.push_back({data + k * layout.pixels, scales * layout.pixels, 0, 1, resize});
+  }
+
+  // Opacities (N, 1, h_k, w_k) at a resolution of their own, of all scales but the last, which is opaque.
+  Planes(const Checker& check, const Launcher& launch, const std::vector<Tensor>& attentions, const Tensor& like,
+         bool multiplied, int64_t height, int64_t width)
+      : batch(like.size(0)),
+        scales(attentions.size() + 1),
+        opacities(true),
+        opaque_last(true),
+        premultiplied(multiplied) {
+    for (const Tensor& t : attentions) {
+      const int64_t pixels = t.size(2) * t.size(3);
+      check.pixels("attentions", t);
+      const AnyMap map = any_map(check, "attentions", t, {batch, 1, t.size(2), t.size(3)});
+      memory.push_back(scratch<Acc>(like, batch * pixels));
+      Acc* data = data_of<Acc>(memory.back());
+      launch(copy_plane<Acc>, blocks_of_pixels(batch, pixels), pixels, map, data);
+      planes.push_back({data, pixels, 0, 1, resize_of<Acc>(check, t.size(2), t.size(3), height, width)});
+    }
+    planes.push_back(Resized<Acc>{});  // of the last, which is not read
+  }
+
+  template <int most>
+  Maps<Acc, most> of() const {
+    Maps<Acc, most> result{};
+    std::copy(planes.begin(), planes.end(), result.planes);
+    result.scales = static_cast<int32_t>(scales);
+    result.opacities = opacities;
+    result.opaque_last = opaque_last;
+    result.premultiplied = premultiplied;
+    return result;
+  }
+};
+
+template <class T>
+void check_scales(const Checker& check, const Inputs<T>& inputs, const Planes<acc_t<T>>& planes) {
+  check.count("predictions", inputs.scales.size(), planes.scales);
+  STD_TORCH_CHECK(planes.scales <= MOST_SCALES, check.op, ": at most ", MOST_SCALES, " scales, got ", planes.scales);
+}
+
+// Blocks that share the pixels of a small output, until there are enough for a GPU.
+inline int64_t parts_of(const Canvas& canvas, int64_t batch, int64_t most) {
+  constexpr int64_t ENOUGH = 512;
+  return std::max<int64_t>(1, std::min(ceil_div(ENOUGH, blocks_of(canvas, batch)), most));
+}
+
+template <class T>
+void render_to(const Checker& check, const Launcher& launch, const Inputs<T>& inputs, const Planes<acc_t<T>>& planes,
+               const Tensor& out) {
+  check_scales(check, inputs, planes);
+  const int64_t height = out.size(2), width = out.size(3);
+  const AnyMap o = any_map(check, "out", out, {inputs.batch, inputs.channels, height, width});
+  const Canvas canvas = inputs.canvas(height, width);
+  const int64_t parts = parts_of(canvas, inputs.batch, ceil_div(inputs.channels, 8 * canvas.lanes));
+  dispatch_scales(planes.scales, [&](auto most) {
+    launch(render_forward<T, most>, blocks_of(canvas, inputs.batch, parts), canvas, parts, inputs.template of<most>(),
+           planes.template of<most>(), o);
+  });
+}
+
+// Fills the gradients of the predictions that are needed, and returns what reaches the planes at the output's
+// resolution, (N, K, height, width), if that is wanted.
+template <class T, class Acc = acc_t<T>>
+std::optional<Tensor> render_backward(const Checker& check, const Launcher& launch, const Tensor& grad,
+                                      const Inputs<T>& inputs, const Planes<Acc>& planes,
+                                      const std::vector<Tensor>& predictions, const Gradients& grads, bool of_planes) {
+  check_scales(check, inputs, planes);
+  const int64_t batch = inputs.batch, channels = inputs.channels, height = grad.size(2), width = grad.size(3);
+  const AnyMap g = any_map(check, "grad", grad, {batch, channels, height, width});
+  const bool of_predictions = std::any_of(grads.begin(), grads.begin() + planes.scales, [](auto& t) { return !!t; });
+  const int64_t pixels = height * width, size = batch * planes.scales * pixels;
+  std::optional<Tensor> weights, map_grads;
+  if (of_predictions) weights = scratch<Acc>(grad, size);
+  if (of_planes) map_grads = scratch<Acc>(grad, size);
+  const Canvas canvas = inputs.canvas(height, width);
+  dispatch_scales(planes.scales, [&](auto most) {
+    launch(render_backward_maps<T, most, Given<Acc>>, blocks_of(canvas, batch), canvas, inputs.template of<most>(),
+           planes.template of<most>(), Given<Acc>{g}, data_of<Acc>(weights), data_of<Acc>(map_grads));
+  });
+  for (int64_t k = 0; k < planes.scales; ++k) {
+    if (!grads[k]) continue;
+    const int64_t in_height = predictions[k].size(2), in_width = predictions[k].size(3);
+    const auto dx =
+        check.map<T>("grad of predictions", *grads[k], {batch, channels, in_height, in_width}, inputs.channels_last);
+    const Canvas of_input = inputs.canvas(in_height, in_width);
+    const int64_t parts = ceil_div(channels, of_input.lanes * GATHERED);
+    launch(gather<T>, blocks_of(of_input, batch, parts), of_input, parts, inputs.scales[k].resize, g,
+           data_of<Acc>(weights) + k * pixels, planes.scales * pixels, dx);
+  }
+  return map_grads;
+}
+
+// The gradient of the logits that the planes were made of.
+template <class Acc>
+void logits_backward(const Checker& check, const Launcher& launch, const Tensor& logits, const std::string& phi,
+                     const Planes<Acc>& planes, const Tensor& map_grads, const Tensor& grad_logits) {
+  const Layout layout(logits);
+  const Compositing c = compositing_of(check, layout, phi, planes.opaque_last);
+  const AnyMap y = any_map(check, "logits", logits, layout.shape());
+  const AnyMap dy = any_map(check, "grad of logits", grad_logits, layout.shape());
+  dispatch_scales(planes.scales, [&](auto most) {
+    launch(gather_logits<Acc, most>, blocks_of_pixels(layout.batch, layout.pixels), c, planes.opacities,
+           planes.planes[0].resize, data_of<Acc>(map_grads), y, dy);
+  });
+}
+
+}  // namespace afa

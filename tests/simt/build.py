@@ -1,0 +1,92 @@
+"""Compile csrc/cuda with g++ and simt.hpp into a library whose kernels run on CPU tensors."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.cpp_extension import include_paths, library_paths
+
+ROOT = Path(__file__).parents[2]
+CSRC = ROOT / "csrc"
+CACHE = ROOT / ".cache" / "simt"
+COMPILER = os.environ.get("CXX", "g++")
+SANITIZERS = {
+    "none": (),
+    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"),
+    "thread": ("-fsanitize=thread",),
+}
+FLAGS = (
+    *("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
+    *(f"-I{path}" for path in (Path(__file__).parent, *include_paths())),
+)
+
+
+def operations(csrc: Path = CSRC) -> list[str]:
+    """The operations that have CUDA kernels."""
+    return sorted(path.stem for path in (csrc / "cuda").glob("*.cu"))
+
+
+def why_not() -> str | None:
+    return None if shutil.which(COMPILER) else f"the C++ compiler {COMPILER} is not on the PATH (CXX names another)"
+
+
+def library(
+    sanitizer: str = "none", csrc: Path = CSRC, only: Sequence[str] | None = None, float32: bool = False
+) -> Path:
+    """The library of the operations' kernels, or of those of `only`; of all types, or of `float32` alone.
+
+    What did not change is not compiled again.
+    """
+    sources = [csrc / "library.cpp", *(csrc / "cuda" / f"{op}.cu" for op in only or operations(csrc))]
+    flags = (*FLAGS, *SANITIZERS[sanitizer], *(("-DAFA_FLOAT32_ONLY",) if float32 else ()))
+    machinery = (*FLAGS, f"-DAFA_{sanitizer.upper()}")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(functools.partial(_object, flags=flags, headers=_headers(csrc)), sources))
+        objects.append(_object(Path(__file__).with_name("simt.cpp"), machinery, _headers(csrc)))
+    target = CACHE / f"{_digest(*objects, *flags)}.so"
+    if not target.exists():
+        _make(target, *flags, "-shared", *objects, *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-lc10")
+    return target
+
+
+def preloaded(sanitizer: str) -> str:
+    """What LD_PRELOAD must name for a library with that sanitizer to be loaded: it looks for C++'s exceptions at once."""
+    names = ({"address": "libasan.so", "thread": "libtsan.so"}[sanitizer], "libstdc++.so.6")
+    found = (
+        subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
+        for name in names
+    )
+    return " ".join(path.strip() for path in found)
+
+
+def _headers(csrc: Path) -> str:
+    paths = [Path(__file__).with_name("simt.hpp"), *csrc.rglob("*.h"), *csrc.rglob("*.cuh")]
+    return _digest(torch.__version__, *(path.read_text() for path in sorted(paths)))
+
+
+def _object(source: Path, flags: Sequence[str], headers: str) -> Path:
+    target = CACHE / f"{source.stem}-{_digest(source.read_text(), headers, *flags)}.o"
+    if not target.exists():
+        _make(target, *flags, "-c", "-x", "c++", source)
+    return target
+
+
+def _make(target: Path, *arguments: object) -> None:
+    part = target.with_suffix(f".{os.getpid()}{target.suffix}")  # another process may make the same
+    done = subprocess.run([COMPILER, *map(str, arguments), "-o", str(part)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{target.name} does not compile:\n{done.stderr}")
+    part.replace(target)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
