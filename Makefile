@@ -13,7 +13,7 @@ TORCH_LIBRARIES := $(foreach name,c10 torch torch_cpu,--exclude lib$(name).so)  
 .PHONY: demo test test-cpu test-triton test-integrations gate gate-record check fix gpu bench wheel clean
 
 demo: $(VENV)/installed
-	$(PY) examples/boundary_detection.py --labels $(if $(IMAGE),--image "$(IMAGE)")
+	$(PY) -m examples.boundary_detection.demo --labels $(if $(IMAGE),--image "$(IMAGE)")
 	@echo
 	$(PY) -m benchmarks.memory inference --size 256 512 --plot demo/memory.png
 

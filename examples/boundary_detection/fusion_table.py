@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 
 import torch
-from timing import Contenders, format_ratio, format_table, medians, reason_not_to_compile
 from torch import Tensor
 from tqdm import tqdm
 
 import afa_kernels
+from examples.boundary_detection.timing import Contenders, format_ratio, format_table, medians, reason_not_to_compile
 
 DLA34_SHAPES = ((1, 32, 512, 1024), (1, 64, 256, 512), (1, 128, 128, 256), (1, 256, 64, 128))
 PASSES = ("forward", "training step")

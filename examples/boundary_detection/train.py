@@ -1,0 +1,262 @@
+"""Train the attention that fuses the scales of a frozen HED, on half of the photographs, and score it on the others.
+
+    python -m examples.boundary_detection.train --data bsds500_test100.zip --fusion ssr
+
+A run that was killed goes on from its checkpoint when it is started again; --compare trains every fusion and seed, and
+writes one record of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import afa_kernels
+from benchmarks.run import circumstances
+from examples.boundary_detection import bsds
+from examples.boundary_detection.bsds import Photograph
+from examples.boundary_detection.fusions import FUSIONS
+from examples.boundary_detection.hed import load_hed
+from examples.boundary_detection.scales import HEDAtAScale, Scales, cached_scales
+from examples.checkpoint import load, save
+
+# ---- configuration ----
+SCALES = (0.5, 1.0, 1.5)
+EPOCHS = 10
+RATE = 2e-3  # of Adam; falls to 0 by half a cosine
+WEIGHT_DECAY = 1e-4
+CHECKPOINT_EVERY = 25  # steps
+SEEDS = (0, 1, 2)
+HEAD = Path(__file__).parent / "ssr_head.pt"
+# -----------------------
+
+
+def target_of(photograph: Photograph) -> tuple[Tensor, Tensor]:
+    """Where there is a boundary (1, 1, H, W), and how much each pixel counts.
+
+    A boundary is where at least half of the people drew one within a pixel; where fewer did, a pixel counts nothing.
+    The two classes count the same in total, as in HED.
+    """
+    drawn = torch.from_numpy(photograph.boundaries).float()[:, None]
+    agreed = F.max_pool2d(drawn, 3, stride=1, padding=1).mean(0)[None]
+    thin = torch.from_numpy(photograph.boundaries.any(0)).float()[None, None]
+    target = (agreed >= 0.5).float() * thin
+    counted = ((target > 0) | (agreed == 0)).float()
+    share = (target.sum() / counted.sum()).clamp(0.01, 0.99)
+    return target, counted * torch.where(target > 0, 0.5 / share, 0.5 / (1 - share))
+
+
+def loss_of(probability: Tensor, photograph: Photograph) -> Tensor:
+    target, weight = target_of(photograph)
+    each = F.binary_cross_entropy(probability.clamp(1e-4, 1 - 1e-4), target, reduction="none")
+    return (each * weight).sum() / weight.sum()
+
+
+def order(seed: int, count: int) -> Iterator[tuple[int, bool]]:
+    """Which photograph comes at each step, and whether it is mirrored: every epoch all of them, by the seed alone."""
+    for epoch in itertools.count():
+        generator = torch.Generator().manual_seed(1000 * seed + epoch)
+        mirrored = torch.rand(count, generator=generator) < 0.5
+        for index in torch.randperm(count, generator=generator).tolist():
+            yield index, bool(mirrored[index])
+
+
+def train(
+    fusion: nn.Module,
+    photographs: Sequence[Photograph],
+    scales: Sequence[Scales],
+    settings: dict[str, Any],
+    checkpoint: Path,
+) -> list[float]:
+    """Train `fusion` for settings["epochs"] from `checkpoint` where that is; the loss of each step."""
+    optimizer = torch.optim.Adam(fusion.parameters(), settings["rate"], weight_decay=settings["weight_decay"])
+    steps, losses = settings["epochs"] * len(photographs), list[float]()
+    if checkpoint.exists():
+        found = load(checkpoint, settings, ("model", "optimizer", "losses"))
+        fusion.load_state_dict(found["model"])
+        optimizer.load_state_dict(found["optimizer"])
+        losses = found["losses"]
+        print(f"going on at step {len(losses)} of {steps}: {checkpoint}", file=sys.stderr)
+    fusion.train()
+    rest = itertools.islice(order(settings["seed"], len(photographs)), len(losses), steps)
+    with tqdm(total=steps, initial=len(losses), desc=settings["fusion"], unit="step", disable=None) as bar:
+        for index, mirrored in rest:
+            for group in optimizer.param_groups:
+                group["lr"] = settings["rate"] * 0.5 * (1 + math.cos(math.pi * len(losses) / steps))
+            photograph, seen = photographs[index], scales[index].to(torch.float32)
+            if mirrored:
+                photograph = Photograph(photograph.name, photograph.image, photograph.boundaries[..., ::-1].copy())
+                seen = seen.flipped()
+            loss = loss_of(fusion(seen), photograph)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", refresh=False)
+            bar.update()
+            if len(losses) % settings["checkpoint_every"] == 0 or len(losses) == steps:
+                state = {"model": fusion.state_dict(), "optimizer": optimizer.state_dict()}
+                save(checkpoint, {"settings": settings, "losses": losses, **state})
+    return losses
+
+
+@torch.no_grad()
+def maps_of(fusion: nn.Module, scales: Sequence[Scales]) -> Iterator[np.ndarray]:
+    fusion.eval()
+    for seen in tqdm(scales, "scoring", unit="image", disable=None, leave=False):
+        yield fusion(seen.to(torch.float32))[0, 0].numpy()
+
+
+def settings_of(fusion: str, seed: int, scales: Sequence[float], data: Sequence[Photograph]) -> dict[str, Any]:
+    return {
+        "task": "boundary_detection",
+        "fusion": fusion,
+        "scales": list(scales),
+        "seed": seed,
+        "epochs": EPOCHS,
+        "rate": RATE,
+        "weight_decay": WEIGHT_DECAY,
+        "checkpoint_every": CHECKPOINT_EVERY,
+        "photographs": len(data),
+    }
+
+
+def build(name: str, seed: int, scales: Sequence[float]) -> nn.Module:
+    torch.manual_seed(seed)
+    return FUSIONS[name](scales)
+
+
+def run(
+    name: str, seed: int, scales: Sequence[float], data: Sequence[Photograph], made: dict[str, Scales], output: Path
+) -> tuple[nn.Module, dict[str, Any], list[bsds.Counts]]:
+    """Train one fusion on the photographs of even place and score it on the others, by the fast matching."""
+    fusion, learnt, unseen = build(name, seed, scales), data[0::2], data[1::2]
+    losses, began = list[float](), time.process_time()
+    if list(fusion.parameters()):
+        settings = settings_of(name, seed, scales, learnt)
+        checkpoint = output / f"{name}_seed{seed}.pt"
+        losses = train(fusion, learnt, [made[p.name] for p in learnt], settings, checkpoint)
+    seconds = time.process_time() - began
+    counts = bsds.count(maps_of(fusion, [made[p.name] for p in unseen]), unseen)
+    row: dict[str, Any] = {"fusion": name, "seed": seed if losses else None, **bsds.scores(counts)}
+    if losses:
+        row |= {"train_cpu_s": round(seconds, 1), "last_loss": float(np.mean(losses[-len(learnt) :]))}
+        row["parameters"] = sum(p.numel() for p in fusion.parameters())
+    told = "  ".join(f"{key} {row[key]:.2f}" for key in ("ods", "ois", "precision", "recall"))
+    print(f"{name:8}  seed {row['seed']}  {told}  (fast matching)")
+    return fusion, row, counts
+
+
+def exact_row(
+    name: str, fusion: nn.Module, scales: Sequence[Scales], unseen: Sequence[Photograph], around: float
+) -> dict[str, Any]:
+    """ODS and OIS by the one-to-one matching, at three thresholds around the best of the fast one."""
+    thresholds = np.round(np.clip(around + np.arange(-1, 2) * 0.1, 0.01, 0.99), 2)
+    counts = bsds.count(maps_of(fusion, scales), unseen, bsds.count_exact, thresholds)
+    row = {"fusion": name, "thresholds": thresholds.tolist(), **bsds.scores(counts, thresholds)}
+    print(
+        f"{name:8}  ods {row['ods']:.2f}  ois {row['ois']:.2f}  at {row['threshold']:.2f}  (exact matching)", flush=True
+    )
+    return row
+
+
+def against_mean(counts: Sequence[bsds.Counts], mean: Sequence[bsds.Counts]) -> dict[str, float]:
+    """How much the best F of an image is above that of the mean over the scales: mean and standard error, in points."""
+    gains = np.array([100 * (bsds.image_f(a) - bsds.image_f(b)) for a, b in zip(counts, mean, strict=True)])
+    return {"f_above_mean": float(gains.mean()), "standard_error": float(gains.std(ddof=1) / math.sqrt(len(gains)))}
+
+
+def compare(arguments: argparse.Namespace, data: Sequence[Photograph], made: dict[str, Scales]) -> dict[str, Any]:
+    rows, exact, of_mean = [], [], list[bsds.Counts]()
+    unseen = data[1::2]
+    for name in FUSIONS:
+        for seed in SEEDS if list(FUSIONS[name](arguments.scales).parameters()) else SEEDS[:1]:
+            fusion, row, counts = run(name, seed, arguments.scales, data, made, arguments.output)
+            of_mean = counts if name == "mean" else of_mean
+            if of_mean and name != "mean":
+                row |= against_mean(counts, of_mean)
+            rows.append(row)
+            if name in arguments.exact and seed == SEEDS[0]:
+                exact.append(exact_row(name, fusion, [made[p.name] for p in unseen], unseen, row["threshold"]))
+    settings = {**settings_of("all", -1, arguments.scales, data[0::2]), "seeds": list(SEEDS)}
+    del settings["fusion"], settings["seed"]
+    return {
+        **{key: value for key, value in circumstances().items() if key != "command"},
+        "command": "python -m examples.boundary_detection.train --data bsds500_test100.zip --compare"
+        + ("".join([" --exact", *(f" {name}" for name in arguments.exact)]) if arguments.exact else ""),
+        "settings": settings,
+        "scored": len(unseen),
+        "fast": rows,
+        "exact": exact,
+    }
+
+
+def on_backend(name: str | None) -> Any:
+    return afa_kernels.use_backend(name) if name else nullcontext()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="bsds500_test100.zip; without it this says where it comes from")
+    parser.add_argument("--fusion", choices=tuple(FUSIONS), default="ssr")
+    parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="ascending, with 1.0")
+    parser.add_argument("--seed", type=int, default=SEEDS[0])
+    parser.add_argument(
+        "--backend", choices=("reference", "cpu", "triton"), help="of afa_kernels (default: its choice)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("demo/boundary_detection"), help="folder of checkpoints")
+    parser.add_argument("--compare", action="store_true", help=f"every fusion, with seeds {SEEDS}, into --record")
+    parser.add_argument(
+        "--exact",
+        nargs="+",
+        choices=tuple(FUSIONS),
+        default=[],
+        metavar="FUSION",
+        help="score these by the one-to-one matching too (pyedgeeval; 50 seconds a threshold for 50 images)",
+    )
+    parser.add_argument("--record", type=Path, help="with --compare: the JSON file to write")
+    parser.add_argument("--head", type=Path, help=f"where to write the trained SSR head (shipped: {HEAD.name})")
+    arguments = parser.parse_args(argv)
+    scales = arguments.scales = tuple(arguments.scales)
+    if list(scales) != sorted(set(scales)) or 1.0 not in scales or scales[0] <= 0:
+        parser.error(f"--scales must be positive, ascend and contain 1.0, got {' '.join(map(str, scales))}")
+    if arguments.data is None:
+        raise SystemExit(f"error: --data PATH is needed, and no data was read. {bsds.WHERE}")
+    try:
+        data = bsds.read_bsds(arguments.data)
+        made = cached_scales(HEDAtAScale(load_hed()).eval(), {p.name: p.image for p in data}, scales)
+        with on_backend(arguments.backend):
+            if arguments.compare:
+                record = compare(arguments, data, made)
+                if arguments.record:
+                    arguments.record.write_text(json.dumps(record, indent=1) + "\n")
+                return
+            fusion, row, _ = run(arguments.fusion, arguments.seed, scales, data, made, arguments.output)
+            if arguments.fusion in arguments.exact:
+                unseen = data[1::2]
+                exact_row(arguments.fusion, fusion, [made[p.name] for p in unseen], unseen, row["threshold"])
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from error
+    if arguments.head:
+        if arguments.fusion != "ssr":
+            parser.error(f"--head is written by --fusion ssr, got {arguments.fusion}")
+        settings = settings_of("ssr", arguments.seed, scales, data[0::2])
+        save(arguments.head, {"settings": settings, "score": row, "model": fusion.get_submodule("head").state_dict()})
+
+
+if __name__ == "__main__":
+    main()
