@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from afa_kernels import checks
 from afa_kernels.nn import plain
 from afa_kernels.nn.attention import SpatialAttention
 from afa_kernels.nn.norm import Norm
+from afa_kernels.nn.resizing import resized_to, size_of
 from afa_kernels.ops.hierarchical_fusion import hierarchical_fusion
 from afa_kernels.ops.scale_space_accumulate import scale_space_accumulate
 from afa_kernels.ops.scale_space_labels import scale_space_labels
@@ -65,8 +65,8 @@ class ScaleSpaceRendering(SpatialAttention):
         checks.ascending("scales", scales, len(predictions))
         if len(features) != len(predictions):
             raise ValueError(f"features must have one tensor for each of the {len(scales)} scales, got {len(features)}")
-        at = _size(features[_index_of_one(scales)])
-        return scale_space_render(predictions, [self.logits(_resized(f, at)) for f in features], size)
+        at = size_of(features[_index_of_one(scales)])
+        return scale_space_render(predictions, [self.logits(resized_to(f, at)) for f in features], size)
 
     if TYPE_CHECKING:
 
@@ -93,7 +93,7 @@ def _mean(predictions: list[Tensor], _: list[Tensor], scales: Sequence[float], s
     total: Tensor | None = None
     for prediction in predictions:
         dtype = torch.promote_types(prediction.dtype, torch.float32)
-        resized = _resized(prediction, size).to(dtype)
+        resized = resized_to(prediction, size).to(dtype)
         total = resized / len(scales) if total is None else total.add_(resized, alpha=1 / len(scales))
     assert total is not None
     return total
@@ -158,6 +158,8 @@ class MultiScale(plain.Module):
         eps: in evaluation mode with "ssr", leave out the scales behind one that lets at most `eps` through anywhere.
             An exported program runs them all.
         progress: whether to show a bar of the scales (needs tqdm).
+        outputs: makes what is said of `network` above of what it returns, such as
+            `lambda result: (result["out"], result["features"])`.
 
     In training the loss of single scales, or one without the rendering, needs what `scales_of(image)` returns:
 
@@ -185,6 +187,7 @@ class MultiScale(plain.Module):
         multiple: int | tuple[int, int] = 1,
         eps: float | None = None,
         progress: bool = False,
+        outputs: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
         checks.one_of("fuse", fuse, tuple(FUSE))
@@ -196,6 +199,8 @@ class MultiScale(plain.Module):
         checks.pair("multiple", multiple, 1)
         if eps is not None:
             checks.number("eps", eps, 0)
+        if outputs is not None and not callable(outputs):
+            raise TypeError(f"outputs must be a function of what the network returns, got {type(outputs).__name__}")
         self.network: nn.Module = network
         self.head: nn.Module | None = head
         self.fuse: str = fuse
@@ -205,6 +210,7 @@ class MultiScale(plain.Module):
         self.multiple: int | tuple[int, int] = multiple
         self.eps: float | None = eps
         self.progress: bool = progress
+        self.outputs: Callable[[Any], Any] | None = outputs
 
     def forward(self, image: Tensor) -> Tensor:
         """The fused prediction, (N, C, H, W)."""
@@ -245,19 +251,19 @@ class MultiScale(plain.Module):
         predictions, features = map(list, zip(*(self._run(base, scale) for scale in scales)))
         if not fusing.by_logits:
             return predictions, []
-        at = _size(features[_index_of_one(scales)]) if fusing.at_scale_one else None
+        at = size_of(features[_index_of_one(scales)]) if fusing.at_scale_one else None
         return predictions, [self._logits(f, at) for f in features]
 
     def _at_once(self, image: Tensor) -> Tensor:
         scales = self.training_scales if self.training else self.scales
-        return FUSE[self.fuse].at_once(*self.scales_of(image), scales, _size(image))
+        return FUSE[self.fuse].at_once(*self.scales_of(image), scales, size_of(image))
 
     def _streamed(self, image: Tensor) -> Tensor:
         fusing, scales, base = FUSE[self.fuse], self.scales, self._base(image)
-        stream = fusing.streaming(_size(image), len(scales))
+        stream = fusing.streaming(size_of(image), len(scales))
         # Scale 1.0 runs first: the logits of all scales are made at the resolution of its features.
         known = self._run(base, 1.0) if fusing.at_scale_one else None
-        at = None if known is None else _size(known[1])
+        at = None if known is None else size_of(known[1])
         for k, scale in enumerate(self._shown(scales)):
             if known is not None and scale == 1:
                 (prediction, features), known = known, None
@@ -273,15 +279,17 @@ class MultiScale(plain.Module):
         checks.floating("image", image)
         checks.pixels("image", image)
         multiples = checks.pair("multiple", self.multiple, 1)
-        height, width = (side + (m - side % m) % m for side, m in zip(_size(image), multiples))
-        return _resized(image, (height, width))
+        height, width = (side + (m - side % m) % m for side, m in zip(size_of(image), multiples))
+        return resized_to(image, (height, width))
 
     def _run(self, base: Tensor, scale: float) -> tuple[Tensor, Any]:
         """The network's prediction at a scale, and its features or logits if it has any."""
-        height, width = _size(base) if scale == 1 else (_scaled(side, scale) for side in _size(base))
+        height, width = size_of(base) if scale == 1 else (_scaled(side, scale) for side in size_of(base))
         if isinstance(height, int) and isinstance(width, int) and min(height, width) < 1:
             raise ValueError(f"image of {base.shape[2]} x {base.shape[3]} pixels has none left at scale {scale}")
-        result = self.network(_resized(base, (height, width)))
+        result = self.network(resized_to(base, (height, width)))
+        if self.outputs is not None:
+            result = self.outputs(result)
         if isinstance(result, Tensor) and not FUSE[self.fuse].by_logits:
             return result, None
         wanted = "features" if self.head is not None else "logits"
@@ -294,7 +302,7 @@ class MultiScale(plain.Module):
     def _logits(self, features: Tensor, at: tuple[int, int] | None) -> Tensor:
         """Of one scale, from features that are first resized."""
         if at is not None:
-            features = _resized(features, at)
+            features = resized_to(features, at)
         head = self.head
         if head is None:
             return features
@@ -331,22 +339,3 @@ def _scaled(side: int, scale: float) -> int:
         if numerator / denominator == scale:
             return side * numerator // denominator
     return math.floor(scale * side)
-
-
-def _size(x: Tensor) -> tuple[int, int]:
-    return x.shape[2], x.shape[3]
-
-
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if isinstance(x, Tensor) and _are_same(_size(x), size):
-        return x
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
-def _are_same(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes are the same; where a program for every size is made, whether they are so always."""
-    if not torch.compiler.is_compiling():
-        return one == other
-    from torch.fx.experimental.symbolic_shapes import statically_known_true
-
-    return statically_known_true(one[0] == other[0]) and statically_known_true(one[1] == other[1])
