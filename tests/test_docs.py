@@ -98,3 +98,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_examples_of_docstrings(module: str) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(module))
     assert attempted and not failed
+
+
+def test_what_the_table_of_deployment_names_is_a_test() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests" / "integrations").glob("*.py"))
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "deployment.md").read_text())
+    assert named and [name for name in named if f"def {name}(" not in tests] == []

@@ -332,3 +332,39 @@ def test_predictions_of_the_network_stay_as_they_are(kernel: str) -> None:
 def test_refusals(act: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         act()
+
+
+def test_outputs_makes_the_pair_of_whatever_the_network_returns() -> None:
+    class Result(nn.Module):
+        def forward(self, image: Tensor) -> dict[str, Tensor]:
+            return {"out": image.repeat(1, 2, 1, 1), "aux": image, "features": image * 0.5}
+
+    class Pair(Result):
+        def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            result = super().forward(image)
+            return result["out"], result["features"]
+
+    torch.manual_seed(0)
+    head, image = ScaleSpaceRendering(3), torch.randn(2, 3, 16, 20)
+    model = MultiScale(Result(), SCALES, head=head, outputs=lambda result: (result["out"], result["features"]))
+    for mode in (True, False):
+        assert torch.equal(model.train(mode)(image), MultiScale(Pair(), SCALES, head=head).train(mode)(image))
+    mean = MultiScale(Result(), SCALES, "mean", outputs=lambda result: result["out"]).eval()
+    assert mean(image).shape == (2, 6, 16, 20)
+    with pytest.raises(TypeError, match="outputs must be a function of what the network returns, got str"):
+        MultiScale(Result(), SCALES, head=head, outputs="out")  # type: ignore[arg-type]
+
+
+def test_attentive_fusion_projects_and_resizes() -> None:
+    from afa_kernels.nn import AttentiveFusion
+
+    torch.manual_seed(0)
+    shallow, deep = torch.randn(2, 8, 9, 13), torch.randn(2, 12, 5, 7)
+    fuse = AttentiveFusion(8, 12).eval()
+    assert fuse.project is not None
+    projected = F.interpolate(fuse.project(deep), (9, 13), mode="bilinear")
+    plain = AttentiveFusion(8).eval()
+    plain.load_state_dict({k: v for k, v in fuse.state_dict().items() if not k.startswith("project")}, strict=True)
+    torch.testing.assert_close(fuse(shallow, deep), plain(shallow, projected))
+    with pytest.raises(TypeError, match="deep_channels must be an integer, got 'abn'"):
+        AttentiveFusion(8, "abn")  # type: ignore[arg-type]

@@ -47,6 +47,8 @@ class Two(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         layers = [self.first(x), self.second(x)]
+        if isinstance(self.module, AttentiveFusion):
+            return self.module(*layers[::-1])
         return self.module(layers[::-1] if isinstance(self.module, AFADLAUp) else layers)
 
 
@@ -69,8 +71,9 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], int, int, int]] = {
     "SpatialAttention": (lambda: SpatialAttention(4), 4, 1, 1),
     "ChannelAttention": (lambda: ChannelAttention(4, 4), 4, 1, 1),
     "AttentiveFusion": (lambda: AttentiveFusion(4), 4, 2, 1),
-    "AttentiveFusion, abn": (lambda: AttentiveFusion(4, "abn"), 4, 2, 1),
-    "AttentiveFusion, another norm": (lambda: AttentiveFusion(4, lambda c: nn.GroupNorm(1, c)), 4, 2, 1),
+    "AttentiveFusion, abn": (lambda: AttentiveFusion(4, norm="abn"), 4, 2, 1),
+    "AttentiveFusion, another norm": (lambda: AttentiveFusion(4, norm=lambda c: nn.GroupNorm(1, c)), 4, 2, 1),
+    "AttentiveFusion of two sizes": (lambda: Two(AttentiveFusion(4, 8), 8, 2), 4, 1, 2),
     "ProgressiveFusion": (lambda: Two(ProgressiveFusion(4), 4), 4, 1, 1),
     "AFADLAUp": (lambda: Two(AFADLAUp([4, 8], [1, 2]), 8, 2), 4, 1, 2),
     "AFALevelFusion": (lambda: Two(AFALevelFusion([8, 4]), 8, 2), 4, 1, 1),

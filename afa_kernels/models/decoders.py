@@ -52,7 +52,7 @@ class Sum(nn.Module):
 def fusion_of(kind: str, channels: int, norm: Norm) -> nn.Module:
     """Of a shallow and a deep map, (N, channels, H, W) both."""
     if kind == "afa":
-        return AttentiveFusion(channels, norm)
+        return AttentiveFusion(channels, norm=norm)
     if kind == "concat":
         return Concatenation(channels, norm)
     if kind in ("sum", "sum_conv"):

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from afa_kernels import checks
 from afa_kernels.nn import folding, plain
 from afa_kernels.nn import norm as norms
 from afa_kernels.nn.norm import Norm, initialise, norm_and_activation
+from afa_kernels.nn.resizing import resized_to, size_of
 from afa_kernels.ops.attentive_fusion import attentive_fusion
 from afa_kernels.ops.bn_relu_conv2d import bn_relu_conv2d
 from afa_kernels.ops.bn_relu_project import bn_relu_project
@@ -250,19 +252,36 @@ class AttentiveFusion(plain.Module):
     """AFA of two feature maps: spatial attention of the shallow one, channel attention of the deep one, and
     `attentive_fusion` by both.
 
+    Args:
+        shallow_channels: of the shallow map, and of the result.
+        deep_channels: of the deep map, which is then projected to `shallow_channels` by a 1x1 convolution with norm and
+            ReLU; default, it has them already.
+        norm: as in `SpatialAttention`.
+
+    Returns (N, shallow_channels, H, W) for a shallow map of that shape and a deep one of any height and width, which
+    is resized bilinearly.
+
     >>> import torch, afa_kernels.nn
-    >>> shallow, deep = torch.randn(2, 16, 8, 8), torch.randn(2, 16, 8, 8)
-    >>> afa_kernels.nn.AttentiveFusion(16)(shallow, deep).shape
+    >>> shallow, deep = torch.randn(2, 16, 8, 8), torch.randn(2, 32, 4, 4)
+    >>> afa_kernels.nn.AttentiveFusion(16, 32)(shallow, deep).shape
     torch.Size([2, 16, 8, 8])
     """
 
-    def __init__(self, channels: int, norm: Norm = "bn") -> None:
+    def __init__(self, shallow_channels: int, deep_channels: int | None = None, norm: Norm = "bn") -> None:
         super().__init__()
-        self.sa: SpatialAttention = SpatialAttention(channels, norm=norm)
-        self.ca: ChannelAttention = ChannelAttention(channels, channels, norm=norm)
+        self.project: nn.Sequential | None = None
+        if deep_channels is not None:
+            inputs = checks.integer("deep_channels", deep_channels)
+            conv = nn.Conv2d(inputs, shallow_channels, 1, bias=False)
+            self.project = nn.Sequential(conv, norm_and_activation(norm, shallow_channels))
+            initialise(self.project)
+        self.sa: SpatialAttention = SpatialAttention(shallow_channels, norm=norm)
+        self.ca: ChannelAttention = ChannelAttention(shallow_channels, shallow_channels, norm=norm)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
-        return attentive(shallow, deep, self.sa, self.ca)
+        if self.project is not None:
+            deep = self.project(deep)
+        return attentive(shallow, resized_to(deep, size_of(shallow)), self.sa, self.ca)
 
     if TYPE_CHECKING:
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from afa_kernels import checks
 from afa_kernels.nn import plain
 from afa_kernels.nn.attention import SpatialAttention
 from afa_kernels.nn.norm import Norm
+from afa_kernels.nn.resizing import resized_to, size_of
 from afa_kernels.ops.hierarchical_fusion import hierarchical_fusion
 from afa_kernels.ops.scale_space_accumulate import scale_space_accumulate
 from afa_kernels.ops.scale_space_labels import scale_space_labels
@@ -65,8 +65,8 @@ class ScaleSpaceRendering(SpatialAttention):
         checks.ascending("scales", scales, len(predictions))
         if len(features) != len(predictions):
             raise ValueError(f"features must have one tensor for each of the {len(scales)} scales, got {len(features)}")
-        at = _size(features[_index_of_one(scales)])
-        return scale_space_render(predictions, [self.logits(_resized(f, at)) for f in features], size)
+        at = size_of(features[_index_of_one(scales)])
+        return scale_space_render(predictions, [self.logits(resized_to(f, at)) for f in features], size)
 
     if TYPE_CHECKING:
 
@@ -97,7 +97,7 @@ def _mean(predictions: list[Tensor], _: list[Tensor], scales: Sequence[float], s
     total: Tensor | None = None
     for prediction in predictions:
         dtype = torch.promote_types(prediction.dtype, torch.float32)
-        resized = _resized(prediction, size).to(dtype)
+        resized = resized_to(prediction, size).to(dtype)
         if len(scales) == 1:
             return resized
         total = resized / len(scales) if total is None else total.add_(resized, alpha=1 / len(scales))
@@ -192,6 +192,8 @@ class MultiScale(plain.Module):
         eps: in evaluation mode with "ssr", leave out the scales behind one that lets at most `eps` through anywhere.
             An exported program runs them all.
         progress: whether to show a bar of the scales (needs tqdm).
+        outputs: makes what is said of `network` above of what it returns, such as
+            `lambda result: (result["out"], result["features"])`.
 
     In training the loss of single scales, or one without the rendering, needs what `scales_of(image)` returns:
 
@@ -222,6 +224,7 @@ class MultiScale(plain.Module):
         multiple: int | tuple[int, int] = 1,
         eps: float | None = None,
         progress: bool = False,
+        outputs: Callable[[Any], Any] | None = None,
         training_multiple: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
@@ -234,6 +237,8 @@ class MultiScale(plain.Module):
         checks.pair("training_multiple", training_multiple, 1)
         if eps is not None:
             checks.number("eps", eps, 0)
+        if outputs is not None and not callable(outputs):
+            raise TypeError(f"outputs must be a function of what the network returns, got {type(outputs).__name__}")
         self.network: nn.Module | None = network
         self.head: nn.Module | None = head
         self.fuse: str = fuse
@@ -243,6 +248,7 @@ class MultiScale(plain.Module):
         self.multiple: int | tuple[int, int] = multiple
         self.eps: float | None = eps
         self.progress: bool = progress
+        self.outputs: Callable[[Any], Any] | None = outputs
         self.training_multiple: int | tuple[int, int] = training_multiple
 
     def forward(self, image: Tensor) -> Tensor:
@@ -294,7 +300,7 @@ class MultiScale(plain.Module):
         results = [found[scale] for scale in scales]
         if not fusing.weighed:
             return results, []
-        at = _size(found[1.0][1]) if fusing.at_scale_one else None
+        at = size_of(found[1.0][1]) if fusing.at_scale_one else None
         return results, [self._weight(features, at) for _, features, *_ in results]
 
     @property
@@ -305,7 +311,8 @@ class MultiScale(plain.Module):
     def predict(self, image: Tensor) -> Any:
         """The network's prediction for an image at one scale, and its features or logits if it has any."""
         assert self.network is not None
-        return self.network(image)
+        result = self.network(image)
+        return result if self.outputs is None else self.outputs(result)
 
     def attend(self, features: Tensor) -> Tensor:
         """Logits of features; by "hma_at_one", attention."""
@@ -325,17 +332,17 @@ class MultiScale(plain.Module):
         return not (torch.compiler.is_exporting() or (image.requires_grad and torch.is_grad_enabled()))
 
     def _at_once(self, image: Tensor) -> Tensor:
-        return self.fuse_scales(*self.scales_of(image), _size(image))
+        return self.fuse_scales(*self.scales_of(image), size_of(image))
 
     def _streamed(self, image: Tensor) -> Tensor:
         fusing, scales, base = FUSE[self.fuse], self.scales, self._base(image)
-        stream = fusing.streaming(_size(image), len(scales))
+        stream = fusing.streaming(size_of(image), len(scales))
         at = known = None
         if fusing.at_scale_one:  # if the size is not known, scale 1.0 runs first, and its result waits for its turn
-            at = self.size_of_features(_size(base))
+            at = self.size_of_features(size_of(base))
             if at is None:
                 known = self._run(base, 1.0)
-                at, known = _size(known[1]), known if 1.0 in scales else None
+                at, known = size_of(known[1]), known if 1.0 in scales else None
         for k, scale in enumerate(self._shown(scales)):
             if known is not None and scale == 1:
                 (prediction, *rest), known = known, None
@@ -353,15 +360,15 @@ class MultiScale(plain.Module):
         checks.floating("image", image)
         checks.pixels("image", image)
         multiples = checks.pair("multiple", self.training_multiple if self.training else self.multiple, 1)
-        height, width = (side + (m - side % m) % m for side, m in zip(_size(image), multiples))
-        return _resized(image, (height, width))
+        height, width = (side + (m - side % m) % m for side, m in zip(size_of(image), multiples))
+        return resized_to(image, (height, width))
 
     def _run(self, base: Tensor, scale: float, predict: Callable[[Tensor], Any] | None = None) -> tuple[Any, ...]:
         """What `predict` returns at a scale: the prediction, features or logits if there are any, and what else."""
-        height, width = _size(base) if scale == 1 else (_scaled(side, scale) for side in _size(base))
+        height, width = size_of(base) if scale == 1 else (_scaled(side, scale) for side in size_of(base))
         if isinstance(height, int) and isinstance(width, int) and min(height, width) < 1:
             raise ValueError(f"image of {base.shape[2]} x {base.shape[3]} pixels has none left at scale {scale}")
-        result = (self.predict if predict is None else predict)(_resized(base, (height, width)))
+        result = (self.predict if predict is None else predict)(resized_to(base, (height, width)))
         if not FUSE[self.fuse].weighed:
             return (result,) if isinstance(result, Tensor) else tuple(result)
         wanted = "features" if self.head is not None else "logits"
@@ -373,7 +380,7 @@ class MultiScale(plain.Module):
 
     def _weight(self, features: Tensor, at: tuple[int, int] | None) -> Tensor:
         """Of one scale, from features that are first resized."""
-        return self.attend(features if at is None else _resized(features, at))
+        return self.attend(features if at is None else resized_to(features, at))
 
     def _shown(self, scales: Sequence[float]) -> Iterator[float]:
         if not self.progress:
@@ -409,22 +416,3 @@ def _scaled(side: int, scale: float) -> int:
     if (64 * scale).is_integer():
         return side * int(64 * scale) // 64
     return math.floor(scale * side)
-
-
-def _size(x: Tensor) -> tuple[int, int]:
-    return x.shape[2], x.shape[3]
-
-
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if isinstance(x, Tensor) and _are_same(_size(x), size):
-        return x
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
-def _are_same(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes are the same; where a program for every size is made, whether they are so always."""
-    if not torch.compiler.is_compiling():
-        return one == other
-    from torch.fx.experimental.symbolic_shapes import statically_known_true
-
-    return statically_known_true(one[0] == other[0]) and statically_known_true(one[1] == other[1])

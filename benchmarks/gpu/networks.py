@@ -34,7 +34,7 @@ class Fused(nn.Module):
 
     def __init__(self, channels: int, norm: Any) -> None:
         super().__init__()
-        self.fusion = AttentiveFusion(channels, norm)
+        self.fusion = AttentiveFusion(channels, norm=norm)
 
     def forward(self, levels: Levels) -> Tensor:
         return self.fusion(*levels)

@@ -1,0 +1,150 @@
+"""A few lines of a user, with the libraries of the field as they are now. No weights are downloaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from afa_kernels import scale_space_cross_entropy
+from afa_kernels.nn import AttentiveFusion, MultiScale, ScaleSpaceRendering
+
+IMAGE, CLASSES = (2, 3, 64, 96), 5
+
+
+def trained(model: nn.Module, size: tuple[int, int] = IMAGE[2:]) -> Tensor:
+    """One step of training, every parameter with a gradient; the output in evaluation mode."""
+    out = model.train()(torch.randn(IMAGE))
+    assert out.shape == (IMAGE[0], CLASSES, *size)
+    nn.functional.cross_entropy(out, torch.randint(CLASSES, (IMAGE[0], *size))).backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    with torch.no_grad():
+        return model.eval()(torch.randn(IMAGE))
+
+
+class Decoder(nn.Module):
+    """From the coarsest feature map to the finest, by attentive fusion."""
+
+    def __init__(self, channels: list[int]) -> None:
+        super().__init__()
+        self.fuse = nn.ModuleList(AttentiveFusion(s, d) for s, d in zip(channels[-2::-1], channels[:0:-1]))
+        self.out = nn.Conv2d(channels[0], CLASSES, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = features[-1]
+        for fuse, shallow in zip(self.fuse, features[-2::-1]):
+            x = fuse(shallow, x)
+        return self.out(x)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "convnext_atto", "hrnet_w18_small", "dla34"])
+def test_timm_backbone(name: str) -> None:
+    timm = pytest.importorskip("timm")
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = timm.create_model(name, features_only=True, pretrained=False)
+            self.decoder = Decoder(self.backbone.feature_info.channels())
+
+        def forward(self, image: Tensor) -> Tensor:
+            scores = self.decoder(self.backbone(image))
+            return nn.functional.interpolate(scores, image.shape[2:], mode="bilinear")
+
+    trained(Network())
+
+
+def test_segmentation_models_pytorch_encoder() -> None:
+    smp = pytest.importorskip("segmentation_models_pytorch")
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = smp.encoders.get_encoder("resnet18", weights=None)
+            self.decoder = Decoder(list(self.encoder.out_channels[1:]))  # the first is the image
+
+        def forward(self, image: Tensor) -> Tensor:
+            scores = self.decoder(self.encoder(image)[1:])
+            return nn.functional.interpolate(scores, image.shape[2:], mode="bilinear")
+
+    trained(Network())
+
+
+@pytest.mark.parametrize("name", ["Unet", "FPN", "MAnet", "UnetPlusPlus"])
+def test_segmentation_models_pytorch_in_several_scales(name: str) -> None:
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    network = getattr(smp, name)("resnet18", encoder_weights=None, classes=CLASSES)
+    trained(MultiScale(network, (0.5, 1.0), "mean", multiple=64))
+
+
+def test_torchvision_in_several_scales() -> None:
+    segmentation = pytest.importorskip("torchvision.models.segmentation")
+    network = segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
+    head = ScaleSpaceRendering(CLASSES)
+    model = MultiScale(network, (0.5, 1.0), head=head, outputs=lambda result: (result["out"], result["out"]))
+    trained(model)
+    predictions, logits = model.train().scales_of(torch.randn(IMAGE))
+    assert scale_space_cross_entropy(predictions, logits, torch.randint(CLASSES, (2, 64, 96))).isfinite()
+    assert model.eval().labels(torch.randn(IMAGE)).shape == (2, 64, 96)
+
+
+def test_transformers_segformer_in_several_scales() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SegformerConfig(
+        num_labels=CLASSES, depths=[1, 1, 1, 1], hidden_sizes=[16, 32, 64, 128], decoder_hidden_size=32
+    )
+    network = transformers.SegformerForSemanticSegmentation(config)
+
+    def outputs(result: Any) -> tuple[Tensor, Tensor]:
+        return result.logits, result.hidden_states[0]
+
+    network.config.output_hidden_states = True
+    model = MultiScale(network, (0.5, 1.0), head=ScaleSpaceRendering(16), outputs=outputs, multiple=32)
+    trained(model)
+
+
+def test_ttach_around_several_scales() -> None:
+    ttach = pytest.importorskip("ttach")
+    model = MultiScale(nn.Conv2d(3, CLASSES, 1), (0.5, 1.0), "mean").eval()
+    flipped = ttach.SegmentationTTAWrapper(model, ttach.aliases.hflip_transform(), merge_mode="mean")
+    image = torch.randn(IMAGE)
+    with torch.no_grad():
+        expected = MultiScale(model.network, (0.5, 1.0), "mean", flip=True).eval()(image)
+        torch.testing.assert_close(flipped(image), expected)
+
+
+def test_torchmetrics_of_labels() -> None:
+    classification = pytest.importorskip("torchmetrics.classification")
+    model = MultiScale(nn.Conv2d(3, CLASSES, 1), (0.5, 1.0), "mean").eval()
+    image = torch.randn(IMAGE)
+    labels = model.labels(image)
+    assert classification.MulticlassJaccardIndex(CLASSES)(labels, labels) == 1
+
+
+def test_lightning_module(tmp_path: Any) -> None:
+    lightning = pytest.importorskip("lightning")
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = MultiScale(nn.Conv2d(3, CLASSES, 1), (0.5, 1.0), "mean")
+
+        def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+            image, target = batch
+            return nn.functional.cross_entropy(self.model(image), target)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    data = torch.utils.data.TensorDataset(torch.randn(4, 3, 16, 24), torch.randint(CLASSES, (4, 16, 24)))
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    module = Module()
+    before = module.model.network.weight.clone()
+    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=2))
+    assert not torch.equal(before, module.model.network.weight)
