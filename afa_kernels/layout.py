@@ -16,6 +16,8 @@ def memory_format(x: Tensor) -> torch.memory_format:
     """channels_last where the channels of a pixel lie side by side, else contiguous (NCHW)."""
     if x.is_contiguous() or x.shape[1] == 1 or x.stride(1) != 1:
         return torch.contiguous_format
+    if x.shape[2] * x.shape[3] == 1 or strides(x)[2] == 1:  # its pixels lie side by side too
+        return torch.contiguous_format
     return torch.channels_last
 
 

@@ -99,7 +99,11 @@ def patch(model: nn.Module, *, check: Any = None) -> Patch:
             if not candidate.is_ours:
                 done._decide(name, candidate)
     if before is not None:
-        difference = _difference(_evaluated(model, arguments), before)
+        try:
+            difference = _difference(_evaluated(model, arguments), before)
+        except BaseException:
+            done.undo()
+            raise
         if difference is not None:
             replaced = ", ".join(done.replaced)
             done.undo()
@@ -153,7 +157,7 @@ class _Candidate:
 def _candidates(module: Any) -> Iterator[_Candidate]:
     if isinstance(module, (SpatialAttention, ChannelAttention, AFAIDAUp)):
         return
-    children = module._modules.keys()
+    children = set(module._modules.keys())  # of a scripted module they are a list
     if {"conv", "conv_inner", "final"} <= children and isinstance(module.conv, nn.Sequential):
         yield _attention(module, {"conv", "conv_inner", "final"}, spatial_logits, why_not_spatial)
     elif {"conv1", "conv2"} <= children and isinstance(module.conv1, nn.Sequential):
@@ -335,6 +339,11 @@ def _difference(got: Any, expected: Any) -> str | None:
             continue
         if a.shape != b.shape or a.dtype != b.dtype:
             return f"it returns {tuple(b.shape)} in {b.dtype}, not {tuple(a.shape)} in {a.dtype}"
+        if not a.dtype.is_floating_point and not a.dtype.is_complex:
+            if not torch.equal(a, b):
+                off = int((a != b).sum())
+                return f"{off} of {a.numel()} values of an output of shape {tuple(b.shape)} in {b.dtype} differ"
+            continue
         images = [(a, b)] if a.dim() != 4 else list(zip(a, b))
         for i, (x, y) in enumerate(images):
             tolerance = 1e-4 if y.dtype in (torch.float32, torch.float64) else 3e-2

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from afa_kernels import checks, layout
+from afa_kernels.ops import _registration as registration
 from afa_kernels.ops._scale_space import BACKGROUND, PHI, RESIZE
 from afa_kernels.ops.scale_space_accumulate import scale_space_accumulate
 from afa_kernels.ops.scale_space_labels import scale_space_labels
@@ -102,6 +103,7 @@ class ScaleSpaceRenderer:
     def _check(self, prediction: Tensor, logits: Tensor) -> None:
         checks.floating("prediction", prediction)
         checks.floating("logits", logits)
+        registration.refuse_tangents("ScaleSpaceRenderer.add", (prediction, logits), "scale_space_render")
         checks.pixels("prediction", prediction)
         checks.pixels("logits", logits)
         checks.shape("logits", logits, (prediction.shape[0], 1, *logits.shape[2:]), "prediction", prediction)
@@ -157,11 +159,12 @@ class ScaleSpaceRenderer:
         if self._transmittance is None:
             raise RuntimeError("ScaleSpaceRenderer has no transmittance: add a scale first")
         if self.resize == "opacities":
-            return self._transmittance
+            return self._transmittance.clone()  # in which `add` goes on
         return F.interpolate(self._transmittance, self.size, mode="bilinear", align_corners=False)
 
     def opaque(self, eps: float = 1e-3) -> bool:
-        """Whether no pixel lets more than `eps` through, so that finer scales change no rendering by more than that.
+        """Whether no pixel lets more than `eps` through, so that finer scales change no rendering by more than
+        that share of their own predictions.
 
         On a GPU this waits for the scales added so far. Of tensors without values (meta, or while exporting) it is not
         known, and False.

@@ -211,3 +211,16 @@ def test_meta_tensors() -> None:
     given = {name: t.to("meta") for name, t in parameters(3).items()}
     out = afa_kernels.bn_relu_project(torch.empty(2, 3, 4, 5, device="meta"), **given, training=True)
     assert out.is_meta and out.shape == (2, 1, 4, 5)
+
+
+@pytest.mark.parametrize("given", ["running_mean", "running_var"])
+def test_of_one_running_statistic_the_gradient_is_that_of_the_batch(given: str, kernel: str) -> None:
+    """By a direct call, which is not checked as the public function is."""
+    hidden = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    rows = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    statistics = {"running_mean": None, "running_var": None, given: torch.ones(3, dtype=torch.float64)}.values()
+    w = torch.ones(1, 3, 1, 1, dtype=torch.float64)
+    with afa_kernels.use_backend(kernel):
+        assert torch.autograd.gradcheck(
+            lambda h: torch.ops.afa.bn_relu_project(h, *rows, *statistics, w, 1e-5, 0.0, False)[0], hidden
+        )

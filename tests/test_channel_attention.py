@@ -113,3 +113,10 @@ def test_partial_requires_grad(kernel: str) -> None:
         alone = {name: t.detach().requires_grad_(name == "weight") for name, t in given.items()}
         out = afa_kernels.channel_attention(x, **alone, training=False)
     torch.testing.assert_close(torch.autograd.grad(out.sum(), alone["weight"]), every)
+
+
+def test_no_input_channels_leave_the_bias(backend: str) -> None:
+    given = torch.ones(2, 0, 3, 3), torch.ones(4, 0, 1, 1), torch.ones(4), torch.ones(4), torch.zeros(4), torch.ones(4)
+    with afa_kernels.use_backend(backend):
+        logits = afa_kernels.channel_attention(*given, torch.ones(2, 4, 1, 1), training=False, eps=0.0)
+    torch.testing.assert_close(logits, torch.full((2, 2, 1, 1), 8.0))  # of two branches, four hidden channels of 1

@@ -61,3 +61,17 @@ def test_whoever_is_imported_first(names: tuple[str, str]) -> None:
 def test_nothing_is_imported_for_it() -> None:
     script = "import afa_kernels, sys; assert 'torch.utils.flop_counter' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_who_looks_for_the_counter_need_not_load_it() -> None:
+    program = """
+import importlib.util, torch, afa_kernels
+importlib.util.find_spec("torch.utils.flop_counter")
+from torch.utils.flop_counter import FlopCounterMode
+x, w = torch.ones(1, 3, 4, 5), torch.ones(2, 3, 3, 3)
+with FlopCounterMode(display=False) as mode:
+    afa_kernels.bn_relu_conv2d(x, torch.ones(3), torch.zeros(3), None, None, w, True, padding=1)
+print(mode.get_total_flops())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 2 * 2 * 3 * 9 * 20

@@ -97,3 +97,19 @@ def test_the_finest_attention_may_be_left_out(backend: str) -> None:
     with afa_kernels.use_backend(backend):
         without = afa_kernels.hierarchical_fusion(predictions, [coarse], (0.5, 1.0))
         assert torch.equal(afa_kernels.hierarchical_fusion(predictions, [coarse, fine], (0.5, 1.0)), without)
+
+
+@pytest.mark.parametrize("variant", ["afa", "nvidia"])
+def test_the_result_is_no_prediction(variant: str, backend: str) -> None:
+    """One that is written into leaves the prediction as it was."""
+    x = torch.randn(1, 2, 3, 4)
+    with afa_kernels.use_backend(backend):
+        fused = afa_kernels.hierarchical_fusion([x], [], (1.0,), variant=variant)
+    assert fused.data_ptr() != x.data_ptr() and torch.equal(fused, x)
+
+
+@pytest.mark.parametrize("variant", ["afa", "nvidia"])
+def test_no_classes(variant: str, backend: str) -> None:
+    with afa_kernels.use_backend(backend):
+        fused = afa_kernels.hierarchical_fusion([torch.ones(1, 0, 3, 3)], [], (1.0,), size=(6, 6), variant=variant)
+    assert fused.shape == (1, 0, 6, 6)

@@ -368,3 +368,18 @@ def test_attentive_fusion_projects_and_resizes() -> None:
     torch.testing.assert_close(fuse(shallow, deep), plain(shallow, projected))
     with pytest.raises(TypeError, match="deep_channels must be an integer, got 'abn'"):
         AttentiveFusion(8, "abn")  # type: ignore[arg-type]
+
+
+def test_a_head_is_called_where_hooks_are_for_all_modules() -> None:
+    called: list[str] = []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda m, *_: called.append(type(m).__name__))
+    try:
+        model().eval()(torch.randn(1, 3, 16, 16))
+    finally:
+        handle.remove()
+    assert "ScaleSpaceRendering" in called
+
+
+def test_an_even_kernel_is_refused() -> None:
+    with pytest.raises(ValueError, match="kernel_size must be odd, which keeps the size of a map, got 2"):
+        afa_kernels.nn.SpatialAttention(4, kernel_size=2)

@@ -445,3 +445,39 @@ def test_statistics_over_processes_stay_theirs(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("afa_kernels.nn.norm._processes", lambda: 2)
     assert model.forward.why_not_fused() == "conv.1.0 takes its statistics over several processes"
     assert model.eval().forward.why_not_fused() is None
+
+
+def test_a_scripted_module_is_left_alone() -> None:
+    assert afa_kernels.patch(nn.Sequential(torch.jit.script(nn.ReLU()))).replaced == []
+
+
+class Classifying(nn.Module):
+    """The official attention, and what `outputs` makes of its result."""
+
+    def __init__(self, outputs: Any) -> None:
+        super().__init__()
+        self.sa, self.outputs = Spatial(4, abn=False), outputs
+
+    def forward(self, x: Tensor) -> Any:
+        return self.outputs(self.sa(x))
+
+
+@pytest.mark.parametrize("outputs", [lambda y: y > 0.5, lambda y: (1000 * y).long()])
+def test_outputs_that_are_whole_numbers_are_compared_exactly(outputs: Any) -> None:
+    """A map of labels whose every label is one off is not within 3 % of a large one."""
+    model, x = Classifying(outputs).eval(), torch.randn(2, 4, 5, 6)
+    patched = afa_kernels.patch(model, check=x) if outputs(torch.ones(1)).dtype == torch.bool else None
+    assert patched is None or patched.replaced == ["sa"]
+    calls = iter(range(100))
+    off = Classifying(lambda y: (100 * torch.ones_like(y)).long() + next(calls)).eval()
+    with pytest.raises(ValueError, match=r"60 of 60 values of an output of shape \(2, 1, 5, 6\) .* differ"):
+        afa_kernels.patch(off, check=x)
+    assert "forward" not in off.sa.__dict__
+
+
+def test_a_check_that_raises_leaves_the_model_as_it_was() -> None:
+    calls = iter((lambda y: y, None))
+    model = Classifying(lambda y: next(calls)(y)).eval()  # type: ignore[misc]
+    with pytest.raises(TypeError, match="NoneType"):
+        afa_kernels.patch(model, check=torch.randn(2, 4, 5, 6))
+    assert "forward" not in model.sa.__dict__

@@ -248,3 +248,32 @@ def test_not_known_to_be_opaque() -> None:
         with fake:
             renderers[1].add(fake.from_tensor(torch.zeros(1, 3, 2, 2)), fake.from_tensor(opaque))
             assert not any(r.opaque() for r in renderers)
+
+
+def test_tangents_are_refused(kernel: str) -> None:
+    def rendered(prediction: Tensor) -> Tensor:
+        renderer = ScaleSpaceRenderer((4, 4))
+        renderer.add(prediction, torch.ones(1, 1, 2, 2))
+        return renderer.render()
+
+    x = torch.randn(1, 3, 2, 2)
+    with pytest.raises(NotImplementedError, match=r"ScaleSpaceRenderer.add has no forward-mode .* scale_space_render"):
+        torch.func.jvp(rendered, (x,), (x,))
+
+
+@pytest.mark.parametrize("resize", ["weights", "opacities"])
+def test_a_transmittance_stays_what_it_was(resize: str, backend: str) -> None:
+    with afa_kernels.use_backend(backend):
+        renderer = ScaleSpaceRenderer((4, 4), resize=resize)
+        renderer.add(torch.ones(1, 2, 2, 2), torch.ones(1, 1, 2, 2))
+        seen = renderer.transmittance
+        before = seen.clone()
+        renderer.add(torch.ones(1, 2, 4, 4), torch.ones(1, 1, 2, 2))
+    assert torch.equal(seen, before)
+
+
+def test_no_channels_let_through_what_others_do(backend: str) -> None:
+    with afa_kernels.use_backend(backend):
+        renderer = ScaleSpaceRenderer((4, 3), resize="opacities")
+        renderer.add(torch.ones(1, 0, 2, 2), torch.ones(1, 1, 2, 2))
+    torch.testing.assert_close(renderer.transmittance, torch.full((1, 1, 4, 3), -1.0).exp())

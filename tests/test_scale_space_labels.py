@@ -140,3 +140,14 @@ def test_bad_channels_value_and_dtype() -> None:
         ValueError, match=r"dtype must be one of torch\.uint8, torch\.int32, torch\.int64, got torch\.float32"
     ):
         afa_kernels.scale_space_labels([torch.zeros(1, 3, 4, 4)], logits, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_infinite_scores_have_no_probability(format: torch.memory_format, backend: str) -> None:
+    scores = torch.tensor([[1.0, torch.inf, 2.0], [-torch.inf] * 3, [0.0, 0.0, -torch.inf]]).T.reshape(1, 3, 1, 3)
+    scores = scores.contiguous(memory_format=format)
+    with afa_kernels.use_backend(backend):
+        opaque = torch.full((1, 1, 1, 3), torch.inf)
+        labels, value = afa_kernels.scale_space_labels([scores], opaque, value="probability")
+    assert labels.flatten().tolist() == [1, 0, 0]
+    torch.testing.assert_close(value.flatten(), torch.tensor([torch.nan, torch.nan, 0.5]), equal_nan=True)

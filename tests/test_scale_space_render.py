@@ -213,3 +213,26 @@ def test_meta_tensors() -> None:
     predictions = [torch.empty(2, 3, 4, 5, device="meta"), torch.empty(2, 3, 8, 10, device="meta")]
     out = afa_kernels.scale_space_render(predictions, torch.empty(2, 2, 4, 5, device="meta"), size=(16, 20))
     assert out.is_meta and out.shape == (2, 3, 16, 20)
+
+
+@pytest.mark.parametrize("size", [(8, 3), (2, 9), (2, 40)])
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_an_axis_that_is_not_resized_reads_no_neighbour(
+    size: tuple[int, int], format: torch.memory_format, backend: str
+) -> None:
+    """An infinite score beside a pixel has weight 0 there, and is not read: 0 times it would be NaN."""
+    x = torch.randn(1, 4, size[0] if size[0] == 2 else 4, size[1] if size[1] == 3 else 3)
+    x[0, :, :, 1] = -torch.inf
+    x = x.contiguous(memory_format=format)
+    logits = torch.full((1, 1, *size), 2.0)
+    with afa_kernels.use_backend("reference"):
+        expected = afa_kernels.scale_space_render([x], logits, size)
+    with afa_kernels.use_backend(backend):
+        torch.testing.assert_close(afa_kernels.scale_space_render([x], logits, size), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("x", [torch.randn(2, 9, 1, 1)[:, :7], torch.randn(1, 5, 1, 1).expand(3, 5, 1, 1)])
+def test_one_pixel_in_odd_strides(x: Tensor, backend: str) -> None:
+    with afa_kernels.use_backend(backend):
+        rendered = afa_kernels.scale_space_render([x], torch.full((x.shape[0], 1, 4, 4), torch.inf), (4, 4))
+    torch.testing.assert_close(rendered, x.expand(-1, -1, 4, 4))

@@ -72,6 +72,9 @@ class SpatialAttention(plain.Module):
         super().__init__()
         width = in_channels if bottleneck_channels is None else bottleneck_channels
         activation_of(activation)
+        kernel_size = checks.integer("kernel_size", kernel_size)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, which keeps the size of a map, got {kernel_size}")
         self.activation: str | None = activation
 
         def convolution(inputs: int) -> nn.Sequential:

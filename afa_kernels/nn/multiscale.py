@@ -394,7 +394,8 @@ class MultiScale(plain.Module):
 
 def logits_by(head: nn.Module, features: Tensor) -> Tensor:
     """What a head's activation would get: its logits, where nobody has hooked it; else it is called."""
-    if type(head) in (SpatialAttention, ScaleSpaceRendering) and plain.why_hooked(head) is None:
+    hooked = plain.why_hooked(head) or plain.why_observed()
+    if type(head) in (SpatialAttention, ScaleSpaceRendering) and hooked is None:
         return head.logits(features)  # type: ignore[operator]
     if isinstance(head, SpatialAttention) and head.activation is not None:
         raise ValueError(

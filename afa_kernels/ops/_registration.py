@@ -41,12 +41,15 @@ def public(function: _Function) -> _Function:
     return call  # type: ignore[return-value]
 
 
-def define(schema: str, allocate: Callable[..., Any], prepare: Callable[..., Sequence[Any]]) -> Op:
+def define(
+    schema: str, allocate: Callable[..., Any], prepare: Callable[..., Sequence[Any]], of_first: bool = True
+) -> Op:
     """Define the op of `schema`, which a launcher of the backend computes.
 
     `allocate` of the arguments gives the outputs, unfilled, or None in place: it is also the op's fake kernel.
     `prepare` of the arguments gives what the launcher takes before the outputs: those of the arguments that it needs,
-    in their order. An op whose first tensor is empty has nothing to compute: its outputs are zeros.
+    in their order. Where the first tensor is empty nothing is launched, and the outputs are zeros; but if `of_first` is
+    False they are made of other tensors too, and only a batch of none is nothing to compute.
     """
     arguments, returns = _arguments(schema), schema.rsplit("->", 1)[1]
     name, given = schema.split("(")[0], len(arguments)
@@ -59,7 +62,7 @@ def define(schema: str, allocate: Callable[..., Any], prepare: Callable[..., Seq
         result = allocate(*args)
         outputs = () if result is None else result if several else (result,)
         x = args[first] if isinstance(args[first], Tensor) else args[first][0]
-        if x.numel() == 0:
+        if x.shape[0] == 0 or (of_first and x.numel() == 0):
             for t in _flat(outputs):
                 t.zero_()
         elif result is None or any(t.numel() > 0 for t in _flat(outputs)):
@@ -149,7 +152,7 @@ def differentiate(
 
     def forward(ctx: Any, below: Any, lengths: list[int | None] | None, *flat: Any) -> Any:
         args = _grouped(lengths, flat)
-        result = op.redispatch(below, *args)
+        result = _redispatched(op, below, args)
         results = (result,) if isinstance(result, Tensor) else result
         known = (*args, *results)
         call: list[Any] = [None] * len(taken)
@@ -205,6 +208,14 @@ def differentiate(
         _differentiable_once(backward_op, name)
 
 
+def _redispatched(op: Op, below: Any, args: Sequence[Any]) -> Any:
+    """The op below autograd. An autograd.Function records nothing, but other levels of torch.func have to."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+            return op.redispatch(below, *args)
+    return op.redispatch(below, *args)
+
+
 def _grouped(lengths: list[int | None] | None, flat: Sequence[Any]) -> Sequence[Any]:
     """The arguments of an op, the tensors of its lists together again."""
     if lengths is None:
@@ -236,8 +247,8 @@ def _differentiate(op: Op, function: type[torch.autograd.Function]) -> None:
 
     def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
         below = keyset & torch._C._after_autograd_keyset
-        if forward_ad._current_level >= 0:
-            _refuse_tangents(op, args)
+        if forward_ad._current_level >= 0:  # looked at here too, for the time of a call
+            refuse_tangents(op._schema.name.removeprefix("afa::"), _flat(args))
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
             return op.redispatch(below, *args)
         if len(args) == all_but_backend:  # the dispatcher leaves out what is the default
@@ -255,12 +266,14 @@ def _differentiate(op: Op, function: type[torch.autograd.Function]) -> None:
     _library.impl(op._schema.name.removeprefix("afa::"), autograd, "Autograd", with_keyset=True)
 
 
-def _refuse_tangents(op: Op, args: Sequence[Any]) -> None:
+def refuse_tangents(name: str, args: Sequence[Any], instead: str | None = None) -> None:
     """Raise where forward-mode differentiation would silently lose a tangent."""
-    if any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in _flat(args)):
-        name = op._schema.name.removeprefix("afa::")
+    if forward_ad._current_level < 0:
+        return
+    if any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in args):
+        way = f"call {instead}" if instead else "compute it"
         raise NotImplementedError(
-            f"{name} has no forward-mode derivative; compute it inside afa_kernels.use_backend('reference')"
+            f"{name} has no forward-mode derivative; {way} inside afa_kernels.use_backend('reference')"
         )
 
 
@@ -270,7 +283,7 @@ def _differentiable_once(op: Op, public_name: str) -> None:
     class Once(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, below: Any, lengths: list[int | None] | None, *flat: Any) -> Any:
-            result = op.redispatch(below, *_grouped(lengths, flat))
+            result = _redispatched(op, below, _grouped(lengths, flat))
             return tuple(result) if isinstance(result, list) else result  # whose tensors autograd sees; a list's not
 
         @staticmethod

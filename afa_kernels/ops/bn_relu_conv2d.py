@@ -183,5 +183,5 @@ registration.differentiate(
     _op,
     _backward_op,
     of=("hidden", "weight", "bias", "conv_weight", "conv_bias"),
-    keep=lambda hidden, weight, bias, running_mean, *rest: {"batch_statistics": running_mean is None},
+    keep=lambda hidden, weight, bias, mean, var, *rest: {"batch_statistics": mean is None or var is None},
 )

@@ -148,5 +148,5 @@ registration.differentiate(
     _op,
     _backward_op,
     of=("hidden", "weight", "bias", "project_weight"),
-    keep=lambda hidden, weight, bias, running_mean, *rest: {"batch_statistics": running_mean is None},
+    keep=lambda hidden, weight, bias, mean, var, *rest: {"batch_statistics": mean is None or var is None},
 )

@@ -129,6 +129,7 @@ _op = registration.define(
     "Tensor logits",
     _allocate,
     _prepare,
+    of_first=False,
 )
 _training_op = registration.define_by_aten(
     f"channel_attention_training({_POOLED}, Tensor conv2_weight, {_OPTIONS}) -> "

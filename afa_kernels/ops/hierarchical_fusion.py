@@ -83,7 +83,7 @@ def hierarchical_fusion(
     # What is between two steps stays in the type of the arithmetic.
     arithmetic = torch.promote_types(promoted, torch.float32)
     predictions, attentions = ([t.to(arithmetic) for t in given] for given in (predictions, attentions))
-    fused = predictions[-1]
+    fused, given = predictions[-1], predictions[-1]
     coarse = sum(scale < 1 for scale in scales[:-1])
     for k in reversed(range(coarse, len(predictions) - 1)):
         at = predictions[k].shape[2:]
@@ -92,8 +92,10 @@ def hierarchical_fusion(
         products = [a * f for a, f in zip(attentions[:coarse], predictions)]
         fused = _op([*products, fused], attentions[:coarse], *fused.shape[2:], True, arithmetic, backend)
     if tuple(fused.shape[2:]) != tuple(size):
+        if fused.shape[1] == 0:
+            return fused.new_empty((*fused.shape[:2], *size), dtype=dtype)
         fused = F.interpolate(fused, size, mode="bilinear", align_corners=False)
-    return fused.to(dtype)
+    return fused.to(dtype, copy=fused is given)
 
 
 def _check(

@@ -46,4 +46,5 @@ _op = registration.define(
     "bool first) -> ()",
     _allocate,
     _prepare,
+    of_first=False,
 )

@@ -36,4 +36,5 @@ def hierarchical_fusion(
         else:
             at = fused.shape[2], fused.shape[3]
             fused = resized(attention * prediction, at) + (1 - resized(attention, at)) * fused
-    return resized(fused, size).to(dtype or promoted)
+    out = resized(fused, size).to(dtype or promoted)
+    return out.clone() if len(predictions) == 1 else out  # which may be the prediction itself

@@ -72,7 +72,7 @@ def _forward_kernel(
     if values is not None:
         value = best
         if probability:
-            value = 1.0 / total
+            value = tl.where(tl.abs(best) == float("inf"), float("nan"), 1.0 / total)
         value = tl.where(has_nan, float("nan"), value)
         tl.store(values + p, value.to(values.dtype.element_ty), mask=inside_x)
 

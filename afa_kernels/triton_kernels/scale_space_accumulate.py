@@ -53,7 +53,7 @@ def _forward_kernel(
 def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool) -> None:
     batch, channels, height, width = rendered.shape
     channels_last = _tiles.channels_last(rendered)
-    tile = _tiles.of_row(channels, width, 1, channels_last, rendered.itemsize)
+    tile = _tiles.of_row(max(channels, 1), width, 1, channels_last, rendered.itemsize)
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         None if first else rendered, None if first else transmittance, prediction, weight, rendered, transmittance,

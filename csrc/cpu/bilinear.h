@@ -11,7 +11,8 @@
 
 namespace afa {
 
-// Output i lies between the inputs low[i] and low[i] + 1 (at the end: the last one twice), `fraction[i]` of the way.
+// Output i lies between the inputs low[i] and low[i] + 1 (at the end, and where the size is the same, one twice: its
+// neighbour may be infinite), `fraction[i]` of the way.
 template <class Acc>
 struct Axis {
   int64_t in, out;
@@ -27,7 +28,7 @@ struct Axis {
     }
   }
 
-  int64_t high(int64_t i) const { return std::min<int64_t>(low[i] + 1, in - 1); }
+  int64_t high(int64_t i) const { return in == out ? low[i] : std::min<int64_t>(low[i] + 1, in - 1); }
 };
 
 // The transpose of an Axis: input j collects coefficient[begin[j] + i] times output first[j] + i, for i < count(j).
@@ -113,6 +114,10 @@ AFA_TARGET_AVX512 inline void resize_avx512(const Axis<float>& axis, int64_t fir
 
 template <class Acc>
 void resize(const Axis<Acc>& axis, int64_t first, int64_t count, const Acc* source, Acc* out) {
+  if (axis.in == axis.out) {
+    for (int64_t i = 0; i < count; ++i) out[i] = source[i] + 0 * source[i];  // NaN for infinity, as in PyTorch
+    return;
+  }
 #if defined(__x86_64__) && defined(__GNUC__)
   if constexpr (std::is_same_v<Acc, float>) {
     if (axis.in <= axis.out && isa() == Isa::avx512) return resize_avx512(axis, first, count, source, out);

@@ -55,7 +55,11 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const std
            if (r + 1 < (channels_last ? count : channels)) return;
            const int64_t at = (n * height + y) * width + first;
            for (int64_t i = 0; i < count; ++i) label_of[at + i] = static_cast<L>(label[i]);
-           for (int64_t i = 0; i < count && value_of; ++i) value_of[at + i] = probability ? 1 / total[i] : best[i];
+           for (int64_t i = 0; i < count && value_of; ++i) {
+             const bool infinite = std::abs(best[i]) == std::numeric_limits<Acc>::infinity();
+             const Acc softmax = infinite ? std::numeric_limits<Acc>::quiet_NaN() : 1 / total[i];
+             value_of[at + i] = probability ? softmax : best[i];
+           }
          });
 }
 

@@ -17,7 +17,7 @@ struct Axis {
   Acc ratio;  // in / out
 
   __device__ Source<Acc> source(int32_t o) const { return source_of<Acc>(o, ratio, in); }
-  __device__ int32_t high(const Source<Acc>& s) const { return s.low + 1 < in ? s.low + 1 : s.low; }
+  __device__ int32_t high(const Source<Acc>& s) const { return in != out && s.low + 1 < in ? s.low + 1 : s.low; }
 
   // Of the outputs first to last are all that read element i; `share` says how much, if any does.
   __device__ int32_t first(int32_t i) const {

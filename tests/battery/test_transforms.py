@@ -112,3 +112,31 @@ def test_vmap(case: Case, backend: str) -> None:
             return sum(out.sum() for out in function(*inputs))  # type: ignore[return-value]
 
         right_or_refused(torch.func.vmap(torch.func.grad(total), every), *batched)
+
+
+@over(FIRST_SMALL, gradient=True)
+def test_nested_gradients(case: Case, backend: str) -> None:
+    """A level of torch.func inside another that differentiates in another argument, or in the same a second time."""
+    function, given = of_tensors(case)
+    first, *rest = given
+    others = tuple(range(len(rest)))
+
+    def inner(*inputs: Tensor) -> Tensor:
+        """What torch.func.grad_and_value gives as the value, of which the outer level takes a first derivative."""
+
+        def total(x: Tensor) -> Tensor:
+            return sum(out.square().sum() for out in function(x, *inputs))  # type: ignore[return-value]
+
+        return torch.func.grad_and_value(total)(first)[1]
+
+    def twice(x: Tensor) -> Tensor:
+        def total(x: Tensor) -> Tensor:
+            return sum(out.square().sum() for out in function(x, *rest))  # type: ignore[return-value]
+
+        return torch.func.grad(total)(x).square().sum()
+
+    if rest:
+        right_or_refused(torch.func.grad(inner, others), *rest)
+        right_or_refused(lambda *r: torch.func.jvp(inner, r, tuple(torch.ones_like(t) for t in r))[1], *rest)
+    right_or_refused(torch.func.grad(twice), first)
+    right_or_refused(lambda x: torch.func.jvp(twice, (x,), (torch.ones_like(x),))[1], first)
