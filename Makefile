@@ -9,7 +9,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 NATIVE_FILES := $(wildcard csrc/*.* csrc/*/*.*)
 NATIVE := setup.py pyproject.toml $(NATIVE_FILES)
 
-.PHONY: demo test test-cpu test-triton gate gate-record check fix gpu bench package clean
+.PHONY: demo test test-networks test-cpu test-triton gate gate-record check fix gpu bench package clean
 
 demo: $(VENV)/installed
 	$(PY) examples/boundary_detection.py --labels $(if $(IMAGE),--image "$(IMAGE)")
@@ -22,6 +22,10 @@ test: test-cpu test-triton
 
 test-cpu: $(VENV)/installed
 	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests
+
+# Every recorded network, in float64 and float32; make test has the small ones.
+test-networks: $(VENV)/installed
+	AFA_KERNELS_NETWORKS=all $(PY) -m pytest tests/test_networks.py
 
 test-triton: $(VENV)/installed
 	@if $(PY) -c "import triton"; then \

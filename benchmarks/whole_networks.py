@@ -14,6 +14,7 @@ see, parameters included; times are medians.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -66,12 +67,11 @@ def measure(title: str, memory_alone: bool, compiled: bool, repeats: int) -> lis
         given = images.contiguous(
             memory_format=torch.channels_last if "channels_last" in contestant else torch.contiguous_format
         )
-        losses = torch.compile(net.losses) if training and "compiled" in contestant else getattr(net, "losses", None)
-        forwards[contestant] = (
-            (lambda losses=losses, given=given: list(losses(given, targets).values()))
-            if training
-            else (lambda net=net, given=given: net(given))
-        )
+        if training:
+            losses = torch.compile(net.losses) if "compiled" in contestant else net.losses
+            forwards[contestant] = functools.partial(losses, given, targets)
+        else:
+            forwards[contestant] = functools.partial(net, given)
         calls[contestant] = step(net, forwards[contestant]) if training else forwards[contestant]
     agree(title, forwards, training)
     rows = []
@@ -95,10 +95,10 @@ def measure(title: str, memory_alone: bool, compiled: bool, repeats: int) -> lis
     return rows
 
 
-def step(net: Any, forward: Callable[[], list[Tensor]]) -> Callable[[], None]:
+def step(net: Any, forward: Callable[[], dict[str, Tensor]]) -> Callable[[], None]:
     def run() -> None:
         net.zero_grad()
-        sum(forward(), torch.zeros(())).backward()
+        sum(forward().values(), torch.zeros(())).backward()
 
     return run
 
@@ -106,7 +106,7 @@ def step(net: Any, forward: Callable[[], list[Tensor]]) -> Callable[[], None]:
 def agree(title: str, forwards: dict[str, Callable[[], Any]], training: bool) -> None:
     """Scores to a thousandth of the largest, and sums of losses, before any number is made."""
     with torch.no_grad():
-        first, *others = (sum(f()) if training else f() for f in forwards.values())
+        first, *others = (sum(f().values()) if training else f() for f in forwards.values())
         for contestant, other in zip(list(forwards)[1:], others):
             error = float((other - first).abs().max() / first.abs().max())
             if not error < 1e-3:
