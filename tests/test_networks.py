@@ -166,10 +166,13 @@ def test_hooks_and_norms_of_ones_own_are_called() -> None:
     assert seen == ["convolution", "norm", "projection"]
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_compiled(training: bool, options: dict[str, Any]) -> None:
+EVERY = [(kind, training) for kind in KINDS for training in (True, False)]
+
+
+@pytest.mark.parametrize("kind, training", EVERY if ALL else [("one scale", True), ("ssr", False)])
+def test_compiled(kind: str, training: bool) -> None:
     torch.compiler.reset()
-    net = small(**options).train(training)
+    net = small(**KINDS[kind]).train(training)
     for dropout in (m for m in net.modules() if isinstance(m, nn.Dropout2d)):
         dropout.p = 0.0
     twin = copy.deepcopy(net)
@@ -179,8 +182,9 @@ def test_compiled(training: bool, options: dict[str, Any]) -> None:
         torch.testing.assert_close(compiled, run(twin), rtol=1e-4, atol=1e-4)
 
 
-def test_exported(options: dict[str, Any]) -> None:
-    net = small(**options).eval()
+@pytest.mark.parametrize("kind", KINDS if ALL else ["ssr"])
+def test_exported(kind: str) -> None:
+    net = small(**KINDS[kind]).eval()
     with torch.no_grad():
         program = torch.export.export(net, (IMAGES,))
         torch.testing.assert_close(program.module()(IMAGES), net(IMAGES), rtol=1e-4, atol=1e-4)
