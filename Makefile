@@ -10,7 +10,7 @@ NATIVE_FILES := $(wildcard csrc/*.* csrc/*/*.*)
 NATIVE := setup.py build_backend.py pyproject.toml $(NATIVE_FILES)
 TORCH_LIBRARIES := $(foreach name,c10 torch torch_cpu,--exclude lib$(name).so)  # which the installed torch has
 
-.PHONY: demo test test-cpu test-triton test-integrations gate gate-record check fix gpu bench wheel clean
+.PHONY: demo test test-cpu test-triton test-networks test-integrations gate gate-record check fix gpu bench wheel clean
 
 demo: $(VENV)/installed
 	$(PY) -m examples.boundary_detection.demo --labels $(if $(IMAGE),--image "$(IMAGE)")
@@ -23,6 +23,10 @@ test: test-cpu test-triton
 
 test-cpu: $(VENV)/installed
 	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests
+
+# Every recorded network, in float64 and float32; make test has the small ones.
+test-networks: $(VENV)/installed
+	AFA_KERNELS_NETWORKS=all $(PY) -m pytest tests/test_networks.py
 
 test-triton: $(VENV)/installed
 	@if $(PY) -c "import triton"; then \

@@ -96,12 +96,12 @@ def _read(path: str | os.PathLike[str], trusted: bool) -> Mapping[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=not trusted)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+        if "Unsupported global" in str(error):
             raise ValueError(
                 f"checkpoint {path} holds objects that torch.load does not read safely: give trusted=True if you know "
-                f"where it comes from ({str(error).splitlines()[0]})"
+                "where it comes from"
             ) from error
-        raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
+        raise ValueError(f"checkpoint {path} cannot be read, it is damaged or no checkpoint: {error}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"checkpoint {path} cannot be read, it is damaged or no checkpoint: {error}") from error
     if not isinstance(content, Mapping):

@@ -190,13 +190,15 @@ class DLA(nn.Module):
                 f"image must have a height and a width that are multiples of 32, got {image.shape[2]} x "
                 f"{image.shape[3]}"
             )
-        x, levels = folding.sequence(self.base_layer, image), []
-        for i in range(6):
-            level = getattr(self, f"level{i}")
-            x = level(x) if i > 1 else folding.sequence(level, x)
-            if i >= self.first_level:
-                levels.append(x)
-        return levels
+        stem, levels = [self.base_layer, self.level0, self.level1], []
+        if self.first_level == 0:
+            levels.append(folding.sequence(self.level0, folding.sequence(self.base_layer, image)))
+            levels.append(folding.sequence(self.level1, levels[0]))
+        else:
+            levels.append(folding.sequences(stem, image))
+        for i in range(2, 6):
+            levels.append(getattr(self, f"level{i}")(levels[-1]))
+        return levels[max(self.first_level - 1, 0) :]
 
     def load_timm(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load the state dict of timm's model of the same name, with or without its classifier.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afa_kernels.nn import plain
 from afa_kernels.nn.aggregation import upsampling
+from afa_kernels.ops._registration import values_are_there
 
 
 def classifier(channels: int, num_classes: int) -> nn.Sequential:
@@ -35,6 +38,13 @@ class Scores:
         self.low, self.up = low, up
         self._full: Tensor | None = None
 
+    def bilinear_factor(self, size: tuple[int, int]) -> int | None:
+        """The factor, where the upsampling is bilinear to exactly that size; else None."""
+        factor = None if self.up is None else _factor(self.up)
+        if factor is None or tuple(factor * side for side in self.low.shape[2:]) != size or not is_bilinear(self.up):
+            return None
+        return factor
+
     def full(self) -> Tensor:
         """At the resolution of the upsampling; computed once."""
         if self._full is None:
@@ -60,6 +70,18 @@ def log_probabilities(up: nn.Module, low: Tensor) -> Tensor:
         out[:, :, first * factor : last * factor] = strip
     assert out is not None
     return out
+
+
+def is_bilinear(up: Any) -> bool:
+    """Whether the weights are what `frozen_upsampling` begins with. Asked for once, until somebody changes them."""
+    weight = up.weight
+    if torch.compiler.is_compiling() or not values_are_there(weight):
+        return False
+    known = up.__dict__.get("_bilinear")
+    if known is None or known[:2] != (weight.data_ptr(), weight._version):
+        same = torch.equal(weight, upsampling(up.in_channels, up.stride[0]).weight.to(weight))
+        known = up.__dict__["_bilinear"] = (weight.data_ptr(), weight._version, same)
+    return known[2]
 
 
 STRIP = 16  # rows of scores before they are upsampled

@@ -149,10 +149,16 @@ def _check_fusable(name: str, criterion: Any) -> None:
 
 
 def _fused_loss(criterion: Any, scores: list[Scores], logits: list[Tensor] | None, targets: Tensor) -> Tensor:
-    given: Any = logits
-    if logits is None:
-        low = scores[0].low
-        given = low.new_full((low.shape[0], 1, 1, 1), torch.inf)  # opaque
-    return scale_space_cross_entropy(
-        [score.full() for score in scores], given, targets, criterion.weight, ignore_index=criterion.ignore_index
-    )
+    """The criterion of the rendering by the logits; without, of one scale, which is then opaque."""
+    options = {"weight": criterion.weight, "ignore_index": criterion.ignore_index}
+    if logits is not None:
+        return scale_space_cross_entropy([score.full() for score in scores], logits, targets, **options)
+    (score,) = scores
+    opaque = score.low.new_full((score.low.shape[0], 1, 1, 1), torch.inf)
+    factor = score.bilinear_factor((targets.shape[1], targets.shape[2]))
+    if factor is None:
+        return scale_space_cross_entropy([score.full()], opaque, targets, **options)
+    # The upsampling is bilinear with zeros around the map, and a second log_softmax changes nothing: the map with these
+    # zeros can be given as it is, where the targets around the image do not count.
+    around = F.pad(targets, 4 * [factor], value=criterion.ignore_index)
+    return scale_space_cross_entropy([F.pad(score.low, (1, 1, 1, 1))], opaque, around, **options)

@@ -8,7 +8,7 @@ result ReLU then changes in place: one map in memory instead of three. In traini
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,21 @@ def sequence(layers: nn.Module, x: Tensor) -> Tensor:
     if not plainly or not _is_foldable(conv, norm):
         return layers(x)
     return _folded(x, conv, norm, rectify=bool(activation))
+
+
+def sequences(every: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """Of Sequentials of a convolution, a norm and ReLU each, one after the other."""
+    plainly = all(plain.why_called(layers, nn.Sequential, 3) is None for layers in every)
+    if not plainly or _may_fold(x):
+        for layers in every:
+            x = sequence(layers, x)
+        return x
+    parts = [tuple(layers._modules.values()) for layers in every]
+    if any(plain.why_called(activation, nn.ReLU) is not None for _, _, activation in parts):  # type: ignore[arg-type]
+        for layers in every:
+            x = layers(x)
+        return x
+    return F.relu(several(x, *((conv, norm) for conv, norm, _ in parts)))
 
 
 def convolved(x: Tensor, conv: Any, norm: Any, rectify: bool) -> Tensor:
