@@ -12,7 +12,7 @@ from afa_kernels.testing import Case
 from benchmarks.ops._bytes import once as least
 from benchmarks.ops._shapes import CLASSES, LAYOUTS, Shape, name, resize
 
-__all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 CITYSCAPES: Shape = (1, CLASSES, 1024, 2048)
 
@@ -45,5 +45,3 @@ def gpu(quick: bool) -> list[Case]:
 
 
 TRAFFIC = (head((1, 8, 32, 64)),)
-# Of the traffic: four neighbouring rows of labels read the same two rows of logits.
-MOST = {"forward": 1.5}

@@ -36,8 +36,11 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const Ten
              best[r] = scores[0], total[r] = 0;
              for (int64_t c = 1; c < channels; ++c) best[r] = scores[c] > best[r] ? scores[c] : best[r];
              for (int64_t c = 0; c < channels; ++c) total[r] += exp(scores[c] - best[r]);
-             score[r] = scores[std::max(t[r], 0)], smooth[r] = 0;
-             for (int64_t c = 0; c < channels && smooth_row; ++c) smooth[r] += smooth_row[c] * scores[c];
+             score[r] = scores[std::max(t[r], 0)];
+             if (smooth_row) {
+               smooth[r] = 0;
+               for (int64_t c = 0; c < channels; ++c) smooth[r] += smooth_row[c] * scores[c];
+             }
            } else if (r == 0) {
              for (int64_t i = 0; i < count; ++i) best[i] = score[i] = scores[i], total[i] = 1;
            } else {
