@@ -1,10 +1,11 @@
-"""What a session tests. Five sessions cover everything, each a process of its own:
+"""What a session tests. Six sessions cover everything, each a process of its own:
 
 pytest tests                                              the backends reference and cpu
 TRITON_INTERPRET=1 pytest tests/battery                   the backend triton, in its interpreter
 pytest tests/ttsem                                        the Triton kernels under a checker of memory and races
 pytest tests/gate                                         the Triton kernels compiled for GPUs that are not here
 pytest tests/simt                                         the CUDA kernels, compiled by g++, on the CPU
+pytest tests/cubin                                        the CUDA kernels, compiled by nvcc for GPUs that are not here
 
 and where there is a GPU another (`benchmarks.gpu`): AFA_KERNELS_TEST_DEVICE=cuda pytest tests -m device.
 
@@ -91,8 +92,8 @@ def guards() -> Iterator[GuardBands]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """tests/ttsem, tests/gate and tests/simt are sessions of their own, collected only where they are named."""
+    """tests/ttsem, gate, simt and cubin are sessions of their own, collected only where they are named."""
     name = collection_path.name
-    if name in ("ttsem", "gate", "simt") and not any(name in argument for argument in config.args):
+    if name in ("ttsem", "gate", "simt", "cubin") and not any(name in argument for argument in config.args):
         return True
     return None
