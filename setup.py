@@ -84,7 +84,9 @@ def native() -> dict:
             sorted(glob.glob("csrc/cuda/*.cu")),
             depends=headers + sorted(glob.glob("csrc/cuda/*.cuh")),
             define_macros=[*versions, ("USE_CUDA", None)],
-            extra_compile_args={"nvcc": ["-O3", *(("-Xcompiler", "-fvisibility=hidden") if os.name == "posix" else ())]},
+            extra_compile_args={
+                "nvcc": ["-O3", *(("-Xcompiler", "-fvisibility=hidden") if os.name == "posix" else ())]
+            },
             py_limited_api=True,
         )
         libraries.append(cuda)

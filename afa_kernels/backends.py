@@ -188,7 +188,9 @@ def launcher(op: str, device_type: str, backend: str | None) -> Callable[..., No
 def _library(stem: str) -> Path | None:
     """The file of the compiled library of exactly this name, if this installation has it."""
     folder = Path(__file__).parent
-    return next((p for suffix in importlib.machinery.EXTENSION_SUFFIXES if (p := folder / f"{stem}{suffix}").exists()), None)
+    return next(
+        (p for suffix in importlib.machinery.EXTENSION_SUFFIXES if (p := folder / f"{stem}{suffix}").exists()), None
+    )
 
 
 @functools.cache

@@ -59,7 +59,7 @@ def library(
 
 
 def preloaded(sanitizer: str) -> str:
-    """What LD_PRELOAD must name for a library with that sanitizer to be loaded: it looks for C++'s exceptions at once."""
+    """What LD_PRELOAD must name for a library with that sanitizer to load: it looks for C++'s exceptions at once."""
     names = ({"address": "libasan.so", "thread": "libtsan.so"}[sanitizer], "libstdc++.so.6")
     found = (
         subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
