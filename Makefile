@@ -7,19 +7,20 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 NATIVE_FILES := $(wildcard csrc/*.* csrc/*/*.*)
+SIMT_FILES := $(wildcard tests/simt/*.[hc]pp)
 NATIVE := setup.py build_backend.py pyproject.toml $(NATIVE_FILES)
 TORCH_LIBRARIES := $(foreach name,c10 torch torch_cpu,--exclude lib$(name).so)  # which the installed torch has
 
-.PHONY: demo test test-cpu test-triton test-networks test-integrations gate gate-record check fix gpu bench wheel clean
+.PHONY: demo test test-cpu test-triton test-cuda test-networks test-integrations gate gate-record check fix gpu bench wheel clean
 
 demo: $(VENV)/installed
 	$(PY) -m examples.boundary_detection.demo --labels $(if $(IMAGE),--image "$(IMAGE)")
 	@echo
 	$(PY) -m benchmarks.memory inference --size 256 512 --plot demo/memory.png
 
-# Four sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, and the
-# gate compiles for GPUs that are not here. On two cores they take about 2, 4, 2 and 3 minutes.
-test: test-cpu test-triton
+# Six sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, the gate
+# compiles for GPUs that are not here; the CUDA kernels run on the CPU, and are compiled where nvcc is.
+test: test-cpu test-triton test-cuda
 
 test-cpu: $(VENV)/installed
 	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests
@@ -38,6 +39,12 @@ test-triton: $(VENV)/installed
 	  $(PY) -m pytest tests/gate; \
 	else echo "Triton's three sessions are skipped: the package triton is not installed here"; fi
 
+test-cuda: $(VENV)/installed
+	@echo "simt: the CUDA kernels on the CPU, under sanitizers"
+	$(PY) -m pytest tests/simt -n auto --maxprocesses 8
+	@echo "cubin: the CUDA kernels compiled for GPUs that are not here"
+	$(PY) -m pytest tests/cubin
+
 # Exporters, runtimes, type checkers and libraries, at the versions that pip finds; what of them is not there is skipped,
 # and says so. Not part of `make test`.
 test-integrations: $(VENV)/installed
@@ -47,20 +54,22 @@ test-integrations: $(VENV)/installed
 # Compiles everything again; gate-record what has changed, and rewrites the registers, shared memory and occupancy.
 gate: $(VENV)/installed
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/gate
+	AFA_KERNELS_GATE=all $(PY) -m pytest tests/cubin
 
 gate-record: $(VENV)/installed
 	PYTHONPATH=tests $(PY) tests/gate/offline.py
+	PYTHONPATH=tests $(PY) tests/cubin/compiled.py
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run -Werror $(NATIVE_FILES)
+	$(VENV)/bin/clang-format --dry-run -Werror $(NATIVE_FILES) $(SIMT_FILES)
 	$(VENV)/bin/mypy
 
 fix: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i $(NATIVE_FILES)
+	$(VENV)/bin/clang-format -i $(NATIVE_FILES) $(SIMT_FILES)
 
 # For a machine with a GPU: everything that only it can show, into a record to commit. It installs nothing; PYTHON needs
 # torch, Triton and pytest.

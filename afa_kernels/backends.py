@@ -251,7 +251,7 @@ def _load_cuda_library() -> str | None:
         torch.ops.load_library(found)
     except OSError as error:
         needs = "" if torch.version.cuda else ", which is no CUDA build"
-        return f"{found} does not load with torch {torch.__version__}{needs}: {error}"
+        return f"{found} does not load with torch {torch.__version__}{needs}: {error.__cause__ or error}"
     return None
 
 

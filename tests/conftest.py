@@ -1,10 +1,11 @@
-"""What a session tests. Five sessions cover everything, each a process of its own:
+"""What a session tests. Six sessions cover everything, each a process of its own:
 
 pytest tests                                              the backends reference and cpu
 TRITON_INTERPRET=1 pytest tests/battery                   the backend triton, in its interpreter
 pytest tests/ttsem                                        the Triton kernels under a checker of memory and races
 pytest tests/gate                                         the Triton kernels compiled for GPUs that are not here
 pytest tests/simt                                         the CUDA kernels, compiled by g++, on the CPU
+pytest tests/cubin                                        the CUDA kernels, compiled by nvcc for GPUs that are not here
 
 with what `pip install .[integrations]` brings, another: pytest tests/integrations    runtimes, exporters and libraries
 
@@ -92,9 +93,12 @@ def guards() -> Iterator[GuardBands]:
     bands.check()
 
 
+SESSIONS = ("ttsem", "gate", "simt", "cubin", "integrations")  # each in a process of its own
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """tests/ttsem, gate, simt and integrations are sessions of their own, collected only where they are named."""
+    """SESSIONS are collected only where they are named."""
     name = collection_path.name
-    if name in ("ttsem", "gate", "simt", "integrations") and not any(name in argument for argument in config.args):
+    if name in SESSIONS and not any(name in argument for argument in config.args):
         return True
     return None

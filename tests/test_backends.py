@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,7 +31,13 @@ calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def fresh_answers() -> Iterator[None]:
     """What a test pretended is not remembered after it."""
     yield
-    for answer in (backends._load_library, backends._triton_missing, backends.launcher, backends._warn):
+    for answer in (
+        backends._load_library,
+        backends._load_cuda_library,
+        backends._triton_missing,
+        backends.launcher,
+        backends._warn,
+    ):
         answer.cache_clear()
 
 
@@ -43,7 +50,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, **reasons: str | None) -> None:
 
 
 def test_order_of_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, triton=None, cpu=None)
+    pretend(monkeypatch, triton=None, cuda=None, cpu=None)
     assert {d: backends.automatic(OP, d) for d in ("cuda", "cpu", "meta", "mps", "xpu")} == {
         "cuda": "triton",
         "cpu": "cpu",
@@ -51,9 +58,11 @@ def test_order_of_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         "mps": "reference",
         "xpu": "reference",
     }
-    assert backends.available(OP, "cuda") == ("triton", "reference", "cpu")
-    assert backends.available(OP, "cpu") == ("cpu", "reference", "triton")
-    pretend(monkeypatch, triton="absent", cpu="absent")
+    assert backends.available(OP, "cuda") == ("triton", "cuda", "reference", "cpu")
+    assert backends.available(OP, "cpu") == ("cpu", "reference", "triton", "cuda")
+    pretend(monkeypatch, triton="absent", cpu="absent", cuda=None)
+    assert backends.automatic(OP, "cuda") == "cuda"
+    pretend(monkeypatch, triton="absent", cpu="absent", cuda="absent")
     assert [backends.automatic(OP, d) for d in ("cuda", "cpu", "meta")] == ["reference"] * 3
     assert backends.available(OP, "cpu") == ("reference",)
 
@@ -79,6 +88,8 @@ def test_asked_for_never_falls_back(call, name: str, reason: str, monkeypatch: p
 @calls
 def test_asked_for_on_a_device_it_does_not_serve(call) -> None:
     with afa_kernels.use_backend("triton"), pytest.raises(RuntimeError, match="only in Triton's interpreter"):
+        call()
+    with afa_kernels.use_backend("cuda"), pytest.raises(RuntimeError, match="CUDA tensors only"):
         call()
     assert "CPU tensors only" in str(backends.why_not("cpu", OP, "cuda"))
 
@@ -109,10 +120,10 @@ def test_use_backend_nests_and_is_undone_by_an_error() -> None:
     assert backends.choose(OP, "cpu") == automatic
 
 
-@pytest.mark.parametrize("name", ["cuda", "CPU", "", None])
+@pytest.mark.parametrize("name", ["gpu", "CPU", "", None])
 def test_unknown_backend(name: object) -> None:
     with (
-        pytest.raises(ValueError, match=f"name must be one of 'triton', 'cpu', 'reference', got {name!r}"),
+        pytest.raises(ValueError, match=f"name must be one of 'triton', 'cuda', 'cpu', 'reference', got {name!r}"),
         afa_kernels.use_backend(name),  # type: ignore[arg-type]
     ):
         pass
@@ -170,6 +181,38 @@ def test_compiled_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tm
     assert f"{broken} does not load with torch {torch.__version__}" in str(backends.why_not("cpu", OP, "cpu"))
 
 
+def test_no_cuda_library(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setattr(backends, "__file__", str(tmp_path / "backends.py"))
+    assert "no compiled CUDA library; install with nvcc" in str(backends.why_not("cuda", OP, "cuda"))
+
+
+def test_cuda_library_that_does_not_load(kernel: str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """As where torch is no CUDA build: the file, the torch, and what the loader says."""
+    broken = tmp_path / "_native_cuda.abi3.so"
+    broken.write_bytes(b"not a library")
+    actual = backends._library
+    monkeypatch.setattr(backends, "_library", lambda stem: broken if stem == "_native_cuda" else actual(stem))
+    reason = str(backends.why_not("cuda", OP, "cuda"))
+    assert f"{broken} does not load with torch {torch.__version__}" in reason
+    assert ("no CUDA build" in reason) == (torch.version.cuda is None)
+    assert "file too short" in reason or "invalid ELF header" in reason
+    assert backends.automatic(OP, "cuda") != "cuda"
+
+
+def test_an_operation_without_a_cuda_kernel(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_load_cuda_library", lambda: None)
+    assert backends.why_not("cuda", "new", "cuda") == "it has no new"
+
+
+def test_the_cuda_library_registers_what_it_has(kernel: str) -> None:
+    """Every operation of csrc/cuda, where the library is built and torch is a CUDA build; no GPU is needed."""
+    reason = backends._load_cuda_library()
+    if reason is not None:
+        pytest.skip(f"the CUDA library: {reason}")
+    for source in (Path(__file__).parents[1] / "csrc" / "cuda").glob("*.cu"):
+        assert backends.why_not("cuda", source.stem, "cuda") is None
+
+
 def test_triton_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "triton" else find_spec(name))
@@ -177,7 +220,7 @@ def test_triton_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install triton" in str(backends.why_not("triton", OP, "cuda"))
     info = afa_kernels.backend_info()
     assert info.versions["triton"] == "not installed"
-    assert backends.automatic(OP, "cuda") == "reference"
+    assert backends.automatic(OP, "cuda") in ("cuda", "reference")
 
 
 def test_triton_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:

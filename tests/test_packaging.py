@@ -31,7 +31,11 @@ pytestmark = pytest.mark.once
 
 
 def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if name not in ("AFA_KERNELS_NATIVE", "CXX")}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("AFA_KERNELS_NATIVE", "AFA_KERNELS_CUDA", "CXX")
+    }
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=folder, env=clean | environment, capture_output=True, text=True, timeout=300)
 
@@ -109,6 +113,35 @@ def test_a_compiler_decides_which_wheel_is_built(sdist: Path, environment: dict[
     assert ("without the C++ library" in done.stderr) == (not native)
 
 
+WITH_CUDA = (
+    "import torch, torch.utils.cpp_extension as e, shutil; which = shutil.which; e.CUDA_HOME = '/cuda'; "
+    "torch.version.cuda = '13.0'; "
+    "shutil.which = lambda name, **k: '/cuda/bin/nvcc' if name == 'nvcc' else which(name); "
+)
+NO_NVCC = "import torch.utils.cpp_extension as e; e.CUDA_HOME = None; "
+
+
+@pytest.mark.parametrize(
+    "environment, torch, cuda",
+    [
+        ({}, WITH_CUDA, True),
+        ({"AFA_KERNELS_CUDA": "0"}, WITH_CUDA, False),
+        ({"AFA_KERNELS_NATIVE": "0"}, WITH_CUDA, False),
+        ({}, WITH_CUDA + "torch.version.cuda = None; ", False),
+        ({}, NO_NVCC, False),
+    ],
+    ids=["nvcc", "not wanted", "no native library", "no CUDA build of torch", "no nvcc"],
+)
+def test_the_cuda_library_is_built_where_nvcc_is(
+    sdist: Path, environment: dict[str, str], torch: str, cuda: bool
+) -> None:
+    """Whether or not there is a GPU, which nothing looks for."""
+    done = python(torch + "import setuptools; " + SOURCES, sdist, **environment)
+    assert done.returncode == 0, done.stderr
+    sources = set(done.stdout.rsplit("sources:", 1)[1].split())
+    assert {source for source in sources if source.endswith(".cu")} == (files(ROOT / "csrc", "*.cu") if cuda else set())
+
+
 @pytest.mark.parametrize(
     "found, environment, asked",
     [
@@ -162,8 +195,10 @@ def test_the_oldest_torch_is_one_number() -> None:
             "",
             "the C++ compiler no-such-compiler is not on the PATH",
         ),
+        ({"AFA_KERNELS_CUDA": "1"}, NO_NVCC, "AFA_KERNELS_CUDA=1 asks for the CUDA kernels, and nvcc is not found"),
+        ({"AFA_KERNELS_CUDA": "1"}, WITH_CUDA + "torch.version.cuda = None; ", "which is no CUDA build"),
     ],
-    ids=["no torch", "no such choice", "an old torch", "no compiler"],
+    ids=["no torch", "no such choice", "an old torch", "no compiler", "no nvcc", "no CUDA build of torch"],
 )
 def test_a_library_that_cannot_be_built_is_an_error(
     sdist: Path, environment: dict[str, str], torch: str, reason: str

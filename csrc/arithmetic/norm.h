@@ -2,9 +2,19 @@
 // y.
 #pragma once
 
+#include <cmath>
+
 #include "math.h"
 
 namespace afa {
+
+// The two factors of `scale`: 1 / sqrt(variance + eps), and gamma, or |gamma| + eps as InPlaceABN has it.
+AFA_HD inline double inverse_deviation(double variance, double eps) {
+  return 1 / std::sqrt(variance + eps);
+}
+AFA_HD inline double norm_weight(double gamma, double eps, bool abs_weight) {
+  return abs_weight ? std::abs(gamma) + eps : gamma;
+}
 
 // `value` where y > 0, else slope * value. ReLU lets NaN through and gives 0 for infinity, as PyTorch's.
 template <bool leaky, class Acc>

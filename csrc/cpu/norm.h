@@ -22,9 +22,9 @@ struct Norm {
         scale(channels) {
     const Acc* v = check.flat<const Acc>("variance", variance, channels);
     for (int64_t c = 0; c < channels; ++c) {
-      const double inverse = 1 / std::sqrt(static_cast<double>(v[c]) + eps), g = gamma[c];
+      const double inverse = inverse_deviation(v[c], eps);
       deviation[c] = static_cast<Acc>(inverse);
-      scale[c] = static_cast<Acc>(inverse * (abs_weight ? std::abs(g) + eps : g));
+      scale[c] = static_cast<Acc>(inverse * norm_weight(gamma[c], eps, abs_weight));
     }
   }
 };

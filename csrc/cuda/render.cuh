@@ -20,11 +20,11 @@ struct Axis {
   __device__ int32_t high(const Source<Acc>& s) const { return in != out && s.low + 1 < in ? s.low + 1 : s.low; }
 
   // Of the outputs first to last are all that read element i; `share` says how much, if any does.
-  __device__ int32_t first(int32_t i) const {
+  __host__ __device__ int32_t first(int32_t i) const {
     const Acc o = (static_cast<Acc>(i) - Acc(0.5)) / ratio - Acc(1.5);
     return i == 0 || o < 0 ? 0 : static_cast<int32_t>(o);
   }
-  __device__ int32_t last(int32_t i) const {
+  __host__ __device__ int32_t last(int32_t i) const {
     const Acc o = (static_cast<Acc>(i) + Acc(1.5)) / ratio + Acc(1.5);
     return i == in - 1 || o > out - 1 ? out - 1 : static_cast<int32_t>(o);
   }
@@ -76,10 +76,12 @@ struct Resized {
   }
 };
 
-// The pixels of an output or an input, a group of `lanes` threads for each, of which every one has some channels.
+// The pixels of an output or an input, or of `height` rows of it from `top` on: a group of `lanes` threads for each, of
+// which every one has some channels.
 struct Canvas {
   int32_t height, width, lanes;
   int64_t channels;
+  int32_t top = 0;
 };
 
 struct Spot {
@@ -96,7 +98,7 @@ struct Spot {
     const uint32_t pixel = block % blocks * of_block + threadIdx.x / canvas.lanes;
     lane = threadIdx.x % canvas.lanes;
     inside = pixel < pixels;
-    p = inside ? pixel : 0;
+    p = static_cast<int64_t>(canvas.top) * canvas.width + (inside ? pixel : 0);
     y = static_cast<int32_t>(p / canvas.width);
     x = static_cast<int32_t>(p % canvas.width);
   }
@@ -251,6 +253,18 @@ __global__ void __launch_bounds__(THREADS)
   }
 }
 
+// dL/d rendered of the rows of `canvas`, computed from the rendered scores.
+template <class T, int most, class Gradient, class Acc = acc_t<T>>
+__global__ void __launch_bounds__(THREADS) gradient_rows(Canvas canvas, Predictions<T, most> predictions,
+                                                         Maps<Acc, most> maps, Gradient gradient, AnyMap rows) {
+  const Spot spot(canvas);
+  if (!spot.inside) return;
+  const Rendering<T, most> rendering(predictions, maps, spot);
+  const int64_t p = spot.p - static_cast<int64_t>(canvas.top) * canvas.width;
+  for (int64_t c = spot.lane; c < canvas.channels; c += canvas.lanes)
+    rows.write(spot.n, c, p, gradient.at(spot, c, rendering.score(predictions, maps, spot, c)));
+}
+
 // Calls body(p, coefficient) for every output pixel p that reads pixel (y, x) of an input, in order.
 template <class Acc, class F>
 __device__ void for_each_reader(const Resize<Acc>& resize, int32_t y, int32_t x, const F& body) {
@@ -267,10 +281,12 @@ __device__ void for_each_reader(const Resize<Acc>& resize, int32_t y, int32_t x,
 
 constexpr int GATHERED = 8;  // channels of a thread
 
-// The gradient of prediction k. A thread has a pixel of it, `canvas`, and GATHERED of its channels.
+// The gradient of prediction k, of dL/d rendered from pixel `origin` on. A thread has a pixel of it, of `canvas`, and
+// GATHERED of its channels.
 template <class T, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS) gather(Canvas canvas, int64_t parts, Resize<Acc> resize, AnyMap grad,
-                                                  const Acc* __restrict__ weights, int64_t weights_n, Map<T> dx) {
+__global__ void __launch_bounds__(THREADS)
+    gather(Canvas canvas, int64_t parts, Resize<Acc> resize, AnyMap grad, int64_t origin,
+           const Acc* __restrict__ weights, int64_t weights_n, Map<T> dx) {
   const Spot spot(canvas, parts);
   if (!spot.inside) return;
   const int64_t first = spot.part * canvas.lanes * GATHERED + spot.lane;
@@ -280,7 +296,7 @@ __global__ void __launch_bounds__(THREADS) gather(Canvas canvas, int64_t parts, 
 #pragma unroll
     for (int i = 0; i < GATHERED; ++i) {
       const int64_t c = first + i * canvas.lanes;
-      if (c < canvas.channels) sums[i] += weight * grad.read<Acc>(spot.n, c, p);
+      if (c < canvas.channels) sums[i] += weight * grad.read<Acc>(spot.n, c, p - origin);
     }
   });
 #pragma unroll

@@ -140,36 +140,110 @@ void render_to(const Checker& check, const Launcher& launch, const Inputs<T>& in
   });
 }
 
+// dL/d rendered: an operation's argument, or what it computes from the scores, (N, C, height, width).
+template <class T>
+struct Backward {
+  using Acc = acc_t<T>;
+  const Checker& check;
+  const Launcher& launch;
+  const Inputs<T>& inputs;
+  const Planes<Acc>& planes;
+  int64_t height, width;
+  Canvas canvas;
+  std::optional<Tensor> weights, map_grads;  // (N, K, height, width)
+
+  Backward(const Checker& check, const Launcher& launch, const Inputs<T>& inputs, const Planes<Acc>& planes,
+           int64_t height, int64_t width)
+      : check(check),
+        launch(launch),
+        inputs(inputs),
+        planes(planes),
+        height(height),
+        width(width),
+        canvas(inputs.canvas(height, width)) {
+    check_scales(check, inputs, planes);
+  }
+
+  // What predictions are weighed by, and what reaches the planes: those that are wanted.
+  template <class Gradient>
+  void maps(const Gradient& gradient, const Tensor& like, bool of_predictions, bool of_planes) {
+    const int64_t size = inputs.batch * planes.scales * height * width;
+    if (of_predictions) weights = scratch<Acc>(like, size);
+    if (of_planes) map_grads = scratch<Acc>(like, size);
+    dispatch_scales(planes.scales, [&](auto most) {
+      launch(render_backward_maps<T, most, Gradient>, blocks_of(canvas, inputs.batch), canvas,
+             inputs.template of<most>(), planes.template of<most>(), gradient, data_of<Acc>(weights),
+             data_of<Acc>(map_grads));
+    });
+  }
+
+  Map<T> grad_of(const Tensor& prediction, const Tensor& grad) const {
+    return check.map<T>("grad of predictions", grad,
+                        {inputs.batch, inputs.channels, prediction.size(2), prediction.size(3)}, inputs.channels_last);
+  }
+
+  // Rows [begin, end) of the gradient of prediction k, of dL/d rendered from row `origin` on.
+  void gather_rows(int64_t k, const Map<T>& dx, int64_t begin, int64_t end, const AnyMap& grad, int64_t origin) const {
+    const Resize<Acc>& resize = inputs.scales[k].resize;
+    Canvas rows = inputs.canvas(end - begin, resize.columns.in);
+    rows.top = static_cast<int32_t>(begin);
+    const int64_t parts = ceil_div(inputs.channels, rows.lanes * GATHERED);
+    launch(gather<T>, blocks_of(rows, inputs.batch, parts), rows, parts, resize, grad, origin * width,
+           data_of<Acc>(weights) + k * height * width, planes.scales * height * width, dx);
+  }
+};
+
 // Fills the gradients of the predictions that are needed, and returns what reaches the planes at the output's
 // resolution, (N, K, height, width), if that is wanted.
 template <class T, class Acc = acc_t<T>>
 std::optional<Tensor> render_backward(const Checker& check, const Launcher& launch, const Tensor& grad,
                                       const Inputs<T>& inputs, const Planes<Acc>& planes,
                                       const std::vector<Tensor>& predictions, const Gradients& grads, bool of_planes) {
-  check_scales(check, inputs, planes);
-  const int64_t batch = inputs.batch, channels = inputs.channels, height = grad.size(2), width = grad.size(3);
-  const AnyMap g = any_map(check, "grad", grad, {batch, channels, height, width});
+  Backward<T> backward(check, launch, inputs, planes, grad.size(2), grad.size(3));
+  const AnyMap g = any_map(check, "grad", grad, {inputs.batch, inputs.channels, backward.height, backward.width});
   const bool of_predictions = std::any_of(grads.begin(), grads.begin() + planes.scales, [](auto& t) { return !!t; });
-  const int64_t pixels = height * width, size = batch * planes.scales * pixels;
-  std::optional<Tensor> weights, map_grads;
-  if (of_predictions) weights = scratch<Acc>(grad, size);
-  if (of_planes) map_grads = scratch<Acc>(grad, size);
-  const Canvas canvas = inputs.canvas(height, width);
-  dispatch_scales(planes.scales, [&](auto most) {
-    launch(render_backward_maps<T, most, Given<Acc>>, blocks_of(canvas, batch), canvas, inputs.template of<most>(),
-           planes.template of<most>(), Given<Acc>{g}, data_of<Acc>(weights), data_of<Acc>(map_grads));
-  });
+  backward.maps(Given<Acc>{g}, grad, of_predictions, of_planes);
+  for (int64_t k = 0; k < planes.scales; ++k)
+    if (grads[k]) backward.gather_rows(k, backward.grad_of(predictions[k], *grads[k]), 0, predictions[k].size(2), g, 0);
+  return backward.map_grads;
+}
+
+// The same of what `gradient` computes from the scores, which is stored for a band of rows at a time.
+template <class T, class Gradient, class Acc = acc_t<T>>
+std::optional<Tensor> render_backward_of_scores(const Checker& check, const Launcher& launch, const Gradient& gradient,
+                                                const Tensor& like, int64_t height, int64_t width,
+                                                const Inputs<T>& inputs, const Planes<Acc>& planes,
+                                                const std::vector<Tensor>& predictions, const Gradients& grads,
+                                                bool of_planes) {
+  constexpr int64_t BANDS = 8, ROWS = 64;  // so many bands at most, of no fewer rows
+  Backward<T> backward(check, launch, inputs, planes, height, width);
+  const bool of_predictions = std::any_of(grads.begin(), grads.begin() + planes.scales, [](auto& t) { return !!t; });
+  backward.maps(gradient, like, of_predictions, of_planes);
   for (int64_t k = 0; k < planes.scales; ++k) {
     if (!grads[k]) continue;
-    const int64_t in_height = predictions[k].size(2), in_width = predictions[k].size(3);
-    const auto dx =
-        check.map<T>("grad of predictions", *grads[k], {batch, channels, in_height, in_width}, inputs.channels_last);
-    const Canvas of_input = inputs.canvas(in_height, in_width);
-    const int64_t parts = ceil_div(channels, of_input.lanes * GATHERED);
-    launch(gather<T>, blocks_of(of_input, batch, parts), of_input, parts, inputs.scales[k].resize, g,
-           data_of<Acc>(weights) + k * pixels, planes.scales * pixels, dx);
+    const Map<T> dx = backward.grad_of(predictions[k], *grads[k]);
+    const Resize<Acc>& resize = inputs.scales[k].resize;
+    const int64_t rows = resize.rows.in, of_band = std::max(ceil_div(rows, BANDS), ceil_div(ROWS * rows, height));
+    for (int64_t begin = 0; begin < rows; begin += of_band) {
+      const int64_t end = std::min(begin + of_band, rows);
+      const int64_t top = resize.identity ? begin : resize.rows.first(begin);
+      const int64_t bottom = resize.identity ? end : resize.rows.last(end - 1) + 1;
+      const int64_t channels = inputs.channels, pixels = (bottom - top) * width;
+      Canvas canvas = inputs.canvas(bottom - top, width);
+      canvas.top = static_cast<int32_t>(top);
+      const Tensor memory = scratch<Acc>(like, inputs.batch * channels * pixels);
+      const AnyMap band{{memory.data_ptr(), memory.scalar_type()},
+                        channels * pixels,
+                        inputs.channels_last ? 1 : pixels,
+                        inputs.channels_last ? channels : 1};
+      dispatch_scales(planes.scales, [&](auto most) {
+        launch(gradient_rows<T, most, Gradient>, blocks_of(canvas, inputs.batch), canvas, inputs.template of<most>(),
+               planes.template of<most>(), gradient, band);
+      });
+      backward.gather_rows(k, dx, begin, end, band, top);
+    }
   }
-  return map_grads;
+  return backward.map_grads;
 }
 
 // The gradient of the logits that the planes were made of.
