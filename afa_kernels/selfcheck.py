@@ -44,6 +44,8 @@ CASES: dict[str, Case] = {
         Case("scale_space_render", "small", (_PREDICTIONS, (2, 2, 7, 9)), {"size": (20, 30)}),
         Case("scale_space_labels", "small", (_PREDICTIONS, (2, 2, 7, 9)), {"size": (20, 30), "value": "score"}),
         Case("scale_space_cross_entropy", "small", (_PREDICTIONS, (2, 2, 7, 9)), {"target": _TARGET}),
+        Case("resized_cross_entropy", "small", (SMALL,), {"target": _TARGET}),
+        Case("resized_labels", "small", (SMALL,), {"size": (20, 30)}),
         Case("scale_space_accumulate", "small", (WIDE, (2, 1, 14, 18), SMALL, SPATIAL), {"first": False}),
         Case("hierarchical_fusion", "small", (_PREDICTIONS, [SPATIAL]), {"scales": (0.5, 1.0)}),
     )

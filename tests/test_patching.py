@@ -459,7 +459,7 @@ class Classifying(nn.Module):
         self.sa, self.outputs = Spatial(4, abn=False), outputs
 
     def forward(self, x: Tensor) -> Any:
-        return self.outputs(self.sa(x))
+        return self.outputs(self.sa(x)[0])
 
 
 @pytest.mark.parametrize("outputs", [lambda y: y > 0.5, lambda y: (1000 * y).long()])
@@ -470,7 +470,7 @@ def test_outputs_that_are_whole_numbers_are_compared_exactly(outputs: Any) -> No
     assert patched is None or patched.replaced == ["sa"]
     calls = iter(range(100))
     off = Classifying(lambda y: (100 * torch.ones_like(y)).long() + next(calls)).eval()
-    with pytest.raises(ValueError, match=r"60 of 60 values of an output of shape \(2, 1, 5, 6\) .* differ"):
+    with pytest.raises(ValueError, match=r"(\d+) of \1 values of an output of shape .* differ"):
         afa_kernels.patch(off, check=x)
     assert "forward" not in off.sa.__dict__
 

@@ -54,7 +54,7 @@ class Scores:
 
 def log_probabilities(up: nn.Module, low: Tensor) -> Tensor:
     """log_softmax(up(low)): where nothing is recorded, in strips, with one map of that size in memory and not two."""
-    if torch.is_grad_enabled() or _factor(up) is None or torch.compiler.is_compiling():
+    if plain.is_recorded() or _factor(up) is None or torch.compiler.is_compiling():
         return F.log_softmax(up(low), 1)
     low, factor = low.contiguous(), _factor(up)
     assert factor is not None

@@ -163,7 +163,7 @@ def spatial_logits(module: Any, x: Tensor, abn: ABNs = ()) -> Tensor:
     conv, first = module.conv._modules.values()
     inner, second = module.conv_inner._modules.values()
     (final,) = module.final._modules.values()
-    if not torch.is_grad_enabled() and not module.training:
+    if not plain.is_recorded() and not module.training:
         return _convolved(inner(folding.sequence(module.conv, x)), second, final)
     return _convolved(_convolved(conv(x), first, inner), second, final)
 

@@ -99,7 +99,7 @@ def why_not_convolution(conv: Any) -> str | None:
 
 
 def _may_fold(x: Tensor) -> bool:
-    return not torch.is_grad_enabled() and plain.is_plain(x) and plain.why_observed() is None
+    return not plain.is_recorded() and plain.is_plain(x) and plain.why_observed() is None
 
 
 def _flat(layer: nn.Module | None) -> Iterable[nn.Module | None]:

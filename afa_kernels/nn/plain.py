@@ -78,6 +78,11 @@ def why_observed() -> str | None:
     return None
 
 
+def is_recorded() -> bool:
+    """Whether gradients are recorded, or the program is: torch.jit.trace holds one with gradients against one without."""
+    return torch.is_grad_enabled() or torch.jit.is_tracing()
+
+
 def as_leaf(module: nn.Module, x: fx.Proxy) -> Any:
     """A call of `module` itself in a graph that torch.fx traces, of what no graph of operators says."""
     name = x.tracer.path_of_module(module)  # type: ignore[attr-defined]
