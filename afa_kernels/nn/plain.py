@@ -79,7 +79,7 @@ def why_observed() -> str | None:
 
 
 def is_recorded() -> bool:
-    """Whether gradients are recorded, or the program is: torch.jit.trace holds one with gradients against one without."""
+    """Whether gradients are recorded, or a trace is, which is held against one of the other kind."""
     return torch.is_grad_enabled() or torch.jit.is_tracing()
 
 
