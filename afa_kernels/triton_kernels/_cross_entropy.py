@@ -165,6 +165,11 @@ def _gradient_kernel(
         )
 
 
+def _check_smoothing(smoothing: Tensor | None, channels: int) -> None:
+    if smoothing is not None and smoothing.shape != (channels + 1,):
+        raise ValueError(f"smoothing must have the shape ({channels + 1},), got {tuple(smoothing.shape)}")
+
+
 def forward(
     predictions: list[Tensor],
     maps: Tensor | None,
@@ -179,6 +184,7 @@ def forward(
 ) -> None:
     batch, height, width = losses.shape
     channels = predictions[0].shape[1]
+    _check_smoothing(smoothing, channels)
     channels_last = _tiles.channels_last(predictions[0])
     tile = _tiles.of_row(channels, width, len(predictions), channels_last, losses.itemsize)
     launch(
@@ -209,6 +215,7 @@ def backward(
     """Fill the gradients of the predictions and, (N, K, H, W), what reaches the resized maps, where they are wanted."""
     batch, height, width = grad.shape
     channels = predictions[0].shape[1]
+    _check_smoothing(smoothing, channels)
     wanted = [(k, x) for k, x in enumerate(grad_predictions) if x is not None]
     weights_out = None
     if maps is not None and wanted:

@@ -85,6 +85,43 @@ def split_batch(*shared: str) -> Callable[[_Launcher], _Launcher]:
     return decorate
 
 
+def sized(**shapes: str) -> Callable[[_Launcher], _Launcher]:
+    """Refuse tensors whose shapes do not fit: a kernel takes every size from one of them, and reads all by it.
+
+    A shape has a letter for each dimension. The same letter is the same size in all shapes, but for x and y, which are
+    any sizes; 1 is one. Of a list every tensor has the shape, and None has none.
+    """
+
+    def decorate(launcher: _Launcher) -> _Launcher:
+        given = [(i, n) for i, n in enumerate(inspect.signature(launcher).parameters) if n in shapes]
+        op = launcher.__module__.rsplit(".", 1)[1]
+
+        @functools.wraps(launcher)
+        def run(*arguments: Any) -> None:
+            sizes = {"1": 1}
+            for i, name in given:
+                for x in _tensors((arguments[i],)):
+                    letters, shape = shapes[name], x.shape
+                    fits = len(letters) == len(shape)
+                    for letter, size in zip(letters, shape):
+                        fits &= letter in "xy" or sizes.setdefault(letter, size) == size
+                    if not fits:
+                        wanted = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
+                        raise ValueError(f"{op}: {name} must have the shape ({wanted}), got {tuple(shape)}")
+            launcher(*arguments)
+
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+def check_counts(**lists: tuple[Sequence[Any], int]) -> None:
+    """Refuse lists that have not so many tensors."""
+    for name, (given, count) in lists.items():
+        if len(given) != count:
+            raise ValueError(f"{name} must have {count} tensors, got {len(given)}")
+
+
 def on_device_of(arguments: Sequence[Any]) -> contextlib.AbstractContextManager[None]:
     """Make the device of the first tensor the current one: Triton launches there, whose ever the tensors are."""
     x = next(_tensors(arguments))

@@ -135,9 +135,15 @@ def _weights_backward_kernel(
         tl.store(grad_y + (n * K + k) * pixels + p, grad_logit.to(grad_y.dtype.element_ty), mask=inside)
 
 
+def _check_phi(phi: str) -> None:
+    if phi not in ("abs", "relu", "softplus", "exp"):
+        raise ValueError(f"phi must be abs, relu, softplus or exp, got {phi!r}")
+
+
 def weigh(
     logits: Tensor, phi: str, opaque_last: bool, weights: Tensor, transmittance: Tensor | None, composite: bool = True
 ) -> None:
+    _check_phi(phi)
     batch, scales, height, width = logits.shape
     tile = _tiles.of_pixels(min(logits.itemsize, weights.itemsize))
     launch(
@@ -157,6 +163,7 @@ def weigh_backward(
     grad_logits: Tensor,
     composite: bool = True,
 ) -> None:
+    _check_phi(phi)
     batch, scales, height, width = logits.shape
     grads = (grad_weights, grad_transmittance)
     strides = ((0, 0, 0) if x is None else layout.strides(x) for x in grads)
@@ -170,6 +177,10 @@ def weigh_backward(
 
 
 def make_maps(predictions: list[Tensor], logits: Tensor, phi: str, opaque_last: bool, resize_opacities: bool) -> Tensor:
+    if len(predictions) != logits.shape[1]:
+        raise ValueError(
+            f"logits must have a channel for each of {len(predictions)} predictions, got {logits.shape[1]}"
+        )
     dtype = torch.float64 if predictions[0].dtype == torch.float64 else torch.float32
     maps = logits.new_empty(logits.shape, dtype=dtype)
     weigh(logits, phi, opaque_last, maps, None, composite=not resize_opacities)

@@ -10,7 +10,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._gate import gate
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
 
 
 # One program fuses BLOCK_P pixels of one image, over all channels.
@@ -92,6 +92,7 @@ def _channel_kernel(channel_sums, dq, channels, blocks, BLOCK_C: tl.constexpr, B
     tl.store(dq + n * channels + c, total.to(dq.dtype.element_ty), mask=inside_c)
 
 
+@sized(shallow="nchw", deep="nchw", spatial_logits="n1hw", channel_logits="nc11", out="nchw")
 @split_batch()
 def forward(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_logits: Tensor, out: Tensor) -> None:
     batch, channels, height, width = shallow.shape
@@ -106,6 +107,7 @@ def forward(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_logit
     )  # fmt: skip
 
 
+@sized(grad="nchw", shallow="nchw", deep="nchw", spatial_logits="n1hw", channel_logits="nc11")
 @split_batch()
 def backward(
     grad: Tensor,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
 from afa_kernels.triton_kernels._norm import norm, rectify
 
 STEPS = 8  # blocks of pixels that one program sums over
@@ -232,6 +232,7 @@ def _gradient_kernel(
     tl.store(out, dz.to(grad_hidden.dtype.element_ty), mask=inside)
 
 
+@sized(hidden="nchw", weight="c", bias="c", running_mean="c", running_var="c", project_weight="c", logits="n1hw")
 def forward(
     hidden: Tensor,
     weight: Tensor,
@@ -296,6 +297,7 @@ def _project(
     )  # fmt: skip
 
 
+@sized(grad="n1hw", hidden="nchw", weight="c", bias="c", project_weight="c", mean="c", variance="c")
 def backward(
     grad: Tensor,
     hidden: Tensor,

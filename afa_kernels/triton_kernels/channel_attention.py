@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch
 from afa_kernels.triton_kernels._norm import norm, rectify
 
 BLOCKS = {"BLOCK_M": 16, "BLOCK_C": 32, "BLOCK_O": 64, "num_warps": 8}
@@ -47,6 +47,17 @@ def _forward_kernel(
     tl.store(logits + n * outputs + o, total.to(logits.dtype.element_ty), mask=o < outputs)
 
 
+@sized(
+    avg="nc11",
+    max="nc11",
+    conv1_weight="hc11",
+    weight="h",
+    bias="h",
+    running_mean="h",
+    running_var="h",
+    conv2_weight="oh11",
+    logits="no11",
+)
 @split_batch("conv1_weight", "weight", "bias", "running_mean", "running_var", "conv2_weight")
 def forward(
     avg: Tensor,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch
 
 STEPS = 8  # blocks of pixels that one program reduces
 
@@ -104,6 +104,7 @@ def _backward_kernel(
     tl.store(grad_x + n * x_n + c * x_c + p * x_p, value.to(grad_x.dtype.element_ty), mask=inside_c & (p < pixels))
 
 
+@sized(x="nchw", avg="nc11", max="nc11")
 @split_batch()
 def forward(x: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
     batch, channels, height, width = x.shape
@@ -125,6 +126,7 @@ def forward(x: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
     )  # fmt: skip
 
 
+@sized(grad_x="nchw", grad_avg="nc11", grad_max="nc11", index="nc11")
 @split_batch()
 def backward(grad_avg: Tensor | None, grad_max: Tensor | None, index: Tensor, grad_x: Tensor) -> None:
     batch, channels, height, width = grad_x.shape

@@ -13,7 +13,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
+from afa_kernels.triton_kernels._launch import arithmetic_of, check_counts, launch, sized, split_batch, spread
 from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of
 
 
@@ -117,8 +117,10 @@ def _opacities_backward_kernel(
             tl.store(grad_opacities_out + (n * (K - 1) + k) * height * width + p, grad_opacity, mask=inside_x)
 
 
+@sized(predictions="ncxy", attentions="n1xy", out="nchw")
 @split_batch()
 def forward(predictions: list[Tensor], attentions: list[Tensor], premultiplied: bool, out: Tensor) -> None:
+    check_counts(attentions=(attentions, len(predictions) - 1))
     batch, channels, height, width = out.shape
     channels_last = _tiles.channels_last(out)
     tile = _tiles.of_row(channels, width, len(predictions), channels_last, out.itemsize)
@@ -133,6 +135,7 @@ def forward(predictions: list[Tensor], attentions: list[Tensor], premultiplied: 
     )  # fmt: skip
 
 
+@sized(grad="nchw", predictions="ncxy", attentions="n1xy")
 @split_batch()
 def backward(
     grad: Tensor,
@@ -142,6 +145,7 @@ def backward(
     needed: list[bool],
     grads: list[Tensor],
 ) -> None:
+    check_counts(attentions=(attentions, len(predictions) - 1))
     batch, channels, height, width = grad.shape
     dtype = torch.float64 if predictions[0].dtype == torch.float64 else torch.float32
     scales = len(predictions)

@@ -13,7 +13,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._gate import gate
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
+from afa_kernels.triton_kernels._launch import arithmetic_of, check_counts, launch, sized, split_batch, spread
 
 
 @triton.jit
@@ -142,8 +142,10 @@ def _channel_kernel(
     _write_gradients(q, q_strides, dq, n, channels, c, sums, b, inside_c, K, arithmetic)
 
 
+@sized(features="nchw", spatial_logits="n1hw", channel_logits="nc11", out="nchw")
 @split_batch()
 def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor], out: Tensor) -> None:
+    check_counts(spatial_logits=(spatial_logits, len(features)), channel_logits=(channel_logits, len(features)))
     batch, channels, height, width = out.shape
     pixels = height * width
     channels_last = _tiles.channels_last(out)
@@ -156,6 +158,7 @@ def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits
     )  # fmt: skip
 
 
+@sized(grad="nchw", features="nchw", spatial_logits="n1hw", channel_logits="nc11")
 @split_batch()
 def backward(
     grad: Tensor,
@@ -165,6 +168,7 @@ def backward(
     needed: list[bool],
     grads: list[Tensor],
 ) -> None:
+    check_counts(spatial_logits=(spatial_logits, len(features)), channel_logits=(channel_logits, len(features)))
     batch, channels, height, width = grad.shape
     pixels = height * width
     channels_last = _tiles.channels_last(grad)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from afa_kernels.triton_kernels import _cross_entropy
-from afa_kernels.triton_kernels._launch import split_batch
+from afa_kernels.triton_kernels._launch import sized, split_batch
 
 
+@sized(logits="ncxy", target="nhw", weight="c", losses="nhw")
 @split_batch("weight", "smoothing")
 def forward(
     logits: Tensor,
@@ -21,6 +22,7 @@ def forward(
     _cross_entropy.forward([logits], None, target, weight, smoothing, ignore_index, False, False, losses, lse)
 
 
+@sized(grad="nhw", logits="ncxy", target="nhw", weight="c", lse="nhw")
 @split_batch("weight", "smoothing")
 def backward(
     grad: Tensor,

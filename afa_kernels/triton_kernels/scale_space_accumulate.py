@@ -8,7 +8,7 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch
 from afa_kernels.triton_kernels._resize import sample, size_of
 
 
@@ -49,6 +49,7 @@ def _forward_kernel(
         tl.store(after + at, value, mask=inside)
 
 
+@sized(rendered="nchw", transmittance="n1hw", prediction="ncxy", weight="n1xy")
 @split_batch()
 def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool) -> None:
     batch, channels, height, width = rendered.shape

@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from afa_kernels.triton_kernels import _cross_entropy
-from afa_kernels.triton_kernels._launch import split_batch, spread
+from afa_kernels.triton_kernels._launch import sized, split_batch, spread
 from afa_kernels.triton_kernels._weights import make_maps, maps_backward
 
 
+@sized(predictions="ncxy", logits="nkxy", target="nhw", weight="c", losses="nhw")
 @split_batch("weight", "smoothing")
 def forward(
     predictions: list[Tensor],
@@ -28,6 +29,7 @@ def forward(
     _cross_entropy.forward(predictions, maps, target, *how, losses, lse)
 
 
+@sized(grad="nhw", predictions="ncxy", logits="nkxy", target="nhw", weight="c", lse="nhw")
 @split_batch("weight", "smoothing")
 def backward(
     grad: Tensor,

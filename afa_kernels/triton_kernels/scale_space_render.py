@@ -9,7 +9,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
-from afa_kernels.triton_kernels._launch import arithmetic_of, launch, split_batch, spread
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
 from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of
 from afa_kernels.triton_kernels._weights import make_maps, maps_backward
 
@@ -102,6 +102,7 @@ def _maps_backward_kernel(
         )
 
 
+@sized(predictions="ncxy", logits="nkxy", out="nchw")
 @split_batch()
 def forward(
     predictions: list[Tensor], logits: Tensor, phi: str, opaque_last: bool, resize_opacities: bool, out: Tensor
@@ -121,6 +122,7 @@ def forward(
     )  # fmt: skip
 
 
+@sized(grad="nchw", predictions="ncxy", logits="nkxy")
 @split_batch()
 def backward(
     grad: Tensor,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from afa_kernels.triton_kernels._launch import split_batch
+from afa_kernels.triton_kernels._launch import sized, split_batch
 from afa_kernels.triton_kernels._weights import weigh, weigh_backward
 
 
+@sized(logits="nkhw", weights="nkhw", transmittance="n1hw")
 @split_batch()
 def forward(logits: Tensor, phi: str, opaque_last: bool, weights: Tensor, transmittance: Tensor) -> None:
     weigh(logits, phi, opaque_last, weights, transmittance)
 
 
+@sized(logits="nkhw", grad_weights="nkhw", grad_transmittance="n1hw")
 @split_batch()
 def backward(
     grad_weights: Tensor | None,
