@@ -87,7 +87,7 @@ def _forward_kernel(
     lse = tl.where(best == float("inf"), float("nan"), best + tl.log(total))
     loss = weight * (lse - score_of_target)
     if smoothing is not None:
-        loss += tl.load(smoothing + channels) * lse - smooth
+        loss += tl.load(smoothing + tl.full([], channels, tl.int64)) * lse - smooth
     loss = tl.where(t == ignore_index, 0.0, loss)
     tl.store(lse_out + p, lse, mask=inside_x)
     tl.store(losses + p, loss, mask=inside_x)
@@ -149,7 +149,7 @@ def _gradient_kernel(
         g = factor * (softmax - tl.where(c == t, 1.0, 0.0))
         if smoothing is not None:
             smooth = tl.load(smoothing + c, mask=c < channels, other=0.0)
-            g += upstream * (tl.load(smoothing + channels) * softmax - smooth)
+            g += upstream * (tl.load(smoothing + tl.full([], channels, tl.int64)) * softmax - smooth)
         g = tl.where(inside, g, 0.0)
         if grad_out is not None:
             at = grad_out + n * grad_n + c * grad_c + (row * width + x) * grad_p

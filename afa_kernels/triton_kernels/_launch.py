@@ -94,7 +94,7 @@ def sized(**shapes: str) -> Callable[[_Launcher], _Launcher]:
 
     def decorate(launcher: _Launcher) -> _Launcher:
         given = [(i, n) for i, n in enumerate(inspect.signature(launcher).parameters) if n in shapes]
-        op = launcher.__module__.rsplit(".", 1)[1]
+        op = launcher.__module__.rpartition(".")[2]
 
         @functools.wraps(launcher)
         def run(*arguments: Any) -> None:
