@@ -53,7 +53,11 @@ def load(path: Path) -> list[Record]:
 
 def newest(folder: Path) -> Path:
     """Return the CPU's run that began last, by its own date."""
-    runs = {path: found for path in folder.glob("*.jsonl") if {"thp", "op"} <= (found := load(path))[0].keys()}
+    runs = {
+        path: found
+        for path in folder.glob("*.jsonl")
+        if {"thp", "op"} <= (found := load(path))[0].keys() and "style" not in found[0]
+    }
     if not runs:
         raise SystemExit(f"no benchmark run in {folder}; make one with: python -m benchmarks.run")
     return max(runs, key=lambda path: runs[path][0]["date"])
