@@ -62,13 +62,13 @@ def measure(title: str, memory_alone: bool, compiled: bool, repeats: int) -> lis
     calls: dict[str, Callable[[], Any]] = {}
     forwards: dict[str, Callable[[], Any]] = {}
     if compiled and not memory_alone:
-        nets["official, compiled"] = torch.compile(nets["official"]) if not training else nets["official"]
+        nets["official, compiled"] = nets["official"] if training else torch.compile(nets["official"], dynamic=False)
     for contestant, net in nets.items():
         given = images.contiguous(
             memory_format=torch.channels_last if "channels_last" in contestant else torch.contiguous_format
         )
         if training:
-            losses = torch.compile(net.losses) if "compiled" in contestant else net.losses
+            losses = torch.compile(net.losses, dynamic=False) if "compiled" in contestant else net.losses
             forwards[contestant] = functools.partial(losses, given, targets)
         else:
             forwards[contestant] = functools.partial(net, given)
