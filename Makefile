@@ -83,7 +83,7 @@ bench: $(VENV)/installed
 	$(PY) -m benchmarks.run --output benchmarks/results/cpu.jsonl
 	$(PY) -m benchmarks.registration
 	$(PY) -m pytest benchmarks/test_micro.py --benchmark-only
-	$(PY) -m benchmarks.report --write README.md docs/benchmarks.md docs/verification.md --output benchmarks/results/cpu.md
+	$(PY) -m benchmarks.report --write README.md docs/benchmarks.md docs/networks.md docs/verification.md --output benchmarks/results/cpu.md
 
 # What a release has: the source distribution, the wheel of pure Python and the wheel with the library, which runs on the
 # oldest manylinux that this compiler allows; each is checked, installed alone and must choose the backend it has.

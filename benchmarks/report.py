@@ -2,7 +2,7 @@
 
     python -m benchmarks.report                                       the newest run on the CPU, every shape
     python -m benchmarks.report --output benchmarks/results/cpu.md    the same into a file
-    python -m benchmarks.report --write README.md docs/benchmarks.md docs/verification.md
+    python -m benchmarks.report --write README.md docs/benchmarks.md docs/networks.md docs/verification.md
 
 The last replaces what stands in the files between <!-- NAME:begin --> and <!-- NAME:end -->. A NAME is one of
 
@@ -10,6 +10,7 @@ The last replaces what stands in the files between <!-- NAME:begin --> and <!-- 
     benchmark           its geometric means
     inference-memory    multi-scale inference by the number of scales
     training-memory     a training step of an up-path
+    networks            whole networks against the official composition
     traffic             bytes and kernels, counted
     gpu                 what a GPU recorded; nothing while no GPU has
 """
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import memory, ops
+from benchmarks import memory, ops, whole_networks
 from benchmarks.traffic import ours as traffic
 
 RESULTS = Path(__file__).parent / "results"
@@ -245,6 +246,7 @@ TABLES: dict[str, Callable[[list[Record]], str]] = {
     "benchmark": summary,
     "inference-memory": lambda run: memory.inference_table(memory.load("inference")["found"]),
     "training-memory": lambda run: memory.training_table(memory.load("training")),
+    "networks": lambda run: whole_networks.table(whole_networks.newest()),
     "traffic": lambda run: traffic.table(traffic.load()),
     "gpu": lambda run: gpu(gpu_records()),
 }

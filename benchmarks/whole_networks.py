@@ -118,20 +118,27 @@ def parameters(net: Any) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| network | contestant | parameters | GFLOPs | peak | saved for backward | time |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        official = next(r for r in rows if r["network"] == row["network"] and r["contestant"] == "official")
-        cells = [row["network"], row["contestant"], f"{row['parameters'] / 1e6:.1f} M"]
-        cells.append(f"{row['flops'] / 1e9:.0f}" if "flops" in row else "")
-        for key in ("peak_bytes", "saved_bytes"):
-            cells.append(f"{row[key] / 2**20:.0f} MiB ({row[key] / official[key]:.2f})" if key in row else "")
-        seconds = row.get("seconds")
-        cells.append("" if seconds is None else f"{seconds:.2f} s ({seconds / official['seconds']:.2f})")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """The record as Markdown; in brackets, as a share of the official composition's."""
+    lines = ["| | peak | saved for backward | time |", "| --- | ---: | ---: | ---: |"]
+    titles = dict.fromkeys(row["network"] for row in rows)
+    for title in sorted(titles, key=list(WORKLOADS).index):
+        entries = {row["contestant"]: row for row in rows if row["network"] == title}
+        official = entries["official"]
+        counted = f", {official['flops'] / 1e9:.0f} GFLOPs" if "flops" in official else ""
+        lines.append(f"| **{title}**: {official['parameters'] / 1e6:.1f} M parameters{counted} | | | |")
+        for contestant, row in entries.items():
+            cells = [contestant]
+            for key, unit, digits in (("peak_bytes", "MiB", 0), ("saved_bytes", "MiB", 0), ("seconds", "s", 2)):
+                value = row[key] / (2**20 if unit == "MiB" else 1) if key in row else None
+                cells.append("" if value is None else f"{value:.{digits}f} {unit} ({row[key] / official[key]:.2f})")
+            lines.append("| " + " | ".join(cells) + " |")
+    made = dict.fromkeys((r["command"], (r["commit"] or "no commit")[:12], r["date"][:10]) for r in rows)
+    by = " and ".join(f"`{command}` at {commit} on {date}" for command, commit, date in made)
+    where = rows[0]
+    return "\n".join(lines) + (
+        f"\n\n{where['device']}, {where['threads']} threads, float32, torch {where['torch']}: {by}. Medians of "
+        "alternating calls; in brackets, as a share of the official composition's."
+    )
 
 
 def newest(path: Any = RESULTS) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 RECORDS = report.load(report.newest(report.RESULTS))
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md", "docs/verification.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md", "docs/networks.md", "docs/verification.md"])
 def test_the_files_show_the_records(name: str) -> None:
     text = (ROOT / name).read_text()
     assert report.written(text, name, RECORDS) == text, "python -m benchmarks.report --write " + name
