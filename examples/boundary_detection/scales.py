@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from examples.boundary_detection.hed import HED, WEIGHTS_SHA256
-from examples.checkpoint import save
+from examples.training import save
 
 FEATURES = 5  # channels: the logits of HED's five stages
 FEATURE_STRIDE = 2

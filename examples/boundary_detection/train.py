@@ -9,10 +9,8 @@ writes one record of all.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -32,7 +30,7 @@ from examples.boundary_detection.bsds import Photograph
 from examples.boundary_detection.fusions import FUSIONS
 from examples.boundary_detection.hed import load_hed
 from examples.boundary_detection.scales import HEDAtAScale, Scales, cached_scales
-from examples.checkpoint import load, save
+from examples.training import optimise, save
 
 # ---- configuration ----
 SCALES = (0.5, 1.0, 1.5)
@@ -66,13 +64,11 @@ def loss_of(probability: Tensor, photograph: Photograph) -> Tensor:
     return (each * weight).sum() / weight.sum()
 
 
-def order(seed: int, count: int) -> Iterator[tuple[int, bool]]:
-    """Which photograph comes at each step, and whether it is mirrored: every epoch all of them, by the seed alone."""
-    for epoch in itertools.count():
-        generator = torch.Generator().manual_seed(1000 * seed + epoch)
-        mirrored = torch.rand(count, generator=generator) < 0.5
-        for index in torch.randperm(count, generator=generator).tolist():
-            yield index, bool(mirrored[index])
+def order(seed: int, count: int, epoch: int) -> list[tuple[int, bool]]:
+    """Every photograph once, and whether it is mirrored: by the seed and the epoch alone."""
+    generator = torch.Generator().manual_seed(1000 * seed + epoch)
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    return [(index, bool(mirrored[index])) for index in torch.randperm(count, generator=generator).tolist()]
 
 
 def train(
@@ -82,36 +78,19 @@ def train(
     settings: dict[str, Any],
     checkpoint: Path,
 ) -> list[float]:
-    """Train `fusion` for settings["epochs"] from `checkpoint` where that is; the loss of each step."""
-    optimizer = torch.optim.Adam(fusion.parameters(), settings["rate"], weight_decay=settings["weight_decay"])
-    steps, losses = settings["epochs"] * len(photographs), list[float]()
-    if checkpoint.exists():
-        found = load(checkpoint, settings, ("model", "optimizer", "losses"))
-        fusion.load_state_dict(found["model"])
-        optimizer.load_state_dict(found["optimizer"])
-        losses = found["losses"]
-        print(f"going on at step {len(losses)} of {steps}: {checkpoint}", file=sys.stderr)
+    """Train `fusion` on a photograph a step; the loss of each."""
+
+    def loss_at(step: int) -> Tensor:
+        epoch, place = divmod(step, len(photographs))
+        index, is_mirrored = order(settings["seed"], len(photographs), epoch)[place]
+        photograph, seen = photographs[index], scales[index].to(torch.float32)
+        if is_mirrored:
+            boundaries = photograph.boundaries[..., ::-1].copy()
+            photograph, seen = Photograph(photograph.name, photograph.image, boundaries), seen.flipped()
+        return loss_of(fusion(seen), photograph)
+
     fusion.train()
-    rest = itertools.islice(order(settings["seed"], len(photographs)), len(losses), steps)
-    with tqdm(total=steps, initial=len(losses), desc=settings["fusion"], unit="step", disable=None) as bar:
-        for index, mirrored in rest:
-            for group in optimizer.param_groups:
-                group["lr"] = settings["rate"] * 0.5 * (1 + math.cos(math.pi * len(losses) / steps))
-            photograph, seen = photographs[index], scales[index].to(torch.float32)
-            if mirrored:
-                photograph = Photograph(photograph.name, photograph.image, photograph.boundaries[..., ::-1].copy())
-                seen = seen.flipped()
-            loss = loss_of(fusion(seen), photograph)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-            bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", refresh=False)
-            bar.update()
-            if len(losses) % settings["checkpoint_every"] == 0 or len(losses) == steps:
-                state = {"model": fusion.state_dict(), "optimizer": optimizer.state_dict()}
-                save(checkpoint, {"settings": settings, "losses": losses, **state})
-    return losses
+    return optimise(fusion, loss_at, settings, checkpoint)
 
 
 @torch.no_grad()
@@ -124,10 +103,10 @@ def maps_of(fusion: nn.Module, scales: Sequence[Scales]) -> Iterator[np.ndarray]
 def settings_of(fusion: str, seed: int, scales: Sequence[float], data: Sequence[Photograph]) -> dict[str, Any]:
     return {
         "task": "boundary_detection",
-        "fusion": fusion,
+        "name": fusion,
         "scales": list(scales),
         "seed": seed,
-        "epochs": EPOCHS,
+        "steps": EPOCHS * len(data),
         "rate": RATE,
         "weight_decay": WEIGHT_DECAY,
         "checkpoint_every": CHECKPOINT_EVERY,
@@ -193,7 +172,7 @@ def compare(arguments: argparse.Namespace, data: Sequence[Photograph], made: dic
             if name in arguments.exact and seed == SEEDS[0]:
                 exact.append(exact_row(name, fusion, [made[p.name] for p in unseen], unseen, row["threshold"]))
     settings = {**settings_of("all", -1, arguments.scales, data[0::2]), "seeds": list(SEEDS)}
-    del settings["fusion"], settings["seed"]
+    del settings["name"], settings["seed"]
     return {
         **{key: value for key, value in circumstances().items() if key != "command"},
         "command": "python -m examples.boundary_detection.train --data bsds500_test100.zip --compare"
