@@ -34,7 +34,7 @@ from examples.training import optimise, save
 
 # ---- configuration ----
 SCALES = (0.5, 1.0, 1.5)
-EPOCHS = 10
+EPOCHS = 6
 RATE = 2e-3  # of Adam; falls to 0 by half a cosine
 WEIGHT_DECAY = 1e-4
 CHECKPOINT_EVERY = 25  # steps

@@ -33,9 +33,10 @@ from examples.training import optimise, save
 
 # ---- configuration ----
 SCALES = (0.5, 1.0, 2.0)
-STEPS, HEAD_STEPS = 1500, 150
-COMPARED_STEPS = 400
-BATCH, CROP = 8, 128
+STEPS, BATCH = 800, 8
+HEAD_STEPS = 100
+COMPARED_STEPS, COMPARED_BATCH = 250, 4
+CROP = 128
 RATE = 3e-3  # of Adam; falls to 0 by half a cosine
 WEIGHT_DECAY = 1e-4
 CLASS_WEIGHTS = (1.0, 1.0, 4.0)  # few pixels are boundary
@@ -164,6 +165,7 @@ def compare(arguments: argparse.Namespace, learnt: Sequence[Picture], unseen: Se
         for seed in SEEDS:
             began = time.process_time()
             settings = settings_of(f"{levels} {seed}", levels, seed, arguments.data, arguments.steps, learnt)
+            settings["batch"] = COMPARED_BATCH
             checkpoint = arguments.output / f"compare_{levels}_{arguments.steps}_seed{seed}.pt"
             network, loss = train_network(learnt, settings, checkpoint)
             seconds = time.process_time() - began
@@ -180,7 +182,8 @@ def compare(arguments: argparse.Namespace, learnt: Sequence[Picture], unseen: Se
         **{key: value for key, value in circumstances().items() if key != "command"},
         "command": f"python -m examples.segmentation.train --data {arguments.data.name} --compare "
         f"--levels {' '.join(arguments.levels)} --steps {arguments.steps}",
-        "settings": settings_of("all", "all", -1, arguments.data, arguments.steps, learnt) | {"seeds": list(SEEDS)},
+        "settings": settings_of("all", "all", -1, arguments.data, arguments.steps, learnt)
+        | {"seeds": list(SEEDS), "batch": COMPARED_BATCH},
         "scored": len(unseen),
         "rows": rows,
     }
