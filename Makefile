@@ -1,4 +1,4 @@
-# make demo: set up, build, run the main job on a real photograph.   make test: set up, build, run every test.
+# make demo: set up, build, run the main jobs on real pictures.   make test: set up, build, run every test.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 IMAGE ?=
@@ -9,12 +9,19 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 NATIVE_FILES := $(wildcard csrc/*.* csrc/*/*.*)
 NATIVE := setup.py pyproject.toml $(NATIVE_FILES)
 
-.PHONY: demo test test-cpu test-triton gate gate-record check fix gpu bench package clean
+.PHONY: demo demo-train test test-cpu test-triton gate gate-record check fix gpu bench package clean
 
 demo: $(VENV)/installed
 	$(PY) -m examples.boundary_detection.demo --labels $(if $(IMAGE),--image "$(IMAGE)")
 	@echo
+	$(PY) -m examples.segmentation.demo
+	@echo
 	$(PY) -m benchmarks.memory inference --size 256 512 --plot demo/memory.png
+
+# Trains on what a package index has, the left half of one picture, and scores the right half, before and after; it goes
+# on where it was killed. demo/segmentation has its checkpoints.
+demo-train: $(VENV)/installed
+	$(PY) -m examples.segmentation.train --data stardist --steps 300 --output demo/segmentation
 
 # Four sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, and the
 # gate compiles for GPUs that are not here. On two cores they take about 2, 4, 2 and 3 minutes.

@@ -29,8 +29,8 @@ def save(path: Path, content: Any) -> None:
         beside.unlink(missing_ok=True)
 
 
-def load(path: Path, settings: dict[str, Any], needed: tuple[str, ...] = ("model",)) -> dict[str, Any]:
-    """A checkpoint of a run of exactly these settings.
+def load(path: Path, settings: dict[str, Any] | None, needed: tuple[str, ...] = ("model",)) -> dict[str, Any]:
+    """A checkpoint of a run of exactly these settings, or, of None, of any.
 
     Raises ValueError where the file cannot be read, is no checkpoint, or is of another network or run; says which
     settings differ. Nothing is written over.
@@ -44,6 +44,7 @@ def load(path: Path, settings: dict[str, Any], needed: tuple[str, ...] = ("model
     if missing:
         raise ValueError(f"{path} is no checkpoint of these scripts: it has no {', '.join(missing)}")
     of = found["settings"]
+    settings = of if settings is None else settings
     differing = [k for k in {**settings, **of} if of.get(k) != settings.get(k)]
     if differing:
         told = "; ".join(f"{k} is {of.get(k)!r} there, {settings.get(k)!r} here" for k in differing)

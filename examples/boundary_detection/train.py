@@ -27,19 +27,17 @@ import afa_kernels
 from benchmarks.run import circumstances
 from examples.boundary_detection import bsds
 from examples.boundary_detection.bsds import Photograph
-from examples.boundary_detection.fusions import FUSIONS
+from examples.boundary_detection.fusions import FUSIONS, HEAD, SCALES
 from examples.boundary_detection.hed import load_hed
 from examples.boundary_detection.scales import HEDAtAScale, Scales, cached_scales
 from examples.training import optimise, save
 
 # ---- configuration ----
-SCALES = (0.5, 1.0, 1.5)
 EPOCHS = 6
 RATE = 2e-3  # of Adam; falls to 0 by half a cosine
 WEIGHT_DECAY = 1e-4
 CHECKPOINT_EVERY = 25  # steps
 SEEDS = (0, 1, 2)
-HEAD = Path(__file__).parent / "ssr_head.pt"
 # -----------------------
 
 

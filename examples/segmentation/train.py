@@ -29,7 +29,7 @@ from benchmarks.run import circumstances
 from examples.segmentation import nuclei
 from examples.segmentation.network import CHANNELS, LEVELS, NucleiNet
 from examples.segmentation.nuclei import CLASSES, Picture
-from examples.training import optimise, save
+from examples.training import load, optimise, save
 
 # ---- configuration ----
 SCALES = (0.5, 1.0, 2.0)
@@ -90,6 +90,20 @@ def multi_scale(network: nn.Module, fusion: str, scales: Sequence[float]) -> Mul
         return MultiScale(network, (1.0,) if fusion == "single" else scales, "mean", multiple=16)
     head = {"ssr": ScaleSpaceRendering(CHANNELS[0]), "hma": SpatialAttention(CHANNELS[0])}[fusion]
     return MultiScale(network, scales, fusion, head, multiple=16)
+
+
+def load_model(path: Path = MODEL) -> MultiScale:
+    """What --model wrote, in evaluation mode. Raises ValueError with the reason where it is none of that."""
+    found = load(path, None, ("model",))
+    try:
+        network = NucleiNet(found["settings"]["levels"])
+        network.load_state_dict(found["model"]["network"])
+        model = multi_scale(network, found["settings"]["fusion"], found["settings"]["scales"])
+        if model.head is not None:
+            model.head.load_state_dict(found["model"]["head"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is no model of this script: {error}") from error
+    return model.eval().requires_grad_(False)
 
 
 def train_head(
@@ -225,6 +239,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     (levels,), seed, steps, scales = arguments.levels, arguments.seed, arguments.steps, tuple(arguments.scales)
     settings = settings_of(levels, levels, seed, arguments.data, steps, learnt)
     rows, heads = [], {}
+    torch.manual_seed(seed)
+    print(f"untrained  {told(score(multi_scale(NucleiNet(levels), 'single', SCALES).eval(), unseen))}", flush=True)
     began = time.process_time()
     network, _ = train_network(learnt, settings, arguments.output / f"{arguments.data.stem}_{levels}_seed{seed}.pt")
     seconds = time.process_time() - began
@@ -234,12 +250,12 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         model = train_head(network, learnt, of_head, checkpoint)
         heads[fusion] = model.head
         rows.append({"scales": fusion, **score(model, unseen)})
-        print(f"{fusion:8}  {told(rows[-1])}", flush=True)
+        print(f"{fusion:9}  {told(rows[-1])}", flush=True)
     record = {
         **{key: value for key, value in circumstances().items() if key != "command"},
         "command": f"python -m examples.segmentation.train --data {arguments.data.name} --levels {levels} "
         f"--fusion {arguments.fusion} --steps {steps} --seed {seed}",
-        "settings": settings | {"scales": list(scales), "head_steps": HEAD_STEPS},
+        "settings": settings | {"fusion": arguments.fusion, "scales": list(scales), "head_steps": HEAD_STEPS},
         "scored": len(unseen),
         "train_cpu_s": round(seconds, 1),
         "rows": rows,
