@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afa_kernels.nn import AttentiveFusion
+from afa_kernels.nn import AttentiveFusion, ChannelAttention
 
 CHANNELS = (16, 24, 32, 48)  # at 1/2, 1/4, 1/8 and 1/16 of the image
 
@@ -88,6 +88,23 @@ class AFAQuiet(AFATimesFour):
         nn.init.zeros_(self.fuse.ca.get_parameter("conv2.0.weight"))
 
 
+class AFACalm(AFA):
+    """AFA whose channel attention has no norm: in training that has the statistics of N values, one an image."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.fuse.ca = ChannelAttention(channels, channels, norm=nn.Identity)
+
+
+class AFACalmQuiet(AFAQuiet):
+    """Both."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.fuse.ca = ChannelAttention(channels, channels, norm=nn.Identity)
+        nn.init.zeros_(self.fuse.ca.get_parameter("conv2.0.weight"))
+
+
 LEVELS: dict[str, type[nn.Module]] = {
     "afa": AFA,
     "sum": Sum,
@@ -96,6 +113,8 @@ LEVELS: dict[str, type[nn.Module]] = {
     "afa_bare": AFABare,
     "afa_x4": AFATimesFour,
     "afa_quiet": AFAQuiet,
+    "afa_calm": AFACalm,
+    "afa_calm_quiet": AFACalmQuiet,
 }
 
 
