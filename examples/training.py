@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,24 +55,27 @@ def load(path: Path, settings: dict[str, Any] | None, needed: tuple[str, ...] = 
 
 def optimise(
     model: nn.Module, loss_at: Callable[[int], Tensor], settings: dict[str, Any], checkpoint: Path
-) -> list[float]:
-    """Adam on what of `model` requires a gradient, from `checkpoint` where that is; the loss of every step.
+) -> tuple[list[float], float]:
+    """Adam on what of `model` requires a gradient, from `checkpoint` where that is.
 
     Args:
         loss_at: of a step's number the loss. It must depend on that and on the model alone, its random numbers on a
             seed and the step: so a killed run comes to the numbers of an unbroken one.
         settings: what the run is, with steps, rate (which falls to 0 by half a cosine), weight_decay,
             checkpoint_every and, for the bar, name. A checkpoint of other settings raises ValueError.
+
+    Returns the loss of every step and the seconds of CPU that all took, those before a kill included.
     """
     learnt = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(learnt, settings["rate"], weight_decay=settings["weight_decay"])
-    steps, losses = settings["steps"], list[float]()
+    steps, losses, earlier = settings["steps"], list[float](), 0.0
     if checkpoint.exists():
-        found = load(checkpoint, settings, ("model", "optimizer", "losses"))
+        found = load(checkpoint, settings, ("model", "optimizer", "losses", "cpu_s"))
         model.load_state_dict(found["model"])
         optimizer.load_state_dict(found["optimizer"])
-        losses = found["losses"]
+        losses, earlier = found["losses"], found["cpu_s"]
         print(f"goes on at step {len(losses)} of {steps} from {checkpoint}", file=sys.stderr)
+    began = time.process_time() - earlier
     with tqdm(total=steps, initial=len(losses), desc=settings["name"], unit="step", disable=None) as bar:
         for step in range(len(losses), steps):
             for group in optimizer.param_groups:
@@ -87,5 +91,6 @@ def optimise(
             bar.update()
             if len(losses) % settings["checkpoint_every"] == 0 or len(losses) == steps:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-                save(checkpoint, {"settings": settings, "losses": losses, **state})
-    return losses
+                seconds = time.process_time() - began
+                save(checkpoint, {"settings": settings, "losses": losses, "cpu_s": seconds, **state})
+    return losses, time.process_time() - began

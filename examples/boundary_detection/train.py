@@ -74,8 +74,8 @@ def train(
     scales: Sequence[Scales],
     settings: dict[str, Any],
     checkpoint: Path,
-) -> list[float]:
-    """Train `fusion` on a photograph a step; the loss of each."""
+) -> tuple[list[float], float]:
+    """Train `fusion` on a photograph a step; the loss of each, and the seconds of CPU they took."""
 
     def loss_at(step: int) -> Tensor:
         epoch, place = divmod(step, len(photographs))
@@ -121,15 +121,16 @@ def run(
 ) -> tuple[nn.Module, dict[str, Any], list[bsds.Counts]]:
     """Train one fusion on the photographs of even place and score it on the others, by the fast matching."""
     fusion, learnt, unseen = build(name, seed, scales), data[0::2], data[1::2]
-    losses = list[float]()
+    losses, seconds = list[float](), 0.0
     if list(fusion.parameters()):
         settings = settings_of(name, seed, scales, learnt)
         checkpoint = output / f"{name}_seed{seed}.pt"
-        losses = train(fusion, learnt, [made[p.name] for p in learnt], settings, checkpoint)
+        losses, seconds = train(fusion, learnt, [made[p.name] for p in learnt], settings, checkpoint)
     counts = bsds.count(maps_of(fusion, [made[p.name] for p in unseen]), unseen)
     row: dict[str, Any] = {"fusion": name, "seed": seed if losses else None, **bsds.scores(counts)}
     if losses:
         row["last_loss"] = float(np.mean(losses[-len(learnt) :]))
+        row["train_cpu_s"] = round(seconds, 1)
         row["parameters"] = sum(p.numel() for p in fusion.parameters())
     told = "  ".join(f"{key} {row[key]:.2f}" for key in ("ods", "ois", "precision", "recall"))
     print(f"{name:8}  seed {row['seed']}  {told}  (fast matching)", flush=True)

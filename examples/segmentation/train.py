@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -69,8 +68,10 @@ def batch_at(step: int, settings: dict[str, Any], pictures: Sequence[Picture]) -
     return torch.cat(images), torch.cat(targets)
 
 
-def train_network(pictures: Sequence[Picture], settings: dict[str, Any], checkpoint: Path) -> tuple[NucleiNet, float]:
-    """The network after settings["steps"], and the mean loss of the last 50."""
+def train_network(
+    pictures: Sequence[Picture], settings: dict[str, Any], checkpoint: Path
+) -> tuple[NucleiNet, list[float], float]:
+    """The network after settings["steps"], the loss of each, and the seconds of CPU they took."""
     torch.manual_seed(settings["seed"])
     network = NucleiNet(settings["levels"]).train()
     weight = torch.tensor(CLASS_WEIGHTS)
@@ -80,8 +81,7 @@ def train_network(pictures: Sequence[Picture], settings: dict[str, Any], checkpo
         scores = F.interpolate(network(image)[0], size=target.shape[1:], mode="bilinear", align_corners=False)
         return F.cross_entropy(scores, target, weight)
 
-    losses = optimise(network, loss_at, settings, checkpoint)
-    return network, float(np.mean(losses[-50:]))
+    return network, *optimise(network, loss_at, settings, checkpoint)
 
 
 def multi_scale(network: nn.Module, fusion: str, scales: Sequence[float]) -> MultiScale:
@@ -177,19 +177,14 @@ def compare(arguments: argparse.Namespace, learnt: Sequence[Picture], unseen: Se
     rows = []
     for levels in arguments.levels:
         for seed in SEEDS:
-            began = time.process_time()
             settings = settings_of(f"{levels} {seed}", levels, seed, arguments.data, arguments.steps, learnt)
             settings["batch"] = COMPARED_BATCH
             checkpoint = arguments.output / f"compare_{levels}_{arguments.steps}_seed{seed}.pt"
-            network, loss = train_network(learnt, settings, checkpoint)
-            seconds = time.process_time() - began
-            row = {
-                "levels": levels,
-                "seed": seed,
-                "loss": loss,
-                **score(multi_scale(network, "single", SCALES), unseen),
-            }
-            row |= {"train_cpu_s": round(seconds, 1), "parameters": sum(p.numel() for p in network.parameters())}
+            network, losses, seconds = train_network(learnt, settings, checkpoint)
+            loss = float(np.mean(losses[-50:]))
+            row = {"levels": levels, "seed": seed, "loss": loss, "train_cpu_s": round(seconds, 1)}
+            row["parameters"] = sum(p.numel() for p in network.parameters())
+            row |= score(multi_scale(network, "single", SCALES).eval(), unseen)
             print(f"{levels:10}  seed {seed}  loss {loss:.4f}  {told(row)}", flush=True)
             rows.append(row)
     return {
@@ -241,9 +236,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     rows, heads = [], {}
     torch.manual_seed(seed)
     print(f"untrained  {told(score(multi_scale(NucleiNet(levels), 'single', SCALES).eval(), unseen))}", flush=True)
-    began = time.process_time()
-    network, _ = train_network(learnt, settings, arguments.output / f"{arguments.data.stem}_{levels}_seed{seed}.pt")
-    seconds = time.process_time() - began
+    checkpoint = arguments.output / f"{arguments.data.stem}_{levels}_seed{seed}.pt"
+    network, _, seconds = train_network(learnt, settings, checkpoint)
     for fusion in dict.fromkeys(("single", "mean", arguments.fusion)):
         of_head = {**settings, "name": fusion, "fusion": fusion, "scales": list(scales), "steps": HEAD_STEPS}
         checkpoint = arguments.output / f"{arguments.data.stem}_{levels}_{fusion}_seed{seed}.pt"
