@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import pickle
@@ -51,6 +52,20 @@ def load(path: Path, settings: dict[str, Any] | None, needed: tuple[str, ...] = 
         told = "; ".join(f"{k} is {of.get(k)!r} there, {settings.get(k)!r} here" for k in differing)
         raise ValueError(f"checkpoint {path} is of another run: {told}. Choose another --output, or delete it.")
     return found
+
+
+def remembered(path: Path, of: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make()` returned when it was last called for exactly `of`, from the file `path`; else its result."""
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found["of"] == of:
+            return found["result"]
+    result = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    beside.write_text(json.dumps({"of": of, "result": result}))
+    os.replace(beside, path)
+    return result
 
 
 def optimise(

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from examples.boundary_detection.bsds import Photograph
 from examples.boundary_detection.fusions import FUSIONS, HEAD, SCALES
 from examples.boundary_detection.hed import load_hed
 from examples.boundary_detection.scales import HEDAtAScale, Scales, cached_scales
-from examples.training import optimise, save
+from examples.training import optimise, remembered, save
 
 # ---- configuration ----
 EPOCHS = 6
@@ -116,80 +117,96 @@ def build(name: str, seed: int, scales: Sequence[float]) -> nn.Module:
     return FUSIONS[name](scales)
 
 
-def run(
-    name: str, seed: int, scales: Sequence[float], data: Sequence[Photograph], made: dict[str, Scales], output: Path
-) -> tuple[nn.Module, dict[str, Any], list[bsds.Counts]]:
-    """Train one fusion on the photographs of even place and score it on the others, by the fast matching."""
-    fusion, learnt, unseen = build(name, seed, scales), data[0::2], data[1::2]
-    losses, seconds = list[float](), 0.0
-    if list(fusion.parameters()):
-        settings = settings_of(name, seed, scales, learnt)
-        checkpoint = output / f"{name}_seed{seed}.pt"
-        losses, seconds = train(fusion, learnt, [made[p.name] for p in learnt], settings, checkpoint)
-    counts = bsds.count(maps_of(fusion, [made[p.name] for p in unseen]), unseen)
-    row: dict[str, Any] = {"fusion": name, "seed": seed if losses else None, **bsds.scores(counts)}
-    if losses:
-        row["last_loss"] = float(np.mean(losses[-len(learnt) :]))
-        row["train_cpu_s"] = round(seconds, 1)
-        row["parameters"] = sum(p.numel() for p in fusion.parameters())
+@dataclass(frozen=True)
+class Bench:
+    """What all runs share: photographs, what HED says of them, and the folder of checkpoints and scores."""
+
+    learnt: Sequence[Photograph]
+    unseen: Sequence[Photograph]
+    made: dict[str, Scales]
+    scales: Sequence[float]
+    output: Path
+
+    def seen(self, photographs: Sequence[Photograph]) -> list[Scales]:
+        return [self.made[p.name] for p in photographs]
+
+
+def trained(name: str, seed: int, bench: Bench) -> tuple[nn.Module, dict[str, Any]]:
+    """A fusion, and how it was trained, if it is one that is."""
+    fusion = build(name, seed, bench.scales)
+    if not list(fusion.parameters()):
+        return fusion, {"seed": None}
+    settings = settings_of(name, seed, bench.scales, bench.learnt)
+    checkpoint = bench.output / f"{name}_seed{seed}.pt"
+    losses, seconds = train(fusion, bench.learnt, bench.seen(bench.learnt), settings, checkpoint)
+    last = float(np.mean(losses[-len(bench.learnt) :]))
+    parameters = sum(p.numel() for p in fusion.parameters())
+    return fusion, {"seed": seed, "parameters": parameters, "last_loss": last, "train_cpu_s": round(seconds, 1)}
+
+
+def row_of(name: str, seed: int, bench: Bench) -> dict[str, Any]:
+    """Train one fusion and score it by the fast matching."""
+
+    def make() -> dict[str, Any]:
+        fusion, how = trained(name, seed, bench)
+        counts = bsds.count(maps_of(fusion, bench.seen(bench.unseen)), bench.unseen)
+        best = [round(100 * bsds.image_f(c), 3) for c in counts]
+        return {"fusion": name, **how, **bsds.scores(counts), "image_f": best}
+
+    of = {**settings_of(name, seed, bench.scales, bench.learnt), "scored": len(bench.unseen)}
+    row = remembered(bench.output / f"fast_{name}_seed{seed}.json", of, make)
     told = "  ".join(f"{key} {row[key]:.2f}" for key in ("ods", "ois", "precision", "recall"))
     print(f"{name:8}  seed {row['seed']}  {told}  (fast matching)", flush=True)
-    return fusion, row, counts
+    return row
 
 
-def exact_row(
-    name: str, fusion: nn.Module, scales: Sequence[Scales], unseen: Sequence[Photograph], around: float, known: Path
-) -> dict[str, Any]:
-    """ODS and OIS by the one-to-one matching, at three thresholds around the best of the fast one.
-
-    It takes minutes, so that it is kept in the file `known`, and read from there where it is of the same thresholds.
-    """
+def exact_row(name: str, seed: int, around: float, bench: Bench) -> dict[str, Any]:
+    """Score one fusion by the one-to-one matching, at three thresholds around the best of the fast one."""
     thresholds = np.round(np.clip(around + np.arange(-1, 2) * 0.1, 0.01, 0.99), 2)
-    row = json.loads(known.read_text()) if known.exists() else {}
-    if row.get("thresholds") != thresholds.tolist() or row.get("images") != len(unseen):
-        counts = bsds.count(maps_of(fusion, scales), unseen, bsds.count_exact, thresholds)
-        row = {"fusion": name, "images": len(unseen), "thresholds": thresholds.tolist()}
-        row |= bsds.scores(counts, thresholds)
-        known.write_text(json.dumps(row))
+
+    def make() -> dict[str, Any]:
+        fusion, _ = trained(name, seed, bench)
+        maps = maps_of(fusion, bench.seen(bench.unseen))
+        counts = bsds.count(maps, bench.unseen, bsds.count_exact, thresholds)
+        return {"fusion": name, "thresholds": thresholds.tolist(), **bsds.scores(counts, thresholds)}
+
+    of = {**settings_of(name, seed, bench.scales, bench.learnt), "thresholds": thresholds.tolist()}
+    row = remembered(bench.output / f"exact_{name}_seed{seed}.json", of | {"scored": len(bench.unseen)}, make)
     told = "  ".join(f"{key} {row[key]:.2f}" for key in ("ods", "ois", "threshold"))
     print(f"{name:8}  {told}  (exact matching)", flush=True)
     return row
 
 
-def against_mean(counts: Sequence[bsds.Counts], mean: Sequence[bsds.Counts]) -> dict[str, float]:
+def against_mean(row: dict[str, Any], mean: dict[str, Any]) -> dict[str, float]:
     """How much the best F of an image is above that of the mean over the scales: mean and standard error, in points."""
-    gains = np.array([100 * (bsds.image_f(a) - bsds.image_f(b)) for a, b in zip(counts, mean, strict=True)])
+    gains = np.array(row["image_f"]) - np.array(mean["image_f"])
     return {"f_above_mean": float(gains.mean()), "standard_error": float(gains.std(ddof=1) / math.sqrt(len(gains)))}
 
 
-def compare(arguments: argparse.Namespace, data: Sequence[Photograph], made: dict[str, Scales]) -> dict[str, Any]:
-    rows, exact, of_mean = [], [], list[bsds.Counts]()
-    unseen = data[1::2]
-    for name in FUSIONS:
-        for seed in SEEDS if list(FUSIONS[name](arguments.scales).parameters()) else SEEDS[:1]:
-            fusion, row, counts = run(name, seed, arguments.scales, data, made, arguments.output)
-            of_mean = counts if name == "mean" else of_mean
-            if of_mean and name != "mean":
-                row |= against_mean(counts, of_mean)
-            rows.append(row)
-            if name in arguments.exact and seed == SEEDS[0]:
-                known = arguments.output / f"exact_{name}_seed{seed}.json"
-                exact.append(exact_row(name, fusion, [made[p.name] for p in unseen], unseen, row["threshold"], known))
-    settings = {**settings_of("all", -1, arguments.scales, data[0::2]), "seeds": list(SEEDS)}
+def compare(bench: Bench, exactly: Sequence[str]) -> dict[str, Any]:
+    """Every fusion with every seed; of `exactly`, the first seed by the exact matching too."""
+    rows = [
+        row_of(name, seed, bench)
+        for name in FUSIONS
+        for seed in (SEEDS if list(FUSIONS[name](bench.scales).parameters()) else SEEDS[:1])
+    ]
+    exact = [
+        exact_row(r["fusion"], SEEDS[0], r["threshold"], bench)
+        for r in rows
+        if r["fusion"] in exactly and not r["seed"]
+    ]
+    (mean,) = (row for row in rows if row["fusion"] == "mean")
+    settings = settings_of("all", -1, bench.scales, bench.learnt) | {"seeds": list(SEEDS)}
     del settings["name"], settings["seed"]
+    command = "python -m examples.boundary_detection.train --data bsds500_test100.zip --compare"
     return {
-        **{key: value for key, value in circumstances().items() if key != "command"},
-        "command": "python -m examples.boundary_detection.train --data bsds500_test100.zip --compare"
-        + ("".join([" --exact", *(f" {name}" for name in arguments.exact)]) if arguments.exact else ""),
+        **circumstances(),
+        "command": command + "".join([" --exact", *(f" {name}" for name in exactly)] if exactly else ""),
         "settings": settings,
-        "scored": len(unseen),
-        "fast": rows,
+        "scored": len(bench.unseen),
+        "fast": [{**{k: v for k, v in row.items() if k != "image_f"}, **against_mean(row, mean)} for row in rows],
         "exact": exact,
     }
-
-
-def on_backend(name: str | None) -> Any:
-    return afa_kernels.use_backend(name) if name else nullcontext()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -217,29 +234,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     scales = arguments.scales = tuple(arguments.scales)
     if list(scales) != sorted(set(scales)) or 1.0 not in scales or scales[0] <= 0:
         parser.error(f"--scales must be positive, ascend and contain 1.0, got {' '.join(map(str, scales))}")
+    if arguments.head and (arguments.fusion != "ssr" or arguments.compare):
+        parser.error("--head is written by --fusion ssr, without --compare")
     if arguments.data is None:
         raise SystemExit(f"error: --data PATH is needed, and no data was read. {bsds.WHERE}")
     try:
         data = bsds.read_bsds(arguments.data)
         made = cached_scales(HEDAtAScale(load_hed()).eval(), {p.name: p.image for p in data}, scales)
-        with on_backend(arguments.backend):
+        bench = Bench(data[0::2], data[1::2], made, scales, arguments.output)
+        with afa_kernels.use_backend(arguments.backend) if arguments.backend else nullcontext():
             if arguments.compare:
-                record = compare(arguments, data, made)
+                record = compare(bench, arguments.exact)
                 if arguments.record:
                     arguments.record.write_text(json.dumps(record, indent=1) + "\n")
                 return
-            fusion, row, _ = run(arguments.fusion, arguments.seed, scales, data, made, arguments.output)
+            row = row_of(arguments.fusion, arguments.seed, bench)
+            if arguments.head:
+                fusion, _ = trained(arguments.fusion, arguments.seed, bench)
+                settings = settings_of(arguments.fusion, arguments.seed, scales, bench.learnt)
+                score = {key: value for key, value in row.items() if key != "image_f"}
+                save(
+                    arguments.head,
+                    {"settings": settings, "score": score, "model": fusion.get_submodule("head").state_dict()},
+                )
             if arguments.fusion in arguments.exact:
-                unseen = data[1::2]
-                known = arguments.output / f"exact_{arguments.fusion}_seed{arguments.seed}.json"
-                exact_row(arguments.fusion, fusion, [made[p.name] for p in unseen], unseen, row["threshold"], known)
+                exact_row(arguments.fusion, arguments.seed, row["threshold"], bench)
     except (ValueError, RuntimeError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
-    if arguments.head:
-        if arguments.fusion != "ssr":
-            parser.error(f"--head is written by --fusion ssr, got {arguments.fusion}")
-        settings = settings_of("ssr", arguments.seed, scales, data[0::2])
-        save(arguments.head, {"settings": settings, "score": row, "model": fusion.get_submodule("head").state_dict()})
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ from examples.training import load, optimise, save
 
 # ---- configuration ----
 SCALES = (0.5, 1.0, 2.0)
-STEPS, BATCH = 800, 8
-HEAD_STEPS = 100
+STEPS, BATCH = 500, 8
+HEAD_STEPS = 60
 COMPARED_STEPS, COMPARED_BATCH = 250, 4
 CROP = 128
 RATE = 3e-3  # of Adam; falls to 0 by half a cosine
@@ -188,7 +188,7 @@ def compare(arguments: argparse.Namespace, learnt: Sequence[Picture], unseen: Se
             print(f"{levels:10}  seed {seed}  loss {loss:.4f}  {told(row)}", flush=True)
             rows.append(row)
     return {
-        **{key: value for key, value in circumstances().items() if key != "command"},
+        **circumstances(),
         "command": f"python -m examples.segmentation.train --data {arguments.data.name} --compare "
         f"--levels {' '.join(arguments.levels)} --steps {arguments.steps}",
         "settings": settings_of("all", "all", -1, arguments.data, arguments.steps, learnt)
@@ -246,7 +246,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         rows.append({"scales": fusion, **score(model, unseen)})
         print(f"{fusion:9}  {told(rows[-1])}", flush=True)
     record = {
-        **{key: value for key, value in circumstances().items() if key != "command"},
+        **circumstances(),
         "command": f"python -m examples.segmentation.train --data {arguments.data.name} --levels {levels} "
         f"--fusion {arguments.fusion} --steps {steps} --seed {seed}",
         "settings": settings | {"fusion": arguments.fusion, "scales": list(scales), "head_steps": HEAD_STEPS},
