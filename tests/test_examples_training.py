@@ -11,24 +11,27 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-for module in ("scipy", "skimage", "h5py", "tqdm"):
+for module in ("scipy", "skimage", "h5py", "matplotlib", "tifffile", "tqdm"):
     pytest.importorskip(module, reason="the examples need the extra: pip install afa_kernels[demo]")
 
 import numpy as np
 from PIL import Image
 
-from examples import training
+from examples import tables, training
 from examples.boundary_detection import bsds
+from examples.boundary_detection import fusions as boundary_fusions
 from examples.boundary_detection import train as boundaries
-from examples.boundary_detection.fusions import FUSIONS
+from examples.boundary_detection.fusions import FUSIONS, load_head
 from examples.boundary_detection.scales import Scales
 from examples.segmentation import nuclei
 from examples.segmentation import train as segmentation
+from examples.segmentation.demo import spatial_attention
 from examples.segmentation.network import LEVELS, NucleiNet
 
 ROOT = Path(__file__).parents[1]
@@ -140,6 +143,17 @@ def test_a_checkpoint_that_is_not_ours_is_named(tmp_path: Path) -> None:
         assert path.read_bytes() == content, "nothing is written over"
 
 
+def test_what_was_made_for_other_settings_is_made_again(tmp_path: Path) -> None:
+    path, calls = tmp_path / "folder" / "x.json", []
+
+    def make() -> dict[str, int]:
+        calls.append(1)
+        return {"made": len(calls)}
+
+    results = [training.remembered(path, {"seed": seed}, make) for seed in (0, 0, 1, 1)]
+    assert [r["made"] for r in results] == [1, 1, 2, 2] and list(path.parent.iterdir()) == [path]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     model = torch.nn.Linear(1, 1)
     settings = {**SETTINGS, "steps": 3, "rate": 0.1, "weight_decay": 0.0, "checkpoint_every": 1}
@@ -149,9 +163,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("main", [boundaries.main, segmentation.main], ids=["boundary_detection", "segmentation"])
-def test_without_data_it_says_where_that_comes_from(main: object) -> None:
+def test_without_data_it_says_where_that_comes_from(main: Callable[[list[str]], None]) -> None:
     with pytest.raises(SystemExit, match=r"--data PATH is needed.*https://"):
-        main([])  # type: ignore[operator]
+        main([])
 
 
 def png(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -196,11 +210,11 @@ def test_bad_photographs_are_named(tmp_path: Path, files: dict[str, bytes], reas
 
 
 @pytest.mark.parametrize("read", [bsds.read_bsds, nuclei.read_tiles])
-def test_a_truncated_zip_is_named(tmp_path: Path, read: object) -> None:
+def test_a_truncated_zip_is_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
     path = zipped(tmp_path / "x.zip", {"images/a.jpg": PHOTOGRAPH})
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"x\.zip cannot be read as a zip .*https://"):
-        read(path)  # type: ignore[operator]
+        read(path)
 
 
 @pytest.mark.parametrize(
@@ -272,11 +286,33 @@ def test_every_fusion_gives_probabilities_and_learns(name: str) -> None:
         assert last is not None and last.abs().sum() > 0
 
 
-def test_the_shipped_head_is_of_the_fusion_that_trains_it() -> None:
-    found = torch.load(boundaries.HEAD, weights_only=True)
-    fusion = boundaries.build("ssr", 0, found["settings"]["scales"])
-    fusion.get_submodule("head").load_state_dict(found["model"])
-    assert boundaries.HEAD.stat().st_size < 200_000
+def test_the_shipped_models_are_small_and_load() -> None:
+    head, model = load_head(), segmentation.load_model()
+    assert boundary_fusions.HEAD.stat().st_size < 200_000 and segmentation.MODEL.stat().st_size < 400_000
+    assert head.logits(torch.randn(1, 5, 6, 8)).shape == (1, 1, 6, 8)
+    assert model.labels(torch.rand(1, 1, 40, 50)).shape == (1, 40, 50)
+
+
+def test_a_model_of_another_network_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    found = torch.load(segmentation.MODEL, weights_only=True)
+    training.save(path, found | {"settings": found["settings"] | {"levels": "sum"}})
+    with pytest.raises(ValueError, match=r"x\.pt is no model of this script: .*fusions"):
+        segmentation.load_model(path)
+
+
+def test_the_attention_shown_is_that_of_every_fusion() -> None:
+    torch.manual_seed(0)
+    network = NucleiNet("afa").eval()
+    found = spatial_attention(network, torch.rand(1, 1, 32, 48))
+    assert list(found) == ["4x6", "8x12", "16x24"]
+    assert all(a.min() >= 0 and a.max() <= 1 and a.shape[1] == 1 for a in found.values())
+    assert not any(m._forward_pre_hooks for m in network.modules())
+
+
+@pytest.mark.parametrize("table", tables.TABLES, ids=lambda table: table.__name__)
+def test_the_tables_of_the_documentation_are_those_of_the_records(table: Callable[[], str]) -> None:
+    assert table() in (ROOT / "docs" / "training.md").read_text(), "python -m examples.tables prints it"
 
 
 def test_boundaries_between_nuclei_are_where_two_are_near() -> None:

@@ -32,7 +32,7 @@ STARDIST_FILES = {
 class Picture:
     name: str
     image: np.ndarray  # (H, W) float32, about 0 to 1
-    nuclei: np.ndarray  # (H, W) int32: 0, or the number of the nucleus
+    nuclei: np.ndarray  # (H, W) integers: 0, or the number of the nucleus
 
     @functools.cached_property
     def target(self) -> np.ndarray:
@@ -40,11 +40,11 @@ class Picture:
 
 
 def classes_of(nuclei: np.ndarray) -> np.ndarray:
-    """0 background, 1 nucleus, 2 boundary: where two nuclei are within two pixels of one another, (H, W) int64."""
+    """0 background, 1 nucleus, 2 boundary: where two nuclei are within two pixels of one another, (H, W) uint8."""
     largest = ndimage.maximum_filter(nuclei, 5)
     smallest = ndimage.minimum_filter(np.where(nuclei > 0, nuclei, np.iinfo(nuclei.dtype).max), 5)
     is_between = (largest > 0) & (smallest < largest)
-    return np.where(is_between, 2, (nuclei > 0).astype(np.int64))
+    return np.where(is_between, 2, nuclei > 0).astype(np.uint8)
 
 
 def normalised(image: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ def _tile(archive: zipfile.ZipFile, path: Path, name: str) -> Picture:
     image, nuclei = (_pixels(archive, path, f"{name}{end}.png") for end in ("", "_mask"))
     if image.shape != nuclei.shape:
         raise ValueError(f"{name}.png in {path} is {image.shape}, {name}_mask.png {nuclei.shape} (height, width)")
-    return Picture(name, normalised(image), nuclei.astype(np.int32))
+    return Picture(name, normalised(image), nuclei)
 
 
 def _pixels(archive: zipfile.ZipFile, path: Path, member: str) -> np.ndarray:
@@ -95,7 +95,7 @@ def stardist_picture() -> Picture:
 def confusion(labels: np.ndarray, target: np.ndarray) -> np.ndarray:
     """How many pixels of each class (rows) got each label (columns)."""
     count = len(CLASSES)
-    return np.bincount(count * target.ravel() + labels.ravel(), minlength=count**2).reshape(count, count)
+    return np.bincount(count * target.ravel().astype(int) + labels.ravel(), minlength=count**2).reshape(count, count)
 
 
 def ious(confusion: np.ndarray) -> np.ndarray:
