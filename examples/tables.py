@@ -58,27 +58,27 @@ def nuclei_scales() -> str:
     )
 
 
-def _levels(name: str) -> str:
-    rows = [
+def _levels(rows: Sequence[Record]) -> str:
+    table = [
         [
             levels,
-            spread(of, "miou"),
-            spread(of, "boundary"),
-            spread(of, "nuclei_f"),
-            f"{of[0]['parameters']}",
+            *(spread(of, key) for key in ("miou", "boundary", "nuclei_f")),
+            str(of[0]["parameters"]),
             f"{statistics.mean(row['train_cpu_s'] for row in of):.0f}",
         ]
-        for levels, of in grouped(read(name)["rows"], "levels").items()
+        for levels, of in grouped(rows, "levels").items()
     ]
-    return markdown(["levels fused by", "mean IoU", "IoU of boundary", "F of nuclei", "parameters", "CPU-s"], rows)
+    return markdown(["levels fused by", "mean IoU", "IoU of boundary", "F of nuclei", "parameters", "CPU-s"], table)
 
 
 def levels() -> str:
-    return _levels("segmentation/fusions.json")
+    rows = read("segmentation/fusions.json")["rows"]
+    return _levels([row for row in rows if not row["levels"].startswith("afa_")])
 
 
 def afa_variants() -> str:
-    return _levels("segmentation/afa_variants.json")
+    rows = read("segmentation/fusions.json")["rows"]
+    return _levels([row for row in rows if row["levels"].startswith("afa")])
 
 
 TABLES: tuple[Callable[[], str], ...] = (boundary_scales, nuclei_scales, levels, afa_variants)

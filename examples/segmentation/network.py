@@ -72,20 +72,19 @@ class AFABare(AFA):
         self.node = nn.Identity()  # type: ignore[assignment]
 
 
-class AFATimesFour(AFA):
-    """AFA that begins as the sum: at zero logits each of its weights is a quarter."""
+class AFAQuiet(AFA):
+    """Four times AFA, its last projections beginning at zero: exactly the sum at the first step.
 
-    def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
-        return self.node(4 * self.fuse(shallow, deep))
-
-
-class AFAQuiet(AFATimesFour):
-    """AFA times four whose last projections begin at zero: exactly the sum at the first step."""
+    At zero logits each of AFA's weights is a quarter.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         nn.init.zeros_(self.fuse.sa.get_parameter("final.0.weight"))
         nn.init.zeros_(self.fuse.ca.get_parameter("conv2.0.weight"))
+
+    def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
+        return self.node(4 * self.fuse(shallow, deep))
 
 
 class AFACalm(AFA):
@@ -111,7 +110,6 @@ LEVELS: dict[str, type[nn.Module]] = {
     "concat": Concatenation,
     "sum_convs": SumWithConvolutions,
     "afa_bare": AFABare,
-    "afa_x4": AFATimesFour,
     "afa_quiet": AFAQuiet,
     "afa_calm": AFACalm,
     "afa_calm_quiet": AFACalmQuiet,

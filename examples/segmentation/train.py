@@ -43,7 +43,7 @@ CLASS_WEIGHTS = (1.0, 1.0, 4.0)  # few pixels are boundary
 CHECKPOINT_EVERY = 50  # steps
 TEST_EVERY = 5  # every fifth tile is for scoring alone
 SEEDS = (0, 1, 2)
-COMPARED = ("concat", "sum", "sum_convs", "afa")
+COMPARED = ("concat", "sum", "sum_convs", "afa", "afa_bare", "afa_quiet", "afa_calm", "afa_calm_quiet")
 MODEL = Path(__file__).parent / "nuclei.pt"
 # -----------------------
 
