@@ -33,13 +33,13 @@ from examples.training import load, optimise, remembered, save
 
 # ---- configuration ----
 SCALES = (0.5, 1.0, 2.0)
-STEPS, BATCH = 300, 8
-HEAD_STEPS = 40
-COMPARED_STEPS, COMPARED_BATCH = 300, 4
+STEPS, BATCH = 1500, 8
+HEAD_STEPS = 100
+COMPARED_STEPS, COMPARED_BATCH = 400, 4
 CROP = 96
 RATE = 3e-3  # of Adam; falls to 0 by half a cosine
 WEIGHT_DECAY = 1e-4
-CLASS_WEIGHTS = (1.0, 1.0, 4.0)  # few pixels are boundary
+CLASS_WEIGHTS = (1.0, 1.0, 8.0)  # few pixels are boundary
 CHECKPOINT_EVERY = 50  # steps
 TEST_EVERY = 5  # every fifth tile is for scoring alone
 SEEDS = (0, 1, 2)
