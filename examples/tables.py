@@ -40,13 +40,14 @@ def grouped(rows: Sequence[Record], key: str) -> dict[str, list[Record]]:
 def boundary_scales() -> str:
     record = read("boundary_detection/record.json")
     exact = {row["fusion"]: row for row in record["exact"]}
+    header = ["scales fused by", "ODS, fast", "OIS, fast", "F of an image above mean's", "standard error"]
     rows = []
     for name, of in grouped(record["fast"], "fusion").items():
-        above = "-" if name == "mean" or "f_above_mean" not in of[0] else spread(of, "f_above_mean")
-        matched = [f"{exact[name][key]:.2f}" if name in exact else "-" for key in ("ods", "ois")]
-        rows.append([name, spread(of, "ods"), spread(of, "ois"), above, *matched])
-    header = ["scales fused by", "ODS, fast", "OIS, fast", "F of an image above mean's", "ODS, exact", "OIS, exact"]
-    return markdown(header, rows)
+        above = [spread(of, "f_above_mean"), f"{statistics.mean(row['standard_error'] for row in of):.2f}"]
+        rows.append([name, spread(of, "ods"), spread(of, "ois"), *(["-", "-"] if name == "mean" else above)])
+        if exact:
+            rows[-1] += [f"{exact[name][key]:.2f}" if name in exact else "-" for key in ("ods", "ois")]
+    return markdown(header + (["ODS, exact", "OIS, exact"] if exact else []), rows)
 
 
 def nuclei_scales() -> str:
@@ -58,30 +59,21 @@ def nuclei_scales() -> str:
     )
 
 
-def _levels(rows: Sequence[Record]) -> str:
+def levels(rows: Sequence[Record]) -> str:
+    """Of the rows of a record that examples.segmentation.train --compare wrote."""
     table = [
         [
-            levels,
+            name,
             *(spread(of, key) for key in ("miou", "boundary", "nuclei_f")),
             str(of[0]["parameters"]),
             f"{statistics.mean(row['train_cpu_s'] for row in of):.0f}",
         ]
-        for levels, of in grouped(rows, "levels").items()
+        for name, of in grouped(rows, "levels").items()
     ]
     return markdown(["levels fused by", "mean IoU", "IoU of boundary", "F of nuclei", "parameters", "CPU-s"], table)
 
 
-def levels() -> str:
-    rows = read("segmentation/fusions.json")["rows"]
-    return _levels([row for row in rows if not row["levels"].startswith("afa_")])
-
-
-def afa_variants() -> str:
-    rows = read("segmentation/fusions.json")["rows"]
-    return _levels([row for row in rows if row["levels"].startswith("afa")])
-
-
-TABLES: tuple[Callable[[], str], ...] = (boundary_scales, nuclei_scales, levels, afa_variants)
+TABLES: tuple[Callable[[], str], ...] = (boundary_scales, nuclei_scales)
 
 if __name__ == "__main__":
     for table in TABLES:

@@ -183,12 +183,12 @@ def against_mean(row: dict[str, Any], mean: dict[str, Any]) -> dict[str, float]:
     return {"f_above_mean": float(gains.mean()), "standard_error": float(gains.std(ddof=1) / math.sqrt(len(gains)))}
 
 
-def compare(bench: Bench, exactly: Sequence[str]) -> dict[str, Any]:
+def compare(bench: Bench, exactly: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
     """Every fusion with every seed; of `exactly`, the first seed by the exact matching too."""
     rows = [
         row_of(name, seed, bench)
         for name in FUSIONS
-        for seed in (SEEDS if list(FUSIONS[name](bench.scales).parameters()) else SEEDS[:1])
+        for seed in (seeds if list(FUSIONS[name](bench.scales).parameters()) else seeds[:1])
     ]
     exact = [
         exact_row(r["fusion"], SEEDS[0], r["threshold"], bench)
@@ -196,9 +196,10 @@ def compare(bench: Bench, exactly: Sequence[str]) -> dict[str, Any]:
         if r["fusion"] in exactly and not r["seed"]
     ]
     (mean,) = (row for row in rows if row["fusion"] == "mean")
-    settings = settings_of("all", -1, bench.scales, bench.learnt) | {"seeds": list(SEEDS)}
+    settings = settings_of("all", -1, bench.scales, bench.learnt) | {"seeds": list(seeds)}
     del settings["name"], settings["seed"]
-    command = "python -m examples.boundary_detection.train --data bsds500_test100.zip --compare"
+    command = "python -m examples.boundary_detection.train --data bsds500_test100.zip --compare --seeds "
+    command += " ".join(map(str, seeds))
     return {
         **circumstances(),
         "command": command + "".join([" --exact", *(f" {name}" for name in exactly)] if exactly else ""),
@@ -219,7 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--backend", choices=("reference", "cpu", "triton"), help="of afa_kernels (default: its choice)"
     )
     parser.add_argument("--output", type=Path, default=Path("demo/boundary_detection"), help="folder of checkpoints")
-    parser.add_argument("--compare", action="store_true", help=f"every fusion, with seeds {SEEDS}, into --record")
+    parser.add_argument("--compare", action="store_true", help="every fusion with each of --seeds, into --record")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help=f"of --compare (default: {SEEDS})")
     parser.add_argument(
         "--exact",
         nargs="+",
@@ -244,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         bench = Bench(data[0::2], data[1::2], made, scales, arguments.output)
         with afa_kernels.use_backend(arguments.backend) if arguments.backend else nullcontext():
             if arguments.compare:
-                record = compare(bench, arguments.exact)
+                record = compare(bench, arguments.exact, arguments.seeds)
                 if arguments.record:
                     arguments.record.write_text(json.dumps(record, indent=1) + "\n")
                 return
