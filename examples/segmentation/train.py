@@ -104,7 +104,8 @@ def load_model(path: Path = MODEL) -> MultiScale:
         if model.head is not None:
             model.head.load_state_dict(found["model"]["head"])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} is no model of this script: {error}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is no model of this script: {reason}") from error
     return model.eval().requires_grad_(False)
 
 
