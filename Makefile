@@ -1,4 +1,4 @@
-# make demo: set up, build, run the main job on a real photograph.   make test: set up, build, run every test.
+# make demo: set up, build, run the main jobs on real pictures.   make test: set up, build, run every test.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 IMAGE ?=
@@ -11,12 +11,19 @@ SIMT_FILES := $(wildcard tests/simt/*.[hc]pp)
 NATIVE := setup.py build_backend.py pyproject.toml $(NATIVE_FILES)
 TORCH_LIBRARIES := $(foreach name,c10 torch torch_cpu,--exclude lib$(name).so)  # which the installed torch has
 
-.PHONY: demo test test-cpu test-triton test-cuda test-cubin test-networks test-integrations gate gate-record check fix gpu bench wheel clean
+.PHONY: demo demo-train test test-cpu test-triton test-cuda test-cubin test-networks test-integrations gate gate-record check fix gpu bench wheel clean
 
 demo: $(VENV)/installed
 	$(PY) -m examples.boundary_detection.demo --labels $(if $(IMAGE),--image "$(IMAGE)")
 	@echo
+	$(PY) -m examples.segmentation.demo
+	@echo
 	$(PY) -m benchmarks.memory inference --size 256 512 --plot demo/memory.png
+
+# Trains on what a package index has, the left half of one picture, and scores the right half, before and after; it goes
+# on where it was killed. demo/segmentation has its checkpoints.
+demo-train: $(VENV)/installed
+	$(PY) -m examples.segmentation.train --data stardist --steps 300 --output demo/segmentation
 
 # Four sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, and the
 # gate compiles for GPUs that are not here. On two cores they take about 5, 7, 3 and 3 minutes.

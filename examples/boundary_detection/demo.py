@@ -1,8 +1,7 @@
 """Multi-scale boundary detection on a photograph, its scales fused by scale-space rendering.
 
-HED predicts boundaries of the photograph at 0.5, 1, 1.5 and 2 times its size; `afa_kernels.scale_space_render` composes
-the four predictions into one. The network is trained, the attention is not: the optical depth of a pixel at a scale is
-|logit| of the boundary there, so a scale passes the decision on to the next finer one wherever it is unsure.
+HED predicts boundaries of the photograph at 0.5, 1 and 1.5 times its size; `afa_kernels.nn.ScaleSpaceRendering`, whose
+head was trained for that (`train.py`), composes the three predictions into one.
 """
 
 from __future__ import annotations
@@ -11,31 +10,24 @@ import argparse
 import functools
 import io
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import skimage.data
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
 import afa_kernels
 from afa_kernels.testing import peak_bytes
 from examples.boundary_detection.fusion_table import fusion_table
-from examples.boundary_detection.hed import HED, load_hed
+from examples.boundary_detection.fusions import SCALES, load_head
+from examples.boundary_detection.hed import load_hed
+from examples.boundary_detection.scales import HEDAtAScale, scales_of
 from examples.boundary_detection.timing import Contenders, format_ratio, format_table, medians, reason_not_to_compile
-
-SCALES = (0.5, 1.0, 1.5, 2.0)
+from examples.figures import draw_panels
 
 
 def read_photograph(path: Path | None, long_side: int) -> np.ndarray:
@@ -55,37 +47,6 @@ def read_photograph(path: Path | None, long_side: int) -> np.ndarray:
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (N, C, h, w) to (N, C, H, W) bilinearly with half-pixel centres."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
-def boundary_logits(model: HED, image: Tensor) -> Tensor:
-    """Return boundary logits (N, 1, H, W) of images (N, 3, H, W).
-
-    The image is padded to a multiple of 16 pixels, the stride of the deepest stage, and the logits are cropped: without
-    that HED shifts the boundaries by up to a pixel, and by another amount at every scale.
-    """
-    height, width = image.shape[-2:]
-    padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate")
-    return model(padded)[..., :height, :width]
-
-
-def predict_scales(model: HED, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Run the network on `image` (1, 3, H, W) at every scale, coarse to fine.
-
-    Returns the boundary probabilities (1, 1, h_k, w_k), each at its own resolution, and the logits of the optical
-    depth (1, 1, H, W), all at the resolution of scale 1.
-    """
-    height, width = image.shape[-2:]
-    predictions, logits = [], []
-    with tqdm(SCALES, "HED", unit="scale", disable=None) as progress:
-        for scale in progress:
-            start = time.perf_counter()
-            size = max(1, int(scale * height + 0.5)), max(1, int(scale * width + 0.5))
-            logit = boundary_logits(model, resize(image, size))
-            predictions.append(torch.sigmoid(logit))
-            logits.append(resize(logit, (height, width)))
-            seconds = time.perf_counter() - start
-            progress.write(f"  scale {scale:<3g}  prediction {_shape(predictions[-1])}  {seconds:.1f} s")
-    return predictions, logits
 
 
 def render_eager(predictions: list[Tensor], logits: list[Tensor], size: tuple[int, int]) -> Tensor:
@@ -152,16 +113,16 @@ def compare_backends(predictions: list[Tensor], logits: list[Tensor], size: tupl
 
 
 def draw_boundaries(
-    path: Path, photograph: np.ndarray, scales: list[np.ndarray], mean: np.ndarray, rendering: np.ndarray
+    path: Path, photograph: np.ndarray, predictions: list[np.ndarray], mean: np.ndarray, rendering: np.ndarray
 ) -> None:
     """Draw the photograph, the mean over the scales and the rendering above the boundary map of every scale."""
     panels = {"Photograph": photograph, "Mean over the scales": mean, "Scale-space rendering": rendering}
     panels |= {
         f"Scale {scale:g}:  {x.shape[1]} \N{MULTIPLICATION SIGN} {x.shape[0]}": x
-        for scale, x in zip(SCALES, scales, strict=True)
+        for scale, x in zip(SCALES, predictions, strict=True)
     }
-    title = "Boundaries of a photograph at four scales, and fused"
-    draw_panels(path, title, panels, (3, len(scales)), "gray_r", "boundary probability")
+    title = "Boundaries of a photograph at three scales, and fused"
+    draw_panels(path, title, panels, (3, 3), "gray_r", "boundary probability")
 
 
 def draw_weights(path: Path, photograph: np.ndarray, weights: np.ndarray, transmittance: np.ndarray) -> None:
@@ -170,7 +131,7 @@ def draw_weights(path: Path, photograph: np.ndarray, weights: np.ndarray, transm
     panels |= {f"Scale {scale:g}:  mean {x.mean():.2f}": x for scale, x in zip(SCALES, weights, strict=True)}
     panels |= {f"Left over:  mean {transmittance.mean():.2f}": transmittance}
     title = "How much each scale contributes to the rendering"
-    draw_panels(path, title, panels, (3, 3), "viridis", "weight of the scale, or transmittance left over")
+    draw_panels(path, title, panels, (3, 2), "viridis", "weight of the scale, or transmittance left over")
 
 
 def draw_labels(
@@ -182,45 +143,6 @@ def draw_labels(
     panels = {"Photograph": photograph, "Label": labels[0].float().cpu().numpy(), "Its score": score[0].cpu().numpy()}
     draw_panels(path, "Boundary or not, the labels of the rendering", panels, (3,), "gray_r", "label, or its score")
     return labels.float().mean().item()
-
-
-def draw_panels(
-    path: Path, title: str, panels: dict[str, np.ndarray], rows: tuple[int, ...], cmap: str, label: str
-) -> None:
-    """Draw images (H, W) in [0, 1] or (H, W, 3) in rows of so many panels, by name, with one colour bar for all.
-
-    All lengths are in inches.
-    """
-    width, margin, gap, header, caption, footer = 11.0, 0.15, 0.15, 0.45, 0.34, 0.62
-    aspect = max(image.shape[0] / image.shape[1] for image in panels.values())
-    panel_widths = [(width - 2 * margin - (columns - 1) * gap) / columns for columns in rows]
-    height = header + sum(caption + aspect * panel_width for panel_width in panel_widths) + footer
-    figure = plt.figure(figsize=(width, height))
-    figure.text(margin / width, 1 - 0.16 / height, title, fontsize=14, weight="bold", va="top")
-
-    def add_axes(left: float, top: float, w: float, h: float) -> Axes:
-        return figure.add_axes((left / width, 1 - (top + h) / height, w / width, h / height))
-
-    remaining = iter(panels.items())
-    top = header
-    for columns, panel_width in zip(rows, panel_widths, strict=True):
-        top += caption
-        for column in range(columns):
-            name, image = next(remaining)
-            axes = add_axes(margin + column * (panel_width + gap), top, panel_width, aspect * panel_width)
-            mappable = axes.imshow(image, cmap=cmap, vmin=0, vmax=1, aspect="auto")
-            axes.set_title(name, fontsize=11, loc="left", pad=4)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set(color="0.75", linewidth=0.6)
-        top += aspect * panel_width
-
-    colorbar = figure.colorbar(mappable, cax=add_axes(margin, top + 0.2, 3.4, 0.1), orientation="horizontal")
-    colorbar.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
-    colorbar.ax.tick_params(labelsize=9, length=2)
-    colorbar.outline.set(edgecolor="0.75", linewidth=0.6)
-    colorbar.ax.text(1.06, 0.5, label, transform=colorbar.ax.transAxes, fontsize=10, va="center")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def main() -> None:
@@ -236,18 +158,18 @@ def main() -> None:
         sys.stdout.reconfigure(line_buffering=True)
 
     print(afa_kernels.backend_info())
-    print("\nMulti-scale boundary detection: HED at four scales, coarse to fine")
+    print("\nMulti-scale boundary detection: HED at three scales, coarse to fine")
     try:
         photograph = read_photograph(arguments.image, arguments.long_side)
-        model = load_hed().to(device)
-    except (OSError, RuntimeError) as error:
+        network, head = HEDAtAScale(load_hed()).eval().to(device), load_head().to(device)
+    except (OSError, ValueError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from error
     image = torch.from_numpy(photograph).to(device).permute(2, 0, 1)[None].float() / 255
     size = photograph.shape[0], photograph.shape[1]
 
     with torch.inference_mode():
-        predictions, logits = predict_scales(model, image)
-        print("  The attention is untrained: the optical depth of a pixel at a scale is |logit| of the boundary there.")
+        seen = scales_of(network, image, SCALES, progress=True)
+        predictions, logits = seen.predictions, [head.logits(features) for features in seen.features]
         rendering = afa_kernels.scale_space_render(predictions, logits, size=size)
         weights, transmittance = afa_kernels.scale_space_weights(torch.cat(logits, dim=1))
         mean = torch.stack([resize(prediction, size) for prediction in predictions]).mean(dim=0)

@@ -6,6 +6,7 @@ Each is a module: `fusion(scales)` -> boundary probabilities (1, 1, H, W), of `S
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,18 @@ from torch import Tensor, nn
 from afa_kernels import hierarchical_fusion
 from afa_kernels.nn import ScaleSpaceRendering, SpatialAttention
 from examples.boundary_detection.scales import FEATURES, Scales
+from examples.training import load
 
 WIDTH = 16  # channels inside a head
+SCALES = (0.5, 1.0, 1.5)
+HEAD = Path(__file__).parent / "ssr_head.pt"
+
+
+def load_head(path: Path = HEAD) -> ScaleSpaceRendering:
+    """The attention head for `SCALES` that `train.py --head` wrote, in evaluation mode."""
+    head = ScaleSpaceRendering(FEATURES, WIDTH)
+    head.load_state_dict(load(path, None)["model"])
+    return head.eval().requires_grad_(False)
 
 
 class Single(nn.Module):

