@@ -58,6 +58,7 @@ def main() -> None:
 
     count = len(np.unique(picture.nuclei)) - 1
     print(f"Nuclei of a picture of {picture.image.shape[1]} x {picture.image.shape[0]} pixels, scored on {count} masks")
+    assert model.network is not None
     models = {fusion: multi_scale(model.network, fusion, model.scales).eval() for fusion in ("single", "mean")}
     models["ssr"] = model
     print("  IoU of each class, their mean, and F of nuclei found with IoU > 0.5, in per cent")

@@ -34,14 +34,14 @@ from examples.training import load, optimise, remembered, save
 
 # ---- configuration ----
 SCALES = (0.5, 1.0, 2.0)
-STEPS, BATCH = 300, 8
-HEAD_STEPS = 40
-COMPARED_STEPS, COMPARED_BATCH = 300, 4
+STEPS, BATCH = 3000, 8
+HEAD_STEPS = 300
+COMPARED_STEPS, COMPARED_BATCH = 1500, 4
 CROP = 96
 RATE = 3e-3  # of Adam; falls to 0 by half a cosine
 WEIGHT_DECAY = 1e-4
-CLASS_WEIGHTS = (1.0, 1.0, 4.0)  # few pixels are boundary
-CHECKPOINT_EVERY = 50  # steps
+CLASS_WEIGHTS = (1.0, 1.0, 10.0)  # few pixels are boundary
+CHECKPOINT_EVERY = 100  # steps
 TEST_EVERY = 5  # every fifth tile is for scoring alone
 SEEDS = (0, 1, 2)
 COMPARED = ("concat", "sum", "sum_convs", "afa", "afa_bare", "afa_quiet", "afa_calm", "afa_calm_quiet")
