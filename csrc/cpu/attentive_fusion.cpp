@@ -53,6 +53,7 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, c
   const Layout& layout = fusion.layout;
   const auto x = check.map<const T>("shallow", shallow, layout), y = check.map<const T>("deep", deep, layout);
   const auto o = check.map<T>("out", out, layout);
+  const bool stream = streamed(out);
   back_with_huge_pages(out);
   for_each_row<Acc>(layout, TILE, 0, [&](const Piece& piece, Acc*) {
     const Coefficients<Acc> k = fusion.coefficients(piece.n, 0);
@@ -60,11 +61,9 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, c
     const Acc *x_along = k.x_along + piece.first, *y_along = k.y_along + piece.first;
     const T* xr = layout.at(x, piece.n, piece.row, piece.first);
     const T* yr = layout.at(y, piece.n, piece.row, piece.first);
-    T* __restrict row = layout.at(o, piece.n, piece.row, piece.first);
-    const int64_t count = piece.count;
-    for (int64_t i = 0; i < count; ++i)
-      row[i] = static_cast<T>(x_along[i] * x_across * static_cast<Acc>(xr[i]) +
-                              y_along[i] * y_across * static_cast<Acc>(yr[i]));
+    fill_row<Acc>(layout.at(o, piece.n, piece.row, piece.first), piece.count, stream, [&](int64_t i) {
+      return x_along[i] * x_across * static_cast<Acc>(xr[i]) + y_along[i] * y_across * static_cast<Acc>(yr[i]);
+    });
   });
 }
 
@@ -84,6 +83,7 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
   const auto dq = optional_map(check, "grad of channel_logits", grads[3], layout.of_channels());
   for (int64_t i : {0, 1})
     if (grads[i]) back_with_huge_pages(*grads[i]);
+  const bool stream_x = streamed(grads[0]), stream_y = streamed(grads[1]);
   std::vector<Acc> channel_sums(dq ? layout.batch * tiles * channels : 0);
 
   const int64_t longest = std::max(channels, tile_size);
@@ -104,7 +104,8 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
         }
         T* dx_row = of_x ? layout.at(dx, tile.n, first_row + r, first) : nullptr;
         T* dy_row = of_y ? layout.at(dy, tile.n, first_row + r, first) : nullptr;
-        Acc *dxr = computed_in(dx_row, buffer + 3 * longest), *dyr = computed_in(dy_row, buffer + 4 * longest);
+        Acc* dxr = computed_in(dx_row, buffer + 3 * longest, stream_x);
+        Acc* dyr = computed_in(dy_row, buffer + 4 * longest, stream_y);
         const Acc x_across = k.x_across[r], y_across = k.y_across[r];
         const Acc *x_along = k.x_along, *y_along = k.y_along;
         Acc *sums = across, sum = 0;
@@ -118,8 +119,8 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
             sum += x_along[i] * gx - y_along[i] * gy;
           }
         }
-        store(dxr, steps, dx_row);
-        store(dyr, steps, dy_row);
+        store(dxr, steps, dx_row, stream_x);
+        store(dyr, steps, dy_row, stream_y);
         along[r] = sum;
       }
     };

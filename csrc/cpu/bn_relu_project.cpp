@@ -209,7 +209,7 @@ struct Along {
 
 template <bool channels_last, bool leaky, bool batch, class T, class Acc = acc_t<T>>
 void differentiate(const Hidden<T>& hidden, const Map<const T>& grad, const Norm<Acc>& norm, Acc slope,
-                   const Coefficients<Acc>& k, const Map<T>& grad_hidden) {
+                   const Coefficients<Acc>& k, const Map<T>& grad_hidden, bool stream) {
   using OfChannel = Along<channels_last, Acc>;
   // The `steps` elements from channel c and pixel p on, along channels or along pixels; g is of the pixel or pixels.
   const auto row = [&](int64_t n, int64_t c, int64_t p, int64_t steps, Along<!channels_last, Acc> g, Acc* buffer) {
@@ -217,12 +217,12 @@ void differentiate(const Hidden<T>& hidden, const Map<const T>& grad, const Norm
     const OfChannel constant(&k.constant[c]), of_deviation(&k.of_deviation[c]);
     const Acc *z = widened(hidden.map.at(n, c, p), steps, buffer), s = slope;
     T* out = grad_hidden.at(n, c, p);
-    Acc* __restrict values = computed_in(out, buffer + steps);
+    Acc* __restrict values = computed_in(out, buffer + steps, stream);
     for (int64_t i = 0; i < steps; ++i) {
       const Acc deviation = z[i] - mean[i], passed = rectified<leaky>(deviation * scale[i] + beta[i], g[i], s);
       values[i] = batch ? of_grad[i] * passed + (constant[i] + of_deviation[i] * deviation) : of_grad[i] * passed;
     }
-    store(values, steps, out);
+    store(values, steps, out, stream);
   };
   const Layout& layout = hidden.layout;
   if constexpr (channels_last) {
@@ -293,9 +293,11 @@ void backward(const Tensor& grad, const Tensor& z, const Tensor& weight, const T
   }
   if (!grads[0]) return;
   back_with_huge_pages(*grads[0]);
-  dispatch_flags([&](auto channels_last, auto leaky,
-                     auto batch) { differentiate<channels_last, leaky, batch>(hidden, g, norm, slope, k, dz); },
-                 layout.channels_last, slope != 0, batch_statistics);
+  dispatch_flags(
+      [&](auto channels_last, auto leaky, auto batch) {
+        differentiate<channels_last, leaky, batch>(hidden, g, norm, slope, k, dz, streamed(grads[0]));
+      },
+      layout.channels_last, slope != 0, batch_statistics);
 }
 
 void bn_relu_project_forward(Tensor hidden, Tensor weight, Tensor bias, std::optional<Tensor> running_mean,

@@ -105,10 +105,11 @@ void forward(const std::vector<Tensor>& features, const std::vector<Tensor>& spa
   const Fusion<T> fusion(features, spatial, channel);
   const Layout& layout = fusion.layout;
   const auto o = check.map<T>("out", out, layout);
+  const bool stream = streamed(out);
   back_with_huge_pages(out);
   for_each_row<Acc>(layout, TILE, 2 * TILE, [&](const Piece& piece, Acc* buffer) {
     T* row = layout.at(o, piece.n, piece.row, piece.first);
-    Acc* sums = computed_in(row, buffer);
+    Acc* sums = computed_in(row, buffer, stream);
     const int64_t count = piece.count;
     for (size_t k = 0; k < features.size(); ++k) {
       const Acc* x = widened(layout.at(fusion.maps[k], piece.n, piece.row, piece.first), count, buffer + TILE);
@@ -119,7 +120,7 @@ void forward(const std::vector<Tensor>& features, const std::vector<Tensor>& spa
       else
         for (int64_t i = 0; i < count; ++i) sums[i] += weights[i] * weight * x[i];
     }
-    store(sums, count, row);
+    store(sums, count, row, stream);
   });
 }
 
@@ -132,11 +133,13 @@ void backward(const Tensor& grad, const std::vector<Tensor>& features, const std
   const int64_t inputs = features.size(), channels = layout.channels;
   std::vector<Map<T>> dx;
   std::vector<std::optional<AnyMap>> ds, dq;
+  std::vector<bool> stream;
   bool spatial_needed = false, channel_needed = false;
   for (int64_t k = 0; k < inputs; ++k) {
     dx.push_back(check.map<T>("grad of features", grads[k], layout));
     ds.push_back(optional_map(check, "grad of spatial_logits", grads[inputs + k], fusion.a.shape));
     dq.push_back(optional_map(check, "grad of channel_logits", grads[2 * inputs + k], fusion.b.shape));
+    stream.push_back(streamed(grads[k]));
     if (grads[k]) back_with_huge_pages(*grads[k]);
     spatial_needed |= ds[k].has_value();
     channel_needed |= dq[k].has_value();
@@ -161,7 +164,7 @@ void backward(const Tensor& grad, const std::vector<Tensor>& features, const std
           const Acc* x = gr;
           if (of_logits) x = widened(layout.at(fusion.maps[k], tile.n, first_row + r, first), steps, buffer + longest);
           T* dx_row = of_feature ? layout.at(dx[k], tile.n, first_row + r, first) : nullptr;
-          Acc *dxr = computed_in(dx_row, buffer + 2 * longest), *sums = sums_across + k * steps, sum = 0;
+          Acc *dxr = computed_in(dx_row, buffer + 2 * longest, stream[k]), *sums = sums_across + k * steps, sum = 0;
 #pragma omp simd reduction(+ : sum)
           for (int64_t i = 0; i < steps; ++i) {
             if constexpr (of_feature) dxr[i] = weights[i] * weight * gr[i];
@@ -171,7 +174,7 @@ void backward(const Tensor& grad, const std::vector<Tensor>& features, const std
               sum += weights[i] * gx;
             }
           }
-          store(dxr, steps, dx_row);
+          store(dxr, steps, dx_row, stream[k]);
           sums_along[k * rows + r] = sum;
         };
         dispatch_flags(run, dx[k].data != nullptr, spatial_needed || channel_needed);

@@ -269,12 +269,13 @@ void render_to(const Checker& check, const std::vector<Tensor>& tensors, const M
   const Predictions<T> predictions(check, tensors, maps, height, width);
   const bool channels_last = predictions.channels_last;
   const auto o = check.map<O>("out", out, {maps.batch, predictions.channels, height, width}, channels_last);
+  const bool stream = streamed(out);
   back_with_huge_pages(out);
   render(predictions, maps, height, width,
          [&](int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const acc_t<T>* values) {
            const int64_t at = y * width + first, length = channels_last ? predictions.channels : count;
-           O* __restrict row = channels_last ? o.at(n, 0, at + r) : o.at(n, r, at);
-           for (int64_t i = 0; i < length; ++i) row[i] = static_cast<O>(values[i]);
+           O* row = channels_last ? o.at(n, 0, at + r) : o.at(n, r, at);
+           fill_row<acc_t<T>>(row, length, stream, [&](int64_t i) { return values[i]; });
          });
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../common.h"
+#include "stream.h"
 
 namespace afa {
 
@@ -69,21 +70,60 @@ inline const Acc* widened(const T* row, int64_t count, Acc* buffer) {
   }
 }
 
-// Where the values of `row` are computed before `store`: in place, or in `buffer` if the row is narrow or null.
+// Stores past the cache, but what shares a line with another row.
 template <class T, class Acc>
-inline Acc* computed_in(T* row, Acc* buffer) {
+void stream_row(const Acc* values, int64_t count, T* row) {
+  constexpr int64_t of_line = LINE / sizeof(T), block = 4 * of_line;
+  const int64_t head = std::min<int64_t>(count, -reinterpret_cast<uintptr_t>(row) % LINE / sizeof(T));
+  for (int64_t i = 0; i < head; ++i) row[i] = static_cast<T>(values[i]);
+  const int64_t last = head + (count - head) / of_line * of_line;
   if constexpr (std::is_same_v<T, Acc>) {
-    return row ? row : buffer;
+    stream(reinterpret_cast<char*>(row + head), reinterpret_cast<const char*>(values + head), (last - head) / of_line);
+  } else {
+    alignas(LINE) T narrow[block];
+    for (int64_t first = head; first < last; first += block) {
+      const int64_t size = std::min(block, last - first);
+      for (int64_t i = 0; i < size; ++i) narrow[i] = static_cast<T>(values[first + i]);
+      stream(reinterpret_cast<char*>(row + first), reinterpret_cast<const char*>(narrow), size / of_line);
+    }
+  }
+  for (int64_t i = last; i < count; ++i) row[i] = static_cast<T>(values[i]);
+}
+
+// Where the values of `row` are computed before `store`: in place, or in `buffer` if the row is narrow, null or
+// streamed.
+template <class T, class Acc>
+inline Acc* computed_in(T* row, Acc* buffer, bool streamed) {
+  if constexpr (std::is_same_v<T, Acc>) {
+    return row && !streamed ? row : buffer;
   } else {
     return buffer;
   }
 }
 
 template <class T, class Acc>
-inline void store(const Acc* values, int64_t count, T* row) {
-  if constexpr (!std::is_same_v<T, Acc>) {
-    if (row)
-      for (int64_t i = 0; i < count; ++i) row[i] = static_cast<T>(values[i]);
+inline void store(const Acc* values, int64_t count, T* row, bool streamed) {
+  if (!row) return;
+  if (streamed) return stream_row(values, count, row);
+  if constexpr (!std::is_same_v<T, Acc>)
+    for (int64_t i = 0; i < count; ++i) row[i] = static_cast<T>(values[i]);
+}
+
+// row[i] = value(i), in the cache or, a few lines at a time, past it.
+template <class Acc, class T, class F>
+inline void fill_row(T* __restrict row, int64_t count, bool streamed, const F& value) {
+  if (!streamed) {
+    for (int64_t i = 0; i < count; ++i) row[i] = static_cast<T>(value(i));
+    return;
+  }
+  constexpr int64_t block = 256;
+  Acc values[block];
+  // The first block ends where a line does, and so do all others but the last.
+  int64_t size = block - reinterpret_cast<uintptr_t>(row) % LINE / sizeof(T);
+  for (int64_t first = 0; first < count; first += size, size = block) {
+    size = std::min(size, count - first);
+    for (int64_t i = 0; i < size; ++i) values[i] = value(first + i);
+    stream_row(values, size, row + first);
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include "isa.h"
 #include "memory.h"
+#include "stream.h"
 
 namespace afa {
 
@@ -34,6 +35,7 @@ void for_each_piece(int64_t batch, int64_t rows, int64_t length, int64_t size, i
         ++piece.n;
       }
     });
+    end_streams();
   });
 }
 

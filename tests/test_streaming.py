@@ -1,0 +1,77 @@
+"""Outputs so large that the C++ kernels store them past the cache: of odd sizes, whose rows share lines of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import afa_kernels
+from afa_kernels.testing import listed, tensors
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(
+        "cpu" not in afa_kernels.backends.available("attentive_fusion", "cpu"), reason="the C++ library is not built"
+    ),
+]
+
+SIZE = {torch.float32: (2, 3, 601, 701), torch.bfloat16: (2, 5, 701, 703), torch.float64: (1, 3, 601, 701)}
+
+
+def normal(*shape: int, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()
+
+
+def attentive(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    n, c, h, w = SIZE[dtype]
+    maps = [normal(n, c, h, w, dtype=dtype) for _ in range(2)]
+    return afa_kernels.attentive_fusion, (*maps, normal(n, 1, h, w, dtype=dtype), normal(n, c, 1, 1, dtype=dtype))
+
+
+def progressive(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    n, c, h, w = SIZE[dtype]
+    shapes = (n, c, h, w), (n, 1, h, w), (n, c, 1, 1)
+    return afa_kernels.progressive_fusion, tuple([normal(*s, dtype=dtype) for _ in range(3)] for s in shapes)
+
+
+def projected(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    n, c, h, w = SIZE[dtype]
+    weights = normal(c, dtype=dtype), normal(c, dtype=dtype), normal(1, c, 1, 1, dtype=dtype)
+
+    def call(hidden: Tensor, weight: Tensor, bias: Tensor, project_weight: Tensor) -> Tensor:
+        return afa_kernels.bn_relu_project(hidden, weight, bias, None, None, project_weight)
+
+    return call, (normal(n, c, h, w, dtype=dtype), *weights)
+
+
+def rendered(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    n, c, h, w = SIZE[dtype]
+    predictions = [normal(n, c, h // k, w // k, dtype=dtype) for k in (2, 1)]
+
+    def call(predictions: list[Tensor], logits: Tensor) -> Tensor:
+        return afa_kernels.scale_space_render(predictions, logits, size=(h, w))
+
+    return call, (predictions, normal(n, 2, h // 2, w // 2, dtype=dtype))
+
+
+def run(backend: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Tensor]:
+    with afa_kernels.use_backend(backend):
+        (out,) = listed(call(*arguments))
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
+    return [out, *torch.autograd.grad(out, tensors(arguments), upstream)]
+
+
+@pytest.mark.parametrize("dtype", SIZE, ids=str)
+@pytest.mark.parametrize("make", [attentive, progressive, projected, rendered])
+def test_large_outputs(make: Any, dtype: torch.dtype) -> None:
+    call, arguments = make(dtype)
+    found, again, expected = (run(backend, call, arguments) for backend in ("cpu", "cpu", "reference"))
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float64: 1e-12}[dtype]
+    for mine, repeated, reference in zip(found, again, expected):
+        assert torch.equal(mine, repeated)
+        assert torch.linalg.vector_norm(mine - reference) <= tolerance * torch.linalg.vector_norm(reference)
