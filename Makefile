@@ -11,7 +11,7 @@ SIMT_FILES := $(wildcard tests/simt/*.[hc]pp)
 NATIVE := setup.py build_backend.py pyproject.toml $(NATIVE_FILES)
 TORCH_LIBRARIES := $(foreach name,c10 torch torch_cpu,--exclude lib$(name).so)  # which the installed torch has
 
-.PHONY: demo demo-train test test-cpu test-triton test-cuda test-cubin test-networks test-integrations gate gate-record check fix gpu bench wheel clean
+.PHONY: demo demo-train test test-cpu test-triton test-cuda test-cubin test-networks test-integrations gate gate-record check fix gpu bench docs wheel clean
 
 demo: $(VENV)/installed
 	$(PY) -m examples.boundary_detection.demo --labels $(if $(IMAGE),--image "$(IMAGE)")
@@ -60,6 +60,11 @@ test-cubin: $(VENV)/installed
 test-integrations: $(VENV)/installed
 	AFA_KERNELS_NATIVE=1 $(PIP) --no-build-isolation "$(TORCH)" --editable ".[integrations]"
 	$(PY) -m pytest tests/integrations
+
+# The site of docs/ and of the docstrings, in site/, to be read without a network: open site/index.html.
+docs: $(VENV)/installed
+	AFA_KERNELS_NATIVE=1 $(PIP) --no-build-isolation "$(TORCH)" --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 # Compiles everything again; gate-record what has changed, and rewrites the registers, shared memory and occupancy.
 gate: $(VENV)/installed

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 class Encoder(nn.Module):
     """Any model that returns a list of feature maps, fine to coarse, as an encoder of the networks here.
 
+        Encoder(timm.create_model("convnext_tiny", features_only=True))
+
     Args:
         model: one of timm's, made with features_only=True, or any module that returns a list or tuple of maps.
         channels: of the maps; of timm's models known.
         reductions: their strides, doubled from map to map; of timm's models known.
         layout: "NCHW" or "NHWC", in which maps are then permuted; of timm's models known.
-
-        Encoder(timm.create_model("convnext_tiny", features_only=True))
 
     >>> import torch
     >>> from afa_kernels.models import Encoder

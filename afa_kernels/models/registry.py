@@ -65,14 +65,14 @@ def list_names() -> list[str]:
 def afa_up(encoder: nn.Module, num_classes: int, fuse: str | None = None, ocr: bool = False, **options: Any) -> Any:
     """The network with AFA over any encoder: `AFASegmentation`, or at several scales.
 
+        afa_up(timm.create_model("resnet18", features_only=True), num_classes=19, fuse="ssr")
+
     Args:
         encoder: a model of timm's made with features_only=True, an `Encoder`, or a module with channels and reductions.
         num_classes: K.
         fuse: None for one scale, "ssr" or "hma".
         ocr: whether object-contextual representations are the main head; with "ssr".
         options: as in the class.
-
-        afa_up(timm.create_model("resnet18", features_only=True), num_classes=19, fuse="ssr")
     """
     classes = {
         (None, False): AFASegmentation,
