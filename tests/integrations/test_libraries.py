@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afa_kernels import scale_space_cross_entropy
+from afa_kernels import resized_cross_entropy, resized_labels, scale_space_cross_entropy
 from afa_kernels.nn import AttentiveFusion, MultiScale, ScaleSpaceRendering
 
 IMAGE, CLASSES = (2, 3, 64, 96), 5
@@ -148,3 +148,60 @@ def test_lightning_module(tmp_path: Any) -> None:
     before = module.model.network.weight.clone()
     trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=2))
     assert not torch.equal(before, module.model.network.weight)
+
+
+def test_torchvision_deeplab_with_the_fused_last_step() -> None:
+    segmentation = pytest.importorskip("torchvision.models.segmentation")
+    torch.manual_seed(0)
+    network = segmentation.deeplabv3_resnet50(
+        weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True
+    ).eval()
+    image, target = torch.randn(IMAGE), torch.randint(CLASSES, (IMAGE[0], *IMAGE[2:]))
+    features = network.backbone(image)
+    low = {"out": network.classifier(features["out"]), "aux": network.aux_classifier(features["aux"])}
+    loss = sum(share * resized_cross_entropy(low[name], target) for name, share in (("out", 1.0), ("aux", 0.4)))
+    full = network(image)
+    expected = sum(
+        share * nn.functional.cross_entropy(full[name], target) for name, share in (("out", 1.0), ("aux", 0.4))
+    )
+    torch.testing.assert_close(loss, expected)
+    mine, theirs = (
+        torch.autograd.grad(x, network.classifier[-1].weight, retain_graph=True)[0] for x in (loss, expected)
+    )
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+    labels = resized_labels(low["out"], IMAGE[2:])
+    assert (labels != full["out"].argmax(1)).float().mean() < 1e-3
+
+
+def test_transformers_mask2former_in_several_scales() -> None:
+    transformers = pytest.importorskip("transformers")
+    backbone = transformers.SwinConfig(
+        image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8], window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    config = transformers.Mask2FormerConfig(
+        backbone_config=backbone, num_labels=CLASSES, num_queries=6, hidden_dim=32, feature_size=32,
+        mask_feature_size=32, encoder_layers=1, decoder_layers=2, encoder_feedforward_dim=32, dim_feedforward=32, num_attention_heads=2,
+    )  # fmt: skip
+    network = transformers.Mask2FormerForUniversalSegmentation(config)
+
+    def outputs(result: Any) -> tuple[Tensor, Tensor]:
+        """The scores of classes: of each query its masks, weighed by its classes less "no object"."""
+        classes = result.class_queries_logits.softmax(-1)[..., :-1]
+        masks = result.masks_queries_logits.sigmoid()
+        return torch.einsum("nqc,nqhw->nchw", classes, masks), result.pixel_decoder_last_hidden_state
+
+    model = MultiScale(network, (0.5, 1.0), head=ScaleSpaceRendering(32), outputs=outputs, multiple=64)
+    out = model.train()(torch.randn(IMAGE))
+    assert out.shape == (IMAGE[0], CLASSES, *IMAGE[2:])
+    out.square().mean().backward()
+    assert all(p.grad is not None for p in model.head.parameters())
+    assert model.eval().labels(torch.randn(IMAGE)).shape == (IMAGE[0], *IMAGE[2:])
+
+
+def test_mmengine_builds_modules_from_a_configuration() -> None:
+    mmengine = pytest.importorskip("mmengine")
+    registry = mmengine.Registry("models")
+    registry.register_module(module=AttentiveFusion)
+    fuse = registry.build({"type": "AttentiveFusion", "shallow_channels": 8, "deep_channels": 16})
+    assert fuse(torch.randn(2, 8, 8, 8), torch.randn(2, 16, 4, 4)).shape == (2, 8, 8, 8)
