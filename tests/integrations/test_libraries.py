@@ -181,7 +181,8 @@ def test_transformers_mask2former_in_several_scales() -> None:
     )  # fmt: skip
     config = transformers.Mask2FormerConfig(
         backbone_config=backbone, num_labels=CLASSES, num_queries=6, hidden_dim=32, feature_size=32,
-        mask_feature_size=32, encoder_layers=1, decoder_layers=2, encoder_feedforward_dim=32, dim_feedforward=32, num_attention_heads=2,
+        mask_feature_size=32, encoder_layers=1, decoder_layers=2, encoder_feedforward_dim=32, dim_feedforward=32,
+        num_attention_heads=2,
     )  # fmt: skip
     network = transformers.Mask2FormerForUniversalSegmentation(config)
 
