@@ -6,6 +6,7 @@ Yang et al., "Dense Prediction with Attentive Feature Aggregation", WACV 2023, a
 from afa_kernels import _torch  # first: whether torch is new enough  # noqa: F401
 from afa_kernels._version import __version__
 from afa_kernels.backends import backend_info, use_backend
+from afa_kernels.exporting import export_decompositions
 from afa_kernels.flops import register_when_imported
 from afa_kernels.ops.attentive_fusion import attentive_fusion
 from afa_kernels.ops.bn_relu_conv2d import bn_relu_conv2d
@@ -34,6 +35,7 @@ __all__ = [
     "bn_relu_conv2d",
     "bn_relu_project",
     "channel_attention",
+    "export_decompositions",
     "global_avg_max_pool",
     "hierarchical_fusion",
     "patch",

@@ -25,6 +25,7 @@ _library = torch.library.Library("afa", "DEF")
 _backward_ops: set[Any] = set()
 
 Op = torch._ops.OpOverload
+decompositions: dict[Op, Callable[..., Any]] = {}  # of each op, by operators of the native library and of PyTorch
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -69,17 +70,37 @@ def define(
             backends.launcher(stem, x.device.type, backend)(*prepare(*args), *outputs)
         return result
 
-    return _defined(schema, kernel, lambda *args: allocate(*args[:given]))
+    def decomposed(*args: Any) -> Any:
+        """The outputs as functions of the arguments: the native op fills copies of what it is given."""
+        from torch._higher_order_ops.auto_functionalize import auto_functionalized  # which imports the compiler
+
+        result = allocate(*args[:given])
+        native = getattr(torch.ops.afa_native, stem).default
+        named = zip(native._schema.arguments, (*prepare(*args[:given]), *(result if several else (result,))))
+        filled = auto_functionalized(native, **{argument.name: value for argument, value in named})[1:]
+        return tuple(filled) if several else filled[0]
+
+    op = _defined(schema, kernel, lambda *args: allocate(*args[:given]))
+    if "!" not in schema:
+        decompositions[op] = decomposed
+    return op
 
 
-def define_by_aten(schema: str, allocate: Callable[..., Any], function: str) -> Op:
-    """Define the op of `schema`, which a `function` of `aten_kernels`, "module.name", computes, outputs and all."""
+def define_by_aten(
+    schema: str, allocate: Callable[..., Any], function: str, functional: Callable[..., Any] | None = None
+) -> Op:
+    """Define the op of `schema`, which a `function` of `aten_kernels`, "module.name", computes, outputs and all.
+
+    Where that writes into what it has made, `functional` computes the same for programs, which may not.
+    """
     given = len(_arguments(schema))
 
     def kernel(*args: Any) -> Any:
         return backends.of_aten(function)(*args[:given])
 
-    return _defined(schema, kernel, lambda *args: allocate(*args[:given]))
+    op = _defined(schema, kernel, lambda *args: allocate(*args[:given]))
+    decompositions[op] = kernel if functional is None else lambda *args: functional(*args[:given])
+    return op
 
 
 def _arguments(schema: str) -> list[str]:

@@ -172,6 +172,7 @@ _op = registration.define_by_aten(
     f"Tensor conv_weight, Tensor? conv_bias, {_OPTIONS}) -> (Tensor out, Tensor mean, Tensor variance)",
     _allocate,
     "bn_relu_conv2d.forward",
+    reference.bn_relu_conv2d,
 )
 _backward_op = registration.define_by_aten(
     "bn_relu_conv2d_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor conv_weight, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 import afa_kernels
 from afa_kernels.nn import AttentiveFusion, MultiScale
 
+ROOT = Path(__file__).parents[2]
 LOAD = {
     "torch.export": "torch.export.load(folder + '/model').module()",
     "AOTInductor": "torch._inductor.aoti_load_package(folder + '/model')",
@@ -117,3 +120,13 @@ def test_quantised_by_pt2e() -> None:
     with torch.no_grad():
         got, expected = quantised(other), model(other)
     assert float((got - expected).square().mean() / expected.square().mean()) < 1e-2
+
+
+def test_a_program_in_a_process_of_cpp(tmp_path: Path) -> None:
+    """examples/cpp: exported, compiled, built, and run without Python; it says how far it is off."""
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("there is no C++ compiler")
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.cpp.export", "--output", tmp_path], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "difference" in done.stdout, done.stderr
