@@ -20,7 +20,8 @@ def bn_relu_project(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The logits and the statistics: those given, or without any the mean and biased variance of the batch."""
     r, mean, variance = bn_relu(hidden, weight, bias, running_mean, running_var, eps, activation_slope, abs_weight)
-    logits = (project_weight.to(r.dtype) * r).sum(1, keepdim=True)
+    w = project_weight.to(r.dtype)
+    logits = F.conv2d(r, w) if r.numel() else (w * r).sum(1, keepdim=True)
     return logits.to(hidden.dtype), mean, variance
 
 
@@ -38,14 +39,18 @@ def bn_relu(
     z, gamma, beta = (t.to(torch.promote_types(hidden.dtype, torch.float32)) for t in (hidden, weight, bias))
     if abs_weight:
         gamma = gamma.abs() + eps
+    if z.numel() == 0:  # which torch.batch_norm refuses
+        none = torch.zeros_like(gamma)
+        known = running_mean is not None and running_var is not None
+        return z * _per_channel(gamma) + _per_channel(beta), *(
+            (running_mean, running_var) if known else (none, none.clone())
+        )
     if running_mean is None or running_var is None:
-        count = max(1, z[:, :1].numel())  # an empty batch has zeros for statistics, as in F.batch_norm
-        mean = z.sum((0, 2, 3)) / count
-        variance = (z - _per_channel(mean)).square().sum((0, 2, 3)) / count
+        y = torch.batch_norm(z, gamma, beta, None, None, True, 0.0, eps, False)
+        variance, mean = torch.var_mean(z.detach(), (0, 2, 3), correction=0)
     else:
         mean, variance = running_mean.to(z.dtype), running_var.to(z.dtype)
-    scale = gamma * torch.rsqrt(variance + eps)
-    y = (z - _per_channel(mean)) * _per_channel(scale) + _per_channel(beta)
+        y = torch.batch_norm(z, gamma, beta, mean, variance, False, 0.0, eps, False)
     return F.leaky_relu(y, activation_slope) if activation_slope else y.relu(), mean, variance
 
 

@@ -13,8 +13,10 @@ def progressive_fusion(
     for feature in features:
         dtype = torch.promote_types(dtype, feature.dtype)
     arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
-    out = torch.zeros_like(features[0], dtype=arithmetic)
+    out: Tensor | None = None
     for feature, s, q in zip(features, spatial_logits, channel_logits, strict=True):
         x, s, q = (t.to(arithmetic) for t in (feature, s, q))
-        out = s.sigmoid() * q.sigmoid() * x + (-s).sigmoid() * (-q).sigmoid() * out
+        taken = s.sigmoid() * q.sigmoid() * x
+        out = taken if out is None else taken + (-s).sigmoid() * (-q).sigmoid() * out
+    assert out is not None
     return out.to(dtype)
