@@ -40,11 +40,8 @@ def bn_relu(
     if abs_weight:
         gamma = gamma.abs() + eps
     if z.numel() == 0:  # which torch.batch_norm refuses
-        none = torch.zeros_like(gamma)
-        known = running_mean is not None and running_var is not None
-        return z * _per_channel(gamma) + _per_channel(beta), *(
-            (running_mean, running_var) if known else (none, none.clone())
-        )
+        mean, variance = (torch.zeros_like(gamma) if t is None else t for t in (running_mean, running_var))
+        return z * _per_channel(gamma) + _per_channel(beta), mean, variance
     if running_mean is None or running_var is None:
         y = torch.batch_norm(z, gamma, beta, None, None, True, 0.0, eps, False)
         variance, mean = torch.var_mean(z.detach(), (0, 2, 3), correction=0)
