@@ -73,7 +73,11 @@ def levels(rows: Sequence[Record]) -> str:
     return markdown(["levels fused by", "mean IoU", "IoU of boundary", "F of nuclei", "parameters", "CPU-s"], table)
 
 
-TABLES: tuple[Callable[[], str], ...] = (boundary_scales, nuclei_scales)
+def nuclei_levels() -> str:
+    return levels(read("segmentation/fusions.json")["rows"])
+
+
+TABLES: tuple[Callable[[], str], ...] = (boundary_scales, nuclei_scales, nuclei_levels)
 
 if __name__ == "__main__":
     for table in TABLES:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import handle_torch_function, has_torch_function
 
 from afa_kernels import backends, layout
@@ -223,7 +224,7 @@ def differentiate(
     always = _places(inputs, [None] * len(inputs), of)
     name = op._schema.name.removeprefix("afa::")
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    _differentiate(op, type(name.title().replace("_", ""), (torch.autograd.Function,), methods))
+    _differentiate(op, type(name.title().replace("_", ""), (_SingleLevelFunction,), methods))
     if backward_op not in _backward_ops:
         _backward_ops.add(backward_op)
         _differentiable_once(backward_op, name)
@@ -254,7 +255,7 @@ def _places(inputs: list[str], lengths: list[int | None], of: Sequence[str]) -> 
     return [place for name in of for place in places[name]]
 
 
-def _differentiate(op: Op, function: type[torch.autograd.Function]) -> None:
+def _differentiate(op: Op, function: type[_SingleLevelFunction]) -> None:
     """Run `function` where a gradient may be asked for.
 
     It takes the keyset below autograd, then for each argument None or, of a list of tensors, its length (None in all
@@ -263,8 +264,9 @@ def _differentiate(op: Op, function: type[torch.autograd.Function]) -> None:
     """
     lists = [str(argument.type) == "List[Tensor]" for argument in op._schema.arguments]
     any_list, all_but_backend = any(lists), len(lists) - 1
-    # At the Autograd key torch.func is down to one level of its transforms, whose tensors autograd takes as they are.
-    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    # At the Autograd key torch.func is down to one level of its transforms, whose tensors autograd takes as they are:
+    # hence no torch.autograd.Function, whose `apply` would look for the levels again.
+    apply = function.apply  # type: ignore[attr-defined]
 
     def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
         below = keyset & torch._C._after_autograd_keyset
@@ -301,7 +303,7 @@ def refuse_tangents(name: str, args: Sequence[Any], instead: str | None = None) 
 def _differentiable_once(op: Op, public_name: str) -> None:
     """Make a gradient of the backward op `op` an error instead of a silent zero."""
 
-    class Once(torch.autograd.Function):
+    class Once(_SingleLevelFunction):
         @staticmethod
         def forward(ctx: Any, below: Any, lengths: list[int | None] | None, *flat: Any) -> Any:
             result = _redispatched(op, below, _grouped(lengths, flat))
