@@ -20,8 +20,7 @@ def bn_relu_project(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The logits and the statistics: those given, or without any the mean and biased variance of the batch."""
     r, mean, variance = bn_relu(hidden, weight, bias, running_mean, running_var, eps, activation_slope, abs_weight)
-    w = project_weight.to(r.dtype)
-    logits = F.conv2d(r, w) if r.numel() else (w * r).sum(1, keepdim=True)
+    logits = (project_weight.to(r.dtype) * r).sum(1, keepdim=True)  # which autocast leaves alone
     return logits.to(hidden.dtype), mean, variance
 
 
