@@ -72,7 +72,7 @@ gate: $(VENV)/installed
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/cubin
 
 gate-record: $(VENV)/installed
-	PYTHONPATH=tests $(PY) tests/gate/offline.py
+	PYTHONPATH=.:tests $(PY) tests/gate/offline.py
 	PYTHONPATH=tests $(PY) tests/cubin/compiled.py
 
 check: $(VENV)/installed

@@ -13,6 +13,7 @@ The last replaces what stands in the files between <!-- NAME:begin --> and <!-- 
     networks            whole networks against the official composition
     traffic             bytes and kernels, counted
     gpu                 what a GPU recorded; nothing while no GPU has
+    gpu-model           what the model of a GPU predicts
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import memory, ops, whole_networks
+from benchmarks.ops._shapes import LAYOUTS
 from benchmarks.traffic import ours as traffic
 
 RESULTS = Path(__file__).parent / "results"
@@ -220,16 +222,17 @@ def _of_gpu(device: str, records: list[Record]) -> str:
     others = [
         who for who in ("eager", "compiled", "compiled max-autotune") if any(who in found for found in rows.values())
     ]
-    lines = []
+    model, lines = predictions(), []
     for key, found in rows.items():
         mine = found.get("afa_kernels")
         times = [f"{found[who]['p50_us']:.1f}" if who in found else "-" for who in ("afa_kernels", *others)]
         gains = [f"{found[who]['p50_us'] / mine['p50_us']:.2f}" if mine and who in found else "-" for who in others]
         share = f"{mine['share']:.2f}" if mine and mine.get("share") else "-"
         cpu = f"{mine['cpu_us']:.0f}" if mine else "-"
-        lines.append([f"`{key[0]}`", *key[1:], *times, *gains, share, cpu])
+        predicted = _predicted(model, device, *key)
+        lines.append([f"`{key[0]}`", *key[1:], *times, *gains, share, cpu, predicted])
     header = ["operation", "pass", "dtype", "layout", "shape", "afa_kernels us", *(f"{who} us" for who in others)]
-    header += [*(f"vs {who}" for who in others), "share of a copy", "CPU us"]
+    header += [*(f"vs {who}" for who in others), "share of a copy", "CPU us", "predicted us"]
     last = records[-1]
     refused = sum("refused" in r for r in records)
     failed = sum(r.get("outcome") == "failed" for r in records)
@@ -241,6 +244,42 @@ def _of_gpu(device: str, records: list[Record]) -> str:
     return f"{said}\n\n{table(header, lines)}"
 
 
+def _predicted(
+    model: dict[tuple[str, ...], tuple[float, float]], device: str, op: str, pass_: str, dtype: str, *call: str
+) -> str:
+    """The microseconds of a pass on the device, where the model knows it; with bfloat16 as with float16."""
+    key = op, pass_, dtype.replace("bfloat16", "float16"), *call
+    return next((f"{us:.1f}" for (*of, gpu), (us, _) in model.items() if tuple(of) == key and gpu in device), "-")
+
+
+def predictions() -> dict[tuple[str, ...], tuple[float, float]]:
+    """What the model of `benchmarks.gpu.model` says of every pass: microseconds, and of these those of its bytes."""
+    path = RESULTS / "gpu_model.json"
+    found: dict[tuple[str, ...], tuple[float, float]] = {}
+    for r in json.loads(path.read_text()) if path.exists() else []:
+        op, call = r["call"].split(": ")
+        shape, _, layout = call.rpartition(", ")
+        key = op, r["pass"], r["dtype"], LAYOUTS[layout], shape, r["gpu"]
+        time, of_bytes = found.get(key, (0.0, 0.0))
+        us = r["us"] * r["launches"]
+        found[key] = time + us, of_bytes + r["share"] * us
+    return found
+
+
+def gpu_model() -> str:
+    """The model's passes in float16 at the finest and the coarsest level; empty where there is no record."""
+    found, lines = predictions(), []
+    calls = dict.fromkeys((op, layout, shape) for op, _, dtype, layout, shape, _ in found if dtype == "float16")
+    passes = [(name, gpu) for name in ("forward", "backward") for gpu in ("H100", "A100")]
+    for op, layout, shape in calls:
+        if shape.split(",")[0] in ("1x32x512x1024", "1x256x64x128", "1x19x1024x2048"):
+            said = [found.get((op, name, "float16", layout, shape, gpu)) for name, gpu in passes]
+            cells = [f"{one[0]:.0f} ({one[1] / one[0]:.2f})" if one else "-" for one in said]
+            lines.append([f"`{op}`", layout, shape, *cells])
+    header = ["operation", "layout", "shape", *(f"{name}, {gpu}" for name, gpu in passes)]
+    return table(header, lines) if lines else ""
+
+
 TABLES: dict[str, Callable[[list[Record]], str]] = {
     "headline": headline,
     "benchmark": summary,
@@ -249,6 +288,7 @@ TABLES: dict[str, Callable[[list[Record]], str]] = {
     "networks": lambda run: whole_networks.table(whole_networks.newest()),
     "traffic": lambda run: traffic.table(traffic.load()),
     "gpu": lambda run: gpu(gpu_records()),
+    "gpu-model": lambda run: gpu_model(),
 }
 
 

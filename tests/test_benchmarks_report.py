@@ -52,3 +52,13 @@ def test_headline_has_ten_figures() -> None:
 def test_wrong_markers(text: str) -> None:
     with pytest.raises(SystemExit, match="a file must have"):
         report.written(text, "a file", RECORDS)
+
+
+def test_what_a_gpu_took_stands_beside_what_the_model_predicted() -> None:
+    call = {"op": "attentive_fusion", "dtype": "bfloat16", "layout": "NCHW", "shape": "1x32x512x1024"}
+    took = {"pass": "forward", "stage": "kernels", "p50_us": 50.0, "share": 0.7, "cpu_us": 9.0}
+    origin = {"torch": "2.14.1", "triton": "3.9.0", "commit": "", "date": "2026-11-25"}
+    (us, _) = report.predictions()["attentive_fusion", "forward", "float16", "NCHW", "1x32x512x1024", "H100"]
+    for device, predicted in (("NVIDIA H100 80GB HBM3", f"{us:.1f}"), ("NVIDIA L4", "-")):
+        said = report.gpu([{**origin, **call, **took, "device": device}])
+        assert said.splitlines()[-1].split("|")[-2].strip() == predicted

@@ -65,7 +65,7 @@ def _forward_kernel(
     total = tl.zeros([1, BLOCK_P], arithmetic)
     score_of_target = tl.zeros([1, BLOCK_P], arithmetic)
     smooth = tl.zeros([1, BLOCK_P], arithmetic)  # sum_c smoothing_c r_c
-    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
+    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 8):
         c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
         inside = (c < channels) & inside_x
         score = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
@@ -134,7 +134,7 @@ def _gradient_kernel(
     sums = ()  # over the channels, of the gradient times up(pred_k): what reaches w_k
     for _ in tl.static_range(K):
         sums = sums + (tl.zeros([1, BLOCK_P], arithmetic),)
-    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
+    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 8):
         c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
         inside = (c < channels) & inside_x
         score = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)

@@ -10,4 +10,7 @@ import triton.language as tl
 def gate(logits, mask, arithmetic: tl.constexpr):
     """Return sigmoid(z) and 1 - sigmoid(z) = sigmoid(-z), accurate where sigmoid(z) rounds to 1."""
     z = tl.load(logits, mask=mask, other=0.0).to(arithmetic)
-    return 1.0 / (1.0 + tl.exp(-z)), 1.0 / (1.0 + tl.exp(z))
+    e = tl.exp(-tl.abs(z))
+    larger = 1.0 / (1.0 + e)
+    smaller = e * larger
+    return tl.where(z < 0.0, smaller, larger), tl.where(z < 0.0, larger, smaller)

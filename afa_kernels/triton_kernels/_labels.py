@@ -44,7 +44,7 @@ def _forward_kernel(
     label = tl.zeros([1, BLOCK_P], tl.int32)
     nan = tl.full([1, BLOCK_P], 2147483647, tl.int32)
     total = tl.zeros([1, BLOCK_P], arithmetic)
-    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
+    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 8):
         channel = first + tl.arange(0, BLOCK_C)[:, None]
         inside = (channel < channels) & inside_x
         score = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)

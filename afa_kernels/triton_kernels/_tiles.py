@@ -1,4 +1,7 @@
-"""How much of a tensor one program takes: small heuristics in place of autotuning."""
+"""How much of a tensor one program takes: small heuristics in place of autotuning.
+
+None depends on the number of images, so that neither do the values of an image.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from torch import Tensor
 
 from afa_kernels import layout
 
+PROGRAMS = 1024  # that keep the memory of a large GPU busy: about eight for each multiprocessor
+TOGETHER = 4  # blocks of pixels that a program which only sums reads before it waits for them
+
 
 def channels_last(x: Tensor) -> bool:
     return layout.memory_format(x) == torch.channels_last
@@ -16,28 +22,54 @@ def channels_last(x: Tensor) -> bool:
 def of_map(channels: int, channels_last: bool, itemsize: int) -> dict[str, int]:
     """Return BLOCK_C, BLOCK_P and the warps: 16 bytes or more a thread, and as few registers as spill nothing.
 
-    The longer side lies along the axis that is contiguous in memory. In channels_last every block of pixels leaves a
-    row of partial sums, so that blocks are larger there.
+    The longer side lies along the axis that is contiguous in memory. The other is long enough that what a tile reads
+    besides, a value a pixel and one a channel, is little.
     """
     if channels_last:
         block_c = min(max(triton.next_power_of_2(channels), 16), 64 if itemsize == 8 else 128)
         return {"BLOCK_C": block_c, "BLOCK_P": (512 if itemsize == 8 else 2048) // block_c, "num_warps": 8}
-    return {"BLOCK_C": 2 if itemsize == 8 else 4, "BLOCK_P": 256, "num_warps": 4}
+    return {"BLOCK_C": 8 if itemsize == 8 else 16, "BLOCK_P": 64, "num_warps": 4}
 
 
-def of_maps(inputs: int, channels: int, channels_last: bool, itemsize: int, aligned: bool = True) -> dict[str, int]:
+def of_sums(channels: int, pixels: int, channels_last: bool, itemsize: int, widest: int = 256) -> dict[str, int]:
+    """Return the tile of programs that sum over the channels, so that in NCHW one goes through all of them.
+
+    There the tiles of a coarse map are narrow, that its programs be two or more for each multiprocessor; and those of
+    a fine one `widest`, where every block of pixels leaves a row of partial sums. In channels_last a tile has all
+    channels, if they are not too many, and half as many elements as elsewhere, for the sums take registers.
+    """
+    if channels_last and channels > (64 if itemsize == 8 else 256):
+        return of_map(channels, channels_last, itemsize)
+    if channels_last:
+        block_c = max(triton.next_power_of_2(channels), 16)
+        return {"BLOCK_C": block_c, "BLOCK_P": (256 if itemsize == 8 else 1024) // block_c, "num_warps": 4}
+    block_p = next((block for block in (widest, 64) if triton.cdiv(pixels, block) >= PROGRAMS // 4), 32)
+    warps = 8 if block_p == 32 else 4
+    return {"BLOCK_C": (128 if itemsize == 8 else 256) * warps // block_p, "BLOCK_P": block_p, "num_warps": warps}
+
+
+def steps(blocks: int, of: int, least: int, together: int = 1) -> int:
+    """Return how many of its `blocks` of pixels one program takes, for about PROGRAMS programs of `of` tiles in all.
+
+    At least `least`, so that the row of partial sums that each program leaves is little beside what it has read; and a
+    multiple of how many it reads `together`.
+    """
+    return triton.cdiv(min(max(triton.cdiv(of, PROGRAMS), least), blocks), together) * together
+
+
+def of_maps(tile: dict[str, int], inputs: int, channels_last: bool, aligned: bool = True) -> dict[str, int]:
     """Return the tile of one map, or a smaller one that spills less.
 
     Of many inputs, for a thread holds up to three values of each for every element; and in the backward pass of
     channels_last where addresses are not `aligned`.
     """
-    tile = of_map(channels, channels_last, itemsize)
     if inputs <= 4:
         return tile if aligned or not channels_last else {**tile, "BLOCK_P": tile["BLOCK_P"] // 2}
     elements = 32 * tile["num_warps"] * (2 if inputs <= 8 else 1)
     if channels_last:
         return {**tile, "BLOCK_C": 16, "BLOCK_P": elements // 16}
-    return {**tile, "BLOCK_C": elements // 64, "BLOCK_P": 64}
+    block_p = min(tile["BLOCK_P"], 64)
+    return {**tile, "BLOCK_C": elements // block_p, "BLOCK_P": block_p}
 
 
 def of_row(channels: int, width: int, scales: int, channels_last: bool, itemsize: int) -> dict[str, int]:
@@ -52,6 +84,13 @@ def of_row(channels: int, width: int, scales: int, channels_last: bool, itemsize
         return {"BLOCK_C": block_c, "BLOCK_P": min(whole_p, most // block_c)}
     block_p = min(whole_p, most)
     return {"BLOCK_C": min(whole_c, most // block_p), "BLOCK_P": block_p}
+
+
+def of_gather(channels: int, width: int, channels_last: bool, itemsize: int) -> dict[str, int]:
+    """Return the tile of a gather: in NCHW a thread has up to eight channels of a pixel, which share its indices."""
+    if channels_last:
+        return of_row(channels, width, 1, channels_last, itemsize)
+    return {"BLOCK_C": min(triton.next_power_of_2(channels), 8), "BLOCK_P": 32, "num_warps": 1}
 
 
 def of_pixels(itemsize: int) -> dict[str, int]:

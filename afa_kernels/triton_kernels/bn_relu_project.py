@@ -16,9 +16,9 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
+from afa_kernels.triton_kernels._maps import offsets
 from afa_kernels.triton_kernels._norm import norm, rectify
-
-STEPS = 8  # blocks of pixels that one program sums over
+from afa_kernels.triton_kernels._rows import load_rows, of_rows
 
 
 @triton.jit
@@ -38,46 +38,49 @@ def _first_of(hidden, c, inside_c, z_c, arithmetic: tl.constexpr):
     return tl.load(hidden + c * z_c, mask=inside_c, other=0.0).to(arithmetic)
 
 
-# One program takes the mean and the sum of squared deviations of STEPS blocks of BLOCK_P pixels of BLOCK_C channels of
-# one image, merging block by block by Chan's formula, and writes them to its own row of (N, parts, C).
-@triton.jit
+# One program takes the mean and the sum of squared deviations of `steps` blocks of BLOCK_P pixels of BLOCK_C channels
+# of one image, each place in the block for itself and then all by Chan's formula; and writes them to its own row of
+# (N, parts, C).
+@triton.jit(do_not_specialize=["parts", "steps"])
 def _statistics_kernel(
     hidden, origin_image, means, squares,
-    strides, channels, pixels, parts,
-    STEPS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+    strides, channels, pixels, parts, steps,
+    TOGETHER: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     z_n, z_c, z_p = strides
     part, c = _part_and_channels(channels, BLOCK_C)
     n = tl.program_id(1).to(tl.int64)
     inside_c = c < channels
     origin = _first_of(origin_image, c, inside_c, z_c, arithmetic)[:, None]
-    count = tl.zeros([], arithmetic)
-    mean = tl.zeros([BLOCK_C], arithmetic)
-    square = tl.zeros([BLOCK_C], arithmetic)
-    for step in range(STEPS):
-        p = (part * STEPS + step) * BLOCK_P + tl.arange(0, BLOCK_P)
-        inside = inside_c[:, None] & (p < pixels)[None, :]
-        z = tl.load(hidden + n * z_n + c[:, None] * z_c + p[None, :] * z_p, mask=inside, other=0.0).to(arithmetic)
-        z = tl.where(inside, z - origin, 0.0)
-        new_count = tl.sum((p < pixels).to(arithmetic))
-        new_mean = tl.sum(z, axis=1) / tl.maximum(new_count, 1.0)
-        deviations = tl.where(inside, z - new_mean[:, None], 0.0)
-        fraction = new_count / tl.maximum(count + new_count, 1.0)
-        delta = new_mean - mean
-        mean += delta * fraction
-        square += tl.sum(deviations * deviations, axis=1) + delta * delta * count * fraction
-        count += new_count
+    count = tl.zeros([BLOCK_P], tl.int32)
+    mean = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+    square = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+    for first in range(0, steps, TOGETHER):
+        for i in tl.static_range(TOGETHER):
+            step = first + i
+            p = (part * steps + step) * BLOCK_P + tl.arange(0, BLOCK_P)
+            inside = inside_c[:, None] & (p < pixels)[None, :]
+            z = tl.load(hidden + n * z_n + c[:, None] * z_c + p[None, :] * z_p, mask=inside, other=0.0).to(arithmetic)
+            z -= origin
+            delta = tl.where(inside, z - mean, 0.0)
+            mean += delta * (1.0 / tl.cast(step + 1, arithmetic))
+            square += delta * (z - mean)
+            count += (p < pixels).to(tl.int32)
+    counts = count.to(arithmetic)[None, :]
+    of_all = tl.sum(mean * counts, axis=1) / tl.sum(counts, axis=1)
+    delta = mean - of_all[:, None]
+    squares_of_all = tl.sum(square + delta * delta * counts, axis=1)
     row = (n * parts + part) * channels + c
-    tl.store(means + row, mean, mask=inside_c)
-    tl.store(squares + row, square, mask=inside_c)
+    tl.store(means + row, of_all, mask=inside_c)
+    tl.store(squares + row, squares_of_all, mask=inside_c)
 
 
 # One program merges the rows of BLOCK_C channels: first the mean, then the deviations from it.
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "count", "parts", "pixels_of_part"])
 def _merge_kernel(
     hidden, means, squares, mean, variance,
     strides, rows, count, channels, pixels, parts, pixels_of_part,
-    BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr, arithmetic: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     _, z_c, _ = strides
     c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
@@ -100,39 +103,58 @@ def _merge_kernel(
     tl.store(variance + c, tl.sum(total, axis=0)[None, :], mask=c < channels)
 
 
-# One program projects BLOCK_P pixels of one image, over all channels.
 @triton.jit
+def _project(hidden, strides, n, c, p, inside, center, scale, beta, w, SLOPE: tl.constexpr, arithmetic: tl.constexpr):
+    """Return w r of a tile, [BLOCK_C, BLOCK_P]."""
+    z = tl.load(hidden + offsets(strides, n, c, p), mask=inside, other=0.0).to(arithmetic)
+    y = (z - center[:, None]) * scale[:, None] + beta[:, None]
+    return tl.where(inside, w[:, None] * rectify(y, y, SLOPE), 0.0)
+
+
+# One program projects some pixels of one image, over all channels: `steps` blocks of BLOCK_P pixels if a tile has all
+# channels (`whole`), else one block.
+@triton.jit(do_not_specialize=["steps"])
 def _project_kernel(
     hidden, weight, bias, project_weight, mean, variance, logits,
-    strides, channels, pixels,
+    strides, channels, pixels, steps,
     EPS: tl.constexpr, SLOPE: tl.constexpr, ABS_WEIGHT: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+    whole: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    z_n, z_c, z_p = strides
     n = tl.program_id(1).to(tl.int64)
-    p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
-    inside_p = p < pixels
-    total = tl.zeros([BLOCK_P], arithmetic)
-    for first in range(0, channels, BLOCK_C):
-        c = first + tl.arange(0, BLOCK_C).to(tl.int64)
+    first_p = tl.program_id(0).to(tl.int64) * steps * BLOCK_P
+    if whole:
+        c = tl.arange(0, BLOCK_C).to(tl.int64)
         inside_c = c < channels
         center, _, scale, beta = norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
         w = tl.load(project_weight + c, mask=inside_c, other=0.0)
-        inside = inside_c[:, None] & inside_p[None, :]
-        z = tl.load(hidden + n * z_n + c[:, None] * z_c + p[None, :] * z_p, mask=inside, other=0.0).to(arithmetic)
-        y = (z - center[:, None]) * scale[:, None] + beta[:, None]
-        total += tl.sum(tl.where(inside, w[:, None] * rectify(y, y, SLOPE), 0.0), axis=0)
-    tl.store(logits + n * pixels + p, total.to(logits.dtype.element_ty), mask=inside_p)
+        for step in range(steps):
+            p = first_p + step * BLOCK_P + tl.arange(0, BLOCK_P)
+            inside = inside_c[:, None] & (p < pixels)[None, :]
+            projected = _project(hidden, strides, n, c, p, inside, center, scale, beta, w, SLOPE, arithmetic)
+            total = tl.sum(projected, axis=0)
+            tl.store(logits + n * pixels + p, total.to(logits.dtype.element_ty), mask=p < pixels)
+    else:
+        p = first_p + tl.arange(0, BLOCK_P)
+        sums = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+        for first in range(0, channels, BLOCK_C):
+            c = first + tl.arange(0, BLOCK_C).to(tl.int64)
+            inside_c = c < channels
+            inside = inside_c[:, None] & (p < pixels)[None, :]
+            center, _, scale, beta = norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
+            w = tl.load(project_weight + c, mask=inside_c, other=0.0)
+            sums += _project(hidden, strides, n, c, p, inside, center, scale, beta, w, SLOPE, arithmetic)
+        total = tl.sum(sums, axis=0)
+        tl.store(logits + n * pixels + p, total.to(logits.dtype.element_ty), mask=p < pixels)
 
 
 # With g the gradient of the logits and g' = (y > 0 ? g : SLOPE g): one program sums g r, g' and g' (z - mean) over
-# STEPS blocks of BLOCK_P pixels of BLOCK_C channels of one image, and writes each to its own row of (N, parts, C).
-@triton.jit
+# `steps` blocks of BLOCK_P pixels of BLOCK_C channels of one image, and writes each to its own row of (N, parts, C).
+@triton.jit(do_not_specialize=["parts", "steps"])
 def _sums_kernel(
     grad, hidden, weight, bias, mean, variance, projected_rows, rectified_rows, deviation_rows,
-    grad_strides, strides, channels, pixels, parts,
+    grad_strides, strides, channels, pixels, parts, steps,
     EPS: tl.constexpr, SLOPE: tl.constexpr, ABS_WEIGHT: tl.constexpr,
-    STEPS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+    TOGETHER: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     g_n, _, g_p = grad_strides
     z_n, z_c, z_p = strides
@@ -140,51 +162,48 @@ def _sums_kernel(
     n = tl.program_id(1).to(tl.int64)
     inside_c = c < channels
     center, _, scale, beta = norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
-    projected = tl.zeros([BLOCK_C], arithmetic)
-    rectified = tl.zeros([BLOCK_C], arithmetic)
-    deviations = tl.zeros([BLOCK_C], arithmetic)
-    for step in range(STEPS):
-        p = (part * STEPS + step) * BLOCK_P + tl.arange(0, BLOCK_P)
-        inside = inside_c[:, None] & (p < pixels)[None, :]
-        g = tl.load(grad + n * g_n + p * g_p, mask=p < pixels, other=0.0).to(arithmetic)[None, :]
-        z = tl.load(hidden + n * z_n + c[:, None] * z_c + p[None, :] * z_p, mask=inside, other=0.0).to(arithmetic)
-        deviation = z - center[:, None]
-        y = deviation * scale[:, None] + beta[:, None]
-        passed = rectify(y, g, SLOPE)
-        projected += tl.sum(tl.where(inside, g * rectify(y, y, SLOPE), 0.0), axis=1)
-        rectified += tl.sum(tl.where(inside, passed, 0.0), axis=1)
-        deviations += tl.sum(tl.where(inside, passed * deviation, 0.0), axis=1)
+    projected = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+    rectified = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+    deviations = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+    for first in range(0, steps, TOGETHER):
+        for i in tl.static_range(TOGETHER):
+            step = first + i
+            p = (part * steps + step) * BLOCK_P + tl.arange(0, BLOCK_P)
+            inside = inside_c[:, None] & (p < pixels)[None, :]
+            g = tl.load(grad + n * g_n + p * g_p, mask=p < pixels, other=0.0).to(arithmetic)[None, :]
+            z = tl.load(hidden + n * z_n + c[:, None] * z_c + p[None, :] * z_p, mask=inside, other=0.0).to(arithmetic)
+            deviation = z - center[:, None]
+            y = deviation * scale[:, None] + beta[:, None]
+            passed = rectify(y, g, SLOPE)
+            projected += tl.where(inside, g * rectify(y, y, SLOPE), 0.0)
+            rectified += tl.where(inside, passed, 0.0)
+            deviations += tl.where(inside, passed * deviation, 0.0)
     row = (n * parts + part) * channels + c
-    tl.store(projected_rows + row, projected, mask=inside_c)
-    tl.store(rectified_rows + row, rectified, mask=inside_c)
-    tl.store(deviation_rows + row, deviations, mask=inside_c)
-
-
-@triton.jit
-def _over_rows(sums, c, inside_c, rows, channels, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr):
-    """Return the sums over all rows of the channels c, in order."""
-    total = tl.zeros([BLOCK_B, BLOCK_C], sums.dtype.element_ty)
-    for first in range(0, rows, BLOCK_B):
-        row = first + tl.arange(0, BLOCK_B).to(tl.int64)[:, None]
-        inside = (row < rows) & inside_c[None, :]
-        total += tl.load(sums + row * channels + c[None, :], mask=inside, other=0.0)
-    return tl.sum(total, axis=0)
+    tl.store(projected_rows + row, tl.sum(projected, axis=1), mask=inside_c)
+    tl.store(rectified_rows + row, tl.sum(rectified, axis=1), mask=inside_c)
+    tl.store(deviation_rows + row, tl.sum(deviations, axis=1), mask=inside_c)
 
 
 # One program adds up the rows of BLOCK_C channels, and makes of them the gradients of the parameters, and what the
 # statistics add to the gradient of `hidden`: constant + slope (z - mean).
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "count"])
 def _parameters_kernel(
     projected_rows, rectified_rows, deviation_rows, weight, bias, project_weight, mean, variance,
     grad_weight, grad_bias, grad_project, constants, slopes,
     rows, count, channels,
-    EPS: tl.constexpr, ABS_WEIGHT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr,
+    EPS: tl.constexpr, ABS_WEIGHT: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside_c = c < channels
-    projected = _over_rows(projected_rows, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
-    rectified = _over_rows(rectified_rows, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
-    deviations = _over_rows(deviation_rows, c, inside_c, rows, channels, BLOCK_C, BLOCK_B)
+    projected = tl.zeros([BLOCK_B, BLOCK_C], projected_rows.dtype.element_ty)
+    rectified, deviations = projected, projected
+    for first in range(0, rows, BLOCK_B):
+        projected += load_rows(projected_rows, channels, first, rows, c, inside_c, BLOCK_B)
+        rectified += load_rows(rectified_rows, channels, first, rows, c, inside_c, BLOCK_B)
+        deviations += load_rows(deviation_rows, channels, first, rows, c, inside_c, BLOCK_B)
+    projected = tl.sum(projected, axis=0)
+    rectified = tl.sum(rectified, axis=0)
+    deviations = tl.sum(deviations, axis=0)
     _, deviation, scale, _ = norm(weight, bias, mean, variance, c, inside_c, EPS, ABS_WEIGHT)
     w = tl.load(project_weight + c, mask=inside_c, other=0.0)
     of_beta = w * rectified
@@ -253,32 +272,34 @@ def forward(
         mean.copy_(running_mean)
         variance.copy_(running_var)
     else:
-        means, squares = (mean.new_empty((batch, _parts(hidden), channels)) for _ in range(2))
-        _statistics(hidden, hidden, means, squares)
+        parts, steps = _parts_and_steps(hidden)
+        means, squares = (mean.new_empty((batch, parts, channels)) for _ in range(2))
+        _statistics(hidden, hidden, steps, means, squares)
+        add = of_rows(means)
         launch(
-            _merge_kernel, (triton.cdiv(channels, 32),),
-            hidden, means, squares, mean, variance, layout.strides(hidden), batch * _parts(hidden), batch * pixels,
-            channels, pixels, _parts(hidden), STEPS * _tile(hidden)["BLOCK_P"],
-            BLOCK_C=32, BLOCK_B=32, num_warps=8, arithmetic=arithmetic_of(hidden),
+            _merge_kernel, (triton.cdiv(channels, add["BLOCK_C"]),),
+            hidden, means, squares, mean, variance, layout.strides(hidden), batch * parts, batch * pixels,
+            channels, pixels, parts, steps * _tile(hidden)["BLOCK_P"],
+            **add, arithmetic=arithmetic_of(hidden),
         )  # fmt: skip
     options = {"EPS": eps, "SLOPE": activation_slope, "ABS_WEIGHT": abs_weight}
-    _project(hidden, weight, bias, project_weight, mean, variance, logits, options)
+    _launch_projection(hidden, weight, bias, project_weight, mean, variance, logits, options)
 
 
 @split_batch("first_image")
-def _statistics(hidden: Tensor, first_image: Tensor, means: Tensor, squares: Tensor) -> None:
+def _statistics(hidden: Tensor, first_image: Tensor, steps: int, means: Tensor, squares: Tensor) -> None:
     batch, parts, channels = means.shape
     tile = _tile(hidden)
     launch(
         _statistics_kernel, (parts * triton.cdiv(channels, tile["BLOCK_C"]), batch),
         hidden, first_image, means, squares,
-        layout.strides(hidden), channels, hidden.shape[2] * hidden.shape[3], parts,
-        STEPS=STEPS, **tile, arithmetic=arithmetic_of(hidden),
+        layout.strides(hidden), channels, hidden.shape[2] * hidden.shape[3], parts, steps,
+        TOGETHER=_tiles.TOGETHER, **tile, arithmetic=arithmetic_of(hidden),
     )  # fmt: skip
 
 
 @split_batch("weight", "bias", "project_weight", "mean", "variance")
-def _project(
+def _launch_projection(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -289,11 +310,15 @@ def _project(
     options: dict[str, Any],
 ) -> None:
     batch, channels, height, width = hidden.shape
-    tile = _tile(hidden)
+    pixels = height * width
+    tile = _tiles.of_sums(channels, pixels, _tiles.channels_last(hidden), hidden.itemsize, widest=64)
+    blocks, whole = triton.cdiv(pixels, tile["BLOCK_P"]), channels <= tile["BLOCK_C"]
+    steps = _tiles.steps(blocks, blocks, least=4) if whole else 1
     launch(
-        _project_kernel, (triton.cdiv(height * width, tile["BLOCK_P"]), batch),
-        hidden, weight, bias, project_weight, mean, variance, logits, layout.strides(hidden), channels, height * width,
-        **options, **tile, arithmetic=arithmetic_of(hidden),
+        _project_kernel, (triton.cdiv(blocks, steps), batch),
+        hidden, weight, bias, project_weight, mean, variance, logits,
+        layout.strides(hidden), channels, pixels, steps,
+        **options, whole=whole, **tile, arithmetic=arithmetic_of(hidden),
     )  # fmt: skip
 
 
@@ -318,14 +343,15 @@ def backward(
     options = {"EPS": eps, "SLOPE": activation_slope, "ABS_WEIGHT": abs_weight}
     constants, slopes = (torch.empty_like(mean) if batch_statistics else None for _ in range(2))
     if batch_statistics or any(needed[1:]):
-        parts = _parts(hidden)
+        parts, steps = _parts_and_steps(hidden)
         sums = [mean.new_empty((batch, parts, channels)) for _ in range(3)]
-        _sums(grad, hidden, weight, bias, mean, variance, sums, options)
+        _sums(grad, hidden, weight, bias, mean, variance, steps, sums, options)
+        add = of_rows(sums[0])
         launch(
-            _parameters_kernel, (triton.cdiv(channels, 32),),
+            _parameters_kernel, (triton.cdiv(channels, add["BLOCK_C"]),),
             *sums, weight, bias, project_weight, mean, variance,
             *of_parameters, constants, slopes, batch * parts, batch * height * width, channels,
-            EPS=eps, ABS_WEIGHT=abs_weight, BLOCK_C=32, BLOCK_B=32,
+            EPS=eps, ABS_WEIGHT=abs_weight, **add,
         )  # fmt: skip
     if grad_hidden is not None:
         parameters = weight, bias, project_weight, mean, variance, constants, slopes
@@ -340,16 +366,18 @@ def _sums(
     bias: Tensor,
     mean: Tensor,
     variance: Tensor,
+    steps: int,
     sums: list[Tensor],
     options: dict[str, Any],
 ) -> None:
     batch, parts, channels = sums[0].shape
     tile = _tile(hidden)
+    # Beside each block it reads the gradient, and keeps three sums: with four blocks at a time it spills.
     launch(
         _sums_kernel, (parts * triton.cdiv(channels, tile["BLOCK_C"]), batch),
         grad, hidden, weight, bias, mean, variance, *sums,
-        layout.strides(grad), layout.strides(hidden), channels, hidden.shape[2] * hidden.shape[3], parts,
-        **options, STEPS=STEPS, **tile, arithmetic=arithmetic_of(hidden),
+        layout.strides(grad), layout.strides(hidden), channels, hidden.shape[2] * hidden.shape[3], parts, steps,
+        **options, TOGETHER=_tiles.TOGETHER // 2, **tile, arithmetic=arithmetic_of(hidden),
     )  # fmt: skip
 
 
@@ -372,9 +400,15 @@ def _gradient(
     )  # fmt: skip
 
 
-def _parts(hidden: Tensor) -> int:
-    """Return the number of parts that the sums over the pixels of an image are taken in."""
-    return triton.cdiv(hidden.shape[2] * hidden.shape[3], STEPS * _tile(hidden)["BLOCK_P"])
+def _parts_and_steps(hidden: Tensor) -> tuple[int, int]:
+    """Return in how many parts the sums over the pixels of an image are taken, and the blocks of pixels of each."""
+    batch, channels, height, width = hidden.shape
+    tile = _tile(hidden)
+    blocks = triton.cdiv(height * width, tile["BLOCK_P"])
+    steps = _tiles.steps(
+        blocks, batch * blocks * triton.cdiv(channels, tile["BLOCK_C"]), least=8, together=_tiles.TOGETHER
+    )
+    return triton.cdiv(blocks, steps), steps
 
 
 def _tile(hidden: Tensor) -> dict[str, int]:

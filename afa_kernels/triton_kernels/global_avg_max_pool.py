@@ -10,17 +10,16 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch
+from afa_kernels.triton_kernels._rows import of_rows
 
-STEPS = 8  # blocks of pixels that one program reduces
 
-
-# One program reduces STEPS blocks of BLOCK_P pixels of BLOCK_C channels of one image, and writes the sum, the maximum
+# One program reduces `steps` blocks of BLOCK_P pixels of BLOCK_C channels of one image, and writes the sum, the maximum
 # (NaN if there is one) and its first pixel (the last NaN's) to its own row of (N, parts, C).
-@triton.jit
+@triton.jit(do_not_specialize=["steps"])
 def _forward_kernel(
     x, sums, maxima, indices,
-    strides, channels, pixels,
-    STEPS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+    strides, channels, pixels, steps,
+    TOGETHER: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     x_n, x_c, x_p = strides
     part = tl.program_id(0).to(tl.int64)
@@ -28,17 +27,22 @@ def _forward_kernel(
     c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
     total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
     largest = tl.full([BLOCK_C, BLOCK_P], float("-inf"), arithmetic)
-    index = tl.zeros([BLOCK_C, BLOCK_P], tl.int64)
-    nan = tl.full([BLOCK_C, BLOCK_P], -1, tl.int64)
-    for step in range(STEPS):
-        p = (part * STEPS + step) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
-        inside = (c < channels) & (p < pixels)
-        tile = tl.load(x + n * x_n + c * x_c + p * x_p, mask=inside, other=float("-inf")).to(arithmetic)
-        total += tl.where(inside, tile, 0.0)
-        better = tile > largest
-        index = tl.where(better, p, index)
-        nan = tl.where(tile != tile, p, nan)
-        largest = tl.where(better, tile, largest)
+    step_of_largest = tl.zeros([BLOCK_C, BLOCK_P], tl.int32)
+    step_of_nan = tl.full([BLOCK_C, BLOCK_P], -1, tl.int32)
+    lane = part * steps * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+    for first in range(0, steps, TOGETHER):
+        for i in tl.static_range(TOGETHER):
+            step = first + i
+            p = lane + step * BLOCK_P
+            inside = (c < channels) & (p < pixels)
+            tile = tl.load(x + n * x_n + c * x_c + p * x_p, mask=inside, other=float("-inf")).to(arithmetic)
+            total += tl.where(inside, tile, 0.0)
+            better = tile > largest
+            step_of_largest = tl.where(better, step, step_of_largest)
+            step_of_nan = tl.where(tile != tile, step, step_of_nan)
+            largest = tl.where(better, tile, largest)
+    index = lane + step_of_largest.to(tl.int64) * BLOCK_P
+    nan = tl.where(step_of_nan >= 0, lane + step_of_nan.to(tl.int64) * BLOCK_P, -1)
     _write(
         total, largest, index, nan, sums, maxima, indices, (n * tl.num_programs(0) + part) * channels + c, c < channels
     )
@@ -57,11 +61,11 @@ def _write(total, largest, index, nan, sums, maxima, indices, at, inside):
 
 
 # One program combines the parts of BLOCK_C channels of one image.
-@triton.jit
+@triton.jit(do_not_specialize=["parts"])
 def _combine_kernel(
     sums, maxima, indices, avg, max, index,
     channels, pixels, parts,
-    BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr, arithmetic: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(1).to(tl.int64)
     c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
@@ -110,19 +114,22 @@ def forward(x: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
     batch, channels, height, width = x.shape
     pixels = height * width
     tile = _tiles.of_map(channels, _tiles.channels_last(x), x.itemsize)
-    parts = triton.cdiv(pixels, STEPS * tile["BLOCK_P"])
+    blocks, channel_blocks = triton.cdiv(pixels, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"])
+    steps = _tiles.steps(blocks, blocks * channel_blocks, least=8, together=_tiles.TOGETHER)
+    parts = triton.cdiv(blocks, steps)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     sums, maxima = (torch.empty((batch, parts, channels), dtype=dtype, device=x.device) for _ in range(2))
     indices = torch.empty((batch, parts, channels), dtype=torch.int64, device=x.device)
     launch(
-        _forward_kernel, (parts, triton.cdiv(channels, tile["BLOCK_C"]), batch),
-        x, sums, maxima, indices, layout.strides(x), channels, pixels,
-        STEPS=STEPS, **tile, arithmetic=arithmetic_of(x),
+        _forward_kernel, (parts, channel_blocks, batch),
+        x, sums, maxima, indices, layout.strides(x), channels, pixels, steps,
+        TOGETHER=_tiles.TOGETHER, **tile, arithmetic=arithmetic_of(x),
     )  # fmt: skip
+    rows = of_rows(sums)
     launch(
-        _combine_kernel, (triton.cdiv(channels, 32), batch),
+        _combine_kernel, (triton.cdiv(channels, rows["BLOCK_C"]), batch),
         sums, maxima, indices, avg, max, index, channels, pixels, parts,
-        BLOCK_C=32, BLOCK_B=32, arithmetic=arithmetic_of(x),
+        **rows, arithmetic=arithmetic_of(x),
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def _forward_kernel(
     weights, transmittances = composite(opacities, K)
     if premultiplied:
         weights = transmittances
-    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
+    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 8):
         c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
         inside = (c < channels) & inside_x
         fused = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
@@ -95,7 +95,7 @@ def _opacities_backward_kernel(
         sums = ()  # over the channels, of grad up(pred_k): the gradient G_k that reaches the weight of scale k
         for _ in tl.static_range(K):
             sums = sums + (tl.zeros([1, BLOCK_P], arithmetic),)
-        for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
+        for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 8):
             c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
             inside = (c < channels) & inside_x
             g = tl.load(grad + n * grad_n + c * grad_c + p * grad_p, mask=inside, other=0.0).to(arithmetic)

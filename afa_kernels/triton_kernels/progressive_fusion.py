@@ -14,6 +14,8 @@ from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._gate import gate
 from afa_kernels.triton_kernels._launch import arithmetic_of, check_counts, launch, sized, split_batch, spread
+from afa_kernels.triton_kernels._maps import offsets, strides_of
+from afa_kernels.triton_kernels._rows import load_rows, of_rows
 
 
 @triton.jit
@@ -33,74 +35,128 @@ def _factor(logits, strides, n, i, mask, K: tl.constexpr, arithmetic: tl.constex
     return weights
 
 
-# One program fuses BLOCK_P pixels of one image, over all channels.
+# One program fuses BLOCK_P pixels of BLOCK_C channels of one image.
 @triton.jit
 def _forward_kernel(
     features, s, q, out,
     strides, s_strides, q_strides, out_strides, channels, pixels,
     K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    out_n, out_c, out_p = out_strides
-    n = tl.program_id(1).to(tl.int64)
+    n = tl.program_id(2).to(tl.int64)
+    c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
-    inside_p = p < pixels
+    inside_c, inside_p = c < channels, p < pixels
+    inside = inside_c[:, None] & inside_p[None, :]
+    x = _load_features(features, strides, n, c, p, inside, K)
     a = _factor(s, s_strides, n, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
-    for first in range(0, channels, BLOCK_C):
-        c = first + tl.arange(0, BLOCK_C).to(tl.int64)
-        inside_c = c < channels
-        b = _factor(q, q_strides, n, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
-        inside = inside_c[:, None] & inside_p[None, :]
-        total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
-        for k in tl.static_range(K):
-            x_n, x_c, x_p = strides[k]
-            at = features[k] + n * x_n + c[:, None] * x_c + p[None, :] * x_p
-            total += a[k][None, :] * b[k][:, None] * tl.load(at, mask=inside, other=0.0).to(arithmetic)
-        out_at = out + n * out_n + c[:, None] * out_c + p[None, :] * out_p
-        tl.store(out_at, total.to(out.dtype.element_ty), mask=inside)
+    b = _factor(q, q_strides, n, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
+    total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+    for k in tl.static_range(K):
+        total += a[k][None, :] * b[k][:, None] * x[k].to(arithmetic)
+    tl.store(out + offsets(out_strides, n, c, p), total.to(out.dtype.element_ty), mask=inside)
 
 
-# One program handles BLOCK_P pixels of one image, over all channels: the sums over C are its own, and it writes its
-# part of the sums over P to its own rows of `channel_sums` (N, blocks, K, C); `_channel_kernel` adds them up.
 @triton.jit
+def _load_features(features, strides, n, c, p, inside, K: tl.constexpr):
+    """Return a tile of each of the features, [BLOCK_C, BLOCK_P]."""
+    tiles = ()
+    for k in tl.static_range(K):
+        tiles = tiles + (tl.load(features[k] + offsets(strides[k], n, c, p), mask=inside, other=0.0),)
+    return tiles
+
+
+@triton.jit
+def _features_backward(
+    g, features, grad_features, g_strides, strides, grad_strides, n, c, p, a, b, inside,
+    sums: tl.constexpr, K: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    """Store the gradients of one tile of features; return the K g F_k, [BLOCK_C, BLOCK_P], if `sums` are wanted."""
+    g_tile = tl.load(g + offsets(g_strides, n, c, p), mask=inside, other=0.0).to(arithmetic)
+    x = ()
+    if sums and K <= 4:  # before anything is stored, unless they take too many registers
+        x = _load_features(features, strides, n, c, p, inside, K)
+    products = ()
+    for k in tl.static_range(K):
+        if sums and K > 4:
+            x = x + (tl.load(features[k] + offsets(strides[k], n, c, p), mask=inside, other=0.0),)
+        if grad_features[k] is not None:
+            dx = (a[k][None, :] * b[k][:, None] * g_tile).to(grad_features[k].dtype.element_ty)
+            tl.store(grad_features[k] + offsets(grad_strides[k], n, c, p), dx, mask=inside)
+        if sums:
+            products = products + (g_tile * x[k].to(arithmetic),)
+    return products
+
+
+# One program handles some pixels of one image, over all channels: the sums over C are its own, and it writes its part
+# of the sums over P to its own rows of `channel_sums` (N, rows, K, C), which `_channel_kernel` adds up. It goes through
+# `steps` blocks of BLOCK_P pixels if a tile has all channels (`whole`), else through the channels of one block.
+@triton.jit(do_not_specialize=["rows", "steps"])
 def _backward_kernel(
     g, features, s, q, grad_features, ds, channel_sums,
-    g_strides, strides, s_strides, q_strides, grad_strides, channels, pixels, blocks,
+    g_strides, strides, s_strides, q_strides, grad_strides, channels, pixels, rows, steps,
+    whole: tl.constexpr,
     K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    g_n, g_c, g_p = g_strides
-    block = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1).to(tl.int64)
-    p = block * BLOCK_P + tl.arange(0, BLOCK_P)
-    inside_p = p < pixels
-    a = _factor(s, s_strides, n, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
-    sums = ()  # over the channels, of g B_k F_k
-    for _ in tl.static_range(K):
-        sums = sums + (tl.zeros([BLOCK_P], arithmetic),)
-    for first in range(0, channels, BLOCK_C):
-        c = first + tl.arange(0, BLOCK_C).to(tl.int64)
+    wanted: tl.constexpr = ds is not None or channel_sums is not None
+    if whole:
+        c = tl.arange(0, BLOCK_C).to(tl.int64)
         inside_c = c < channels
         b = _factor(q, q_strides, n, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
-        inside = inside_c[:, None] & inside_p[None, :]
-        g_tile = tl.load(g + n * g_n + c[:, None] * g_c + p[None, :] * g_p, mask=inside, other=0.0).to(arithmetic)
-        added = ()
-        for k in tl.static_range(K):
-            x_n, x_c, x_p = strides[k]
-            if grad_features[k] is not None:
-                dx_n, dx_c, dx_p = grad_strides[k]
-                dx = (a[k][None, :] * b[k][:, None] * g_tile).to(grad_features[k].dtype.element_ty)
-                tl.store(grad_features[k] + n * dx_n + c[:, None] * dx_c + p[None, :] * dx_p, dx, mask=inside)
-            if ds is not None or channel_sums is not None:
-                at = features[k] + n * x_n + c[:, None] * x_c + p[None, :] * x_p
-                gx = g_tile * tl.load(at, mask=inside, other=0.0).to(arithmetic)  # [BLOCK_C, BLOCK_P]
-                added = added + (sums[k] + tl.sum(b[k][:, None] * gx, axis=0),)
-                if channel_sums is not None:
-                    row = channel_sums + ((n * blocks + block) * K + k) * channels + c
-                    tl.store(row, tl.sum(a[k][None, :] * gx, axis=1), mask=inside_c)
-            else:
-                added = added + (sums[k],)
-        sums = added
-    if ds is not None:
-        _write_gradients(s, s_strides, ds, n, pixels, p, sums, a, inside_p, K, arithmetic)
+        totals = ()  # over the pixels, of g A_k F_k
+        for _ in tl.static_range(K):
+            totals = totals + (tl.zeros([BLOCK_C, BLOCK_P], arithmetic),)
+        for step in range(steps):
+            p = (row * steps + step) * BLOCK_P + tl.arange(0, BLOCK_P)
+            inside_p = p < pixels
+            inside = inside_c[:, None] & inside_p[None, :]
+            a = _factor(s, s_strides, n, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
+            gx = _features_backward(
+                g, features, grad_features, g_strides, strides, grad_strides, n, c, p, a, b, inside,
+                wanted, K, arithmetic,
+            )  # fmt: skip
+            if ds is not None:
+                sums = ()
+                for k in tl.static_range(K):
+                    sums = sums + (tl.sum(b[k][:, None] * gx[k], axis=0),)
+                _write_gradients(s, s_strides, ds, n, pixels, p, sums, a, inside_p, K, arithmetic)
+            if channel_sums is not None:
+                added = ()
+                for k in tl.static_range(K):
+                    added = added + (totals[k] + a[k][None, :] * gx[k],)
+                totals = added
+        if channel_sums is not None:
+            for k in tl.static_range(K):
+                at = channel_sums + ((n * rows + row) * K + k) * channels + c
+                tl.store(at, tl.sum(totals[k], axis=1), mask=inside_c)
+    else:
+        p = row * BLOCK_P + tl.arange(0, BLOCK_P)
+        inside_p = p < pixels
+        a = _factor(s, s_strides, n, p, inside_p, K, arithmetic)
+        totals = ()  # over the channels, of g B_k F_k
+        for _ in tl.static_range(K):
+            totals = totals + (tl.zeros([BLOCK_P], arithmetic),)
+        for first in range(0, channels, BLOCK_C):
+            c = first + tl.arange(0, BLOCK_C).to(tl.int64)
+            inside_c = c < channels
+            inside = inside_c[:, None] & inside_p[None, :]
+            b = _factor(q, q_strides, n, c, inside_c, K, arithmetic)
+            gx = _features_backward(
+                g, features, grad_features, g_strides, strides, grad_strides, n, c, p, a, b, inside,
+                wanted, K, arithmetic,
+            )  # fmt: skip
+            if ds is not None:
+                added = ()
+                for k in tl.static_range(K):
+                    added = added + (totals[k] + tl.sum(b[k][:, None] * gx[k], axis=0),)
+                totals = added
+            if channel_sums is not None:
+                for k in tl.static_range(K):
+                    at = channel_sums + ((n * rows + row) * K + k) * channels + c
+                    tl.store(at, tl.sum(a[k][None, :] * gx[k], axis=1), mask=inside_c)
+        if ds is not None:
+            _write_gradients(s, s_strides, ds, n, pixels, p, totals, a, inside_p, K, arithmetic)
 
 
 @triton.jit
@@ -120,24 +176,28 @@ def _write_gradients(logits, strides, out, n, size, i, sums, weights, mask, K: t
         before = before + product
 
 
-# One program adds up the rows of BLOCK_C channels of one image, in order, and makes the gradients of their logits.
-@triton.jit
+# One program adds up the rows of BLOCK_C channels of one image, and makes the gradients of their logits.
+@triton.jit(do_not_specialize=["rows"])
 def _channel_kernel(
-    channel_sums, q, dq, q_strides, channels, blocks,
-    K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr, arithmetic: tl.constexpr,
+    channel_sums, q, dq, q_strides, channels, rows,
+    K: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(1).to(tl.int64)
     c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside_c = c < channels
+    channel_sums += n * rows * K * channels
+    totals = ()
+    for _ in tl.static_range(K):
+        totals = totals + (tl.zeros([BLOCK_B, BLOCK_C], arithmetic),)
+    for first in range(0, rows, BLOCK_B):
+        added = ()
+        for k in tl.static_range(K):
+            of_k = channel_sums + tl.full([], k, tl.int64) * channels
+            added = added + (totals[k] + load_rows(of_k, K * channels, first, rows, c, inside_c, BLOCK_B),)
+        totals = added
     sums = ()
     for k in tl.static_range(K):
-        total = tl.zeros([BLOCK_C], arithmetic)
-        for first in range(0, blocks, BLOCK_B):
-            block = first + tl.arange(0, BLOCK_B)
-            rows = channel_sums + ((n * blocks + block[:, None]) * K + k) * channels + c[None, :]
-            inside = (block < blocks)[:, None] & inside_c[None, :]
-            total += tl.sum(tl.load(rows, mask=inside, other=0.0), axis=0)
-        sums = sums + (total,)
+        sums = sums + (tl.sum(totals[k], axis=0),)
     b = _factor(q, q_strides, n, c, inside_c, K, arithmetic)
     _write_gradients(q, q_strides, dq, n, channels, c, sums, b, inside_c, K, arithmetic)
 
@@ -149,9 +209,9 @@ def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits
     batch, channels, height, width = out.shape
     pixels = height * width
     channels_last = _tiles.channels_last(out)
-    tile = _tiles.of_maps(len(features), channels, channels_last, out.itemsize)
+    tile = _tiles.of_maps(_tiles.of_map(channels, channels_last, out.itemsize), len(features), channels_last)
     launch(
-        _forward_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), batch),
+        _forward_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch),
         tuple(features), tuple(spatial_logits), tuple(channel_logits), out,
         *_strides(features, spatial_logits, channel_logits), layout.strides(out), channels, pixels,
         K=len(features), **tile, arithmetic=arithmetic_of(out),
@@ -172,29 +232,33 @@ def backward(
     batch, channels, height, width = grad.shape
     pixels = height * width
     channels_last = _tiles.channels_last(grad)
-    tile = _tiles.of_maps(len(features), channels, channels_last, grad.itemsize, aligned=channels % 8 == 0)
-    blocks = triton.cdiv(pixels, tile["BLOCK_P"])
+    tile = _tiles.of_sums(channels, pixels, channels_last, grad.itemsize)
+    tile = _tiles.of_maps(tile, len(features), channels_last, aligned=channels % 8 == 0)
+    blocks, whole = triton.cdiv(pixels, tile["BLOCK_P"]), channels <= tile["BLOCK_C"]
+    steps = _tiles.steps(blocks, blocks, least=4) if whole else 1
+    rows = triton.cdiv(blocks, steps)
     inputs = len(features)
     places = spread(grads, needed)
     dx, ds, dq = places[:inputs], places[inputs : 2 * inputs], places[2 * inputs :]
     channel_sums = None
     if any(needed[2 * inputs :]):
         dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
-        channel_sums = torch.empty((batch, blocks, inputs, channels), dtype=dtype, device=grad.device)
+        channel_sums = torch.empty((batch, rows, inputs, channels), dtype=dtype, device=grad.device)
     strides = _strides(features, spatial_logits, channel_logits)
     launch(
-        _backward_kernel, (blocks, batch),
+        _backward_kernel, (rows, batch),
         grad, tuple(features), tuple(spatial_logits), tuple(channel_logits),
         dx, ds if any(needed[inputs : 2 * inputs]) else None, channel_sums,
         layout.strides(grad), *strides,
-        tuple((0, 0, 0) if x is None else layout.strides(x) for x in dx), channels, pixels, blocks,
-        K=inputs, **tile, arithmetic=arithmetic_of(grad),
+        strides_of(dx), channels, pixels, rows, steps,
+        whole=whole, K=inputs, **tile, arithmetic=arithmetic_of(grad),
     )  # fmt: skip
     if channel_sums is not None:
+        add = of_rows(channel_sums, inputs)
         launch(
-            _channel_kernel, (triton.cdiv(channels, 64), batch),
-            channel_sums, tuple(channel_logits), dq, strides[2], channels, blocks,
-            K=inputs, BLOCK_C=64, BLOCK_B=32, arithmetic=arithmetic_of(grad),
+            _channel_kernel, (triton.cdiv(channels, add["BLOCK_C"]), batch),
+            channel_sums, tuple(channel_logits), dq, strides[2], channels, rows,
+            K=inputs, **add, arithmetic=arithmetic_of(grad),
         )  # fmt: skip
 
 
@@ -203,7 +267,7 @@ def _strides(
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """Return those of image, channel and pixel; the spatial logits have no channel, the channel logits no pixel."""
     return (
-        tuple(layout.strides(x) for x in features),
+        strides_of(features),
         tuple(layout.strides(s)[::2] for s in spatial_logits),
         tuple(layout.strides(q)[:2] for q in channel_logits),
     )

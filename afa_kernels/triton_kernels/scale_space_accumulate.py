@@ -9,7 +9,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch
-from afa_kernels.triton_kernels._resize import sample, size_of
+from afa_kernels.triton_kernels._resize import sample, size_of, strides_and_size
 
 
 # One program renders BLOCK_P pixels of one row of one image, over all channels. `before` and `after` are one tensor, as
@@ -58,7 +58,7 @@ def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, 
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         None if first else rendered, None if first else transmittance, prediction, weight, rendered, transmittance,
-        layout.strides(prediction), size_of(prediction), layout.strides(weight), size_of(weight),
+        *strides_and_size(prediction), *strides_and_size(weight),
         layout.strides(rendered), size_of(rendered), channels,
         same_size=size_of(prediction) == size_of(rendered), weight_same_size=size_of(weight) == size_of(rendered),
         **tile, arithmetic=arithmetic_of(rendered),

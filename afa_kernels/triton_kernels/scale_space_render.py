@@ -10,7 +10,7 @@ from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
-from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of
+from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_and_size, strides_of
 from afa_kernels.triton_kernels._weights import make_maps, maps_backward
 
 
@@ -35,7 +35,7 @@ def _forward_kernel(
     )  # fmt: skip
     if resize_opacities:
         weights, _ = composite(weights, K)
-    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 4):
+    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 8):
         c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
         inside = (c < channels) & inside_x
         rendered = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
@@ -114,7 +114,7 @@ def forward(
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         tuple(predictions), maps, out,
-        strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
+        strides_of(predictions), sizes_of(predictions), *strides_and_size(maps),
         layout.strides(out), size_of(out), channels,
         K=len(predictions), same_sizes=tuple(size_of(x) == size_of(out) for x in predictions),
         maps_same_size=size_of(maps) == size_of(out), resize_opacities=resize_opacities, opaque_last=opaque_last,
@@ -145,8 +145,8 @@ def backward(
     launch(
         _maps_backward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         grad, tuple(predictions), maps, weights_out, grad_maps_out,
-        layout.strides(grad), strides_of(predictions), sizes_of(predictions), layout.strides(maps), size_of(maps),
-        size_of(grad), channels,
+        layout.strides(grad), strides_of(predictions), sizes_of(predictions),
+        *strides_and_size(maps), size_of(grad), channels,
         K=len(predictions), same_sizes=tuple(size_of(x) == size_of(grad) for x in predictions),
         maps_same_size=size_of(maps) == size_of(grad), resize_opacities=resize_opacities, opaque_last=opaque_last,
         **tile, arithmetic=arithmetic_of(maps),

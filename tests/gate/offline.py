@@ -23,7 +23,6 @@ import multiprocessing
 import os
 import pkgutil
 import re
-import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,50 +36,28 @@ from cases import LARGE_CASES
 from torch.utils._pytree import tree_map_only
 from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, make_backend
-from triton.runtime.jit import MockTensor, create_function_from_signature
+from triton.compiler import make_backend
+from triton.runtime.jit import MockTensor
 
-import afa_kernels
-from afa_kernels import backends, triton_kernels
-from afa_kernels.testing import Case, Dtypes, differentiable, gradients, listed, operation
-from afa_kernels.triton_kernels._launch import Launch, hooked
+from afa_kernels import triton_kernels
+from afa_kernels.triton_kernels._launch import Launch
+from benchmarks.gpu.machine import (
+    AMD,
+    NVIDIA,
+    TARGETS,
+    TOOLS,
+    launches,
+    occupancy,
+    source,
+    title,
+    usage_and_code,
+)
+
+__all__ = ["AMD", "NVIDIA", "TARGETS", "TOOLS", "launches", "source", "title"]
 
 RECORD = Path(__file__).with_name("resources.json")
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-
-NVIDIA = {f"sm_{cc}": GPUTarget("cuda", cc, 32) for cc in (80, 86, 89, 90, 100, 120)}
-AMD = {arch: GPUTarget("hip", arch, 64) for arch in ("gfx90a", "gfx942")}
-TARGETS = NVIDIA | AMD
-# Of a multiprocessor or a compute unit: bytes of shared memory one block may take and all may, threads.
+# KiB of shared memory that one block may take.
 SHARED_PER_BLOCK = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}
-SHARED = {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228, "sm_100": 228, "sm_120": 100}
-THREADS = {"sm_80": 2048, "sm_86": 1536, "sm_89": 1536, "sm_90": 2048, "sm_100": 2048, "sm_120": 1536}
-
-
-def launches(case: Case, dtypes: Dtypes) -> list[Launch]:
-    """The launches of the case's forward and backward pass, in order."""
-    made: list[Launch] = []
-    with (
-        mock.patch.object(backends, "_triton_interpreted", lambda: True),  # CPU tensors go to the Triton launchers
-        afa_kernels.use_backend("triton"),
-        hooked(made.append),
-    ):
-        function, arguments = case.bind(operation(case.op), "cpu"), case.unfilled(dtypes)
-        if not differentiable(case.op):
-            function(*arguments)
-            return made
-        gradients(lambda a: listed(function(*a)), arguments, lambda outputs: [torch.empty_like(o) for o in outputs])
-    return made
-
-
-def source(launch: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, Any]]:
-    """What Triton's JIT would compile for the launch, by its own steps, and the compiler's options."""
-    kernel, backend = launch.kernel, make_backend(target)
-    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-    keywords = {"debug": False, **launch.keywords}
-    bound, specialization, options = bind(*launch.arguments, **keywords)
-    options, signature, constants, attributes = kernel._pack_args(backend, keywords, bound, specialization, options)
-    return ASTSource(kernel, signature, constants, attributes), options.__dict__
 
 
 def front_end(launch: Launch, target: GPUTarget) -> str:
@@ -119,11 +96,7 @@ def compiled(launch: Launch, name: str) -> dict[str, Any]:
 
 
 def nvidia(kernel: Any, name: str, threads: int) -> dict[str, Any]:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        usage = run(TOOLS / "cuobjdump", "-res-usage", file.name)
-        machine_code = run(TOOLS / "nvdisasm", "-c", "-ndf", file.name)
+    usage, machine_code = usage_and_code(kernel)
     found = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
     accesses = collections.Counter(re.findall(r"\b(LDG|STG|LDL|STL)\b([.\w]*)", machine_code))
 
@@ -144,16 +117,6 @@ def nvidia(kernel: Any, name: str, threads: int) -> dict[str, Any]:
     }
 
 
-def occupancy(name: str, registers: int, shared: int, threads: int) -> float:
-    """The share of a multiprocessor's threads that can be resident, by registers, shared memory and threads."""
-    warps = threads // 32
-    registers_per_warp = -(-registers * 32 // 256) * 256
-    by_registers = 65536 // registers_per_warp // warps
-    by_shared = SHARED[name] * 1024 // (shared + 1024)
-    blocks = min(by_registers, by_shared, THREADS[name] // threads, 24 if THREADS[name] == 1536 else 32)
-    return round(blocks * threads / THREADS[name], 3)
-
-
 def amd(kernel: Any) -> dict[str, Any]:
     """From the metadata of the assembly, where LLVM says itself what it spilled."""
     text = kernel.asm["amdgcn"]
@@ -171,14 +134,6 @@ def amd(kernel: Any) -> dict[str, Any]:
         "widest load": max(loads, default=0),
         "widest store": max(stores, default=0),
     }
-
-
-def run(*command: Any) -> str:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
-
-
-def title(launch: Launch) -> str:
-    return f"{launch.kernel.__module__.rsplit('.', 1)[1]}.{launch.kernel.__name__}"
 
 
 def kernels() -> set[str]:
@@ -226,9 +181,9 @@ def _front_ends(i: int) -> list[tuple[str, str]]:
 
 
 def workers() -> concurrent.futures.ProcessPoolExecutor:
-    """As many as there are cores, forked, so that they know what this process knows; but OpenMP's threads do not."""
+    """As many as this process has cores, forked, so that they know what it knows; but OpenMP's threads do not."""
     context = multiprocessing.get_context("fork")
-    return concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context, torch.set_num_threads, (1,))
+    return concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, torch.set_num_threads, (1,))
 
 
 @functools.cache

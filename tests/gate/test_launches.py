@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import functools
 import importlib
+import itertools
 import math
 import pkgutil
 import re
@@ -29,10 +30,8 @@ from triton.runtime.jit import JITFunction
 import afa_kernels
 from afa_kernels import backends, triton_kernels
 from afa_kernels.testing import Case, operations
-from afa_kernels.triton_kernels import (
-    _launch,
-    _tiles,
-)
+from afa_kernels.triton_kernels import _launch, _resize, _tiles
+from benchmarks.gpu import machine
 
 MULTIPROCESSORS = 132
 MODULES = [
@@ -72,7 +71,8 @@ def test_grids_and_tiles(case: Case) -> None:
         for made in offline.launches(case, dtypes):
             blocks = {name: size for name, size in made.keywords.items() if name.startswith("BLOCK")}
             assert all(size == triton.next_power_of_2(size) for size in blocks.values()), blocks
-            assert 1 <= math.prod(sorted(blocks.values())[-2:]) <= 2048, blocks  # a tile has two axes at most
+            most = 4096 if "BLOCK_B" in blocks else 2048  # rows of sums are few values each
+            assert 1 <= math.prod(sorted(blocks.values())[-2:]) <= most, blocks  # a tile has two axes at most
             assert made.keywords.get("num_warps", 4) in (1, 2, 4, 8)
             assert all(0 < size < 2**16 for size in made.grid[1:]), made.grid  # CUDA's limit
             assert 0 < made.grid[0] < 2**31
@@ -107,17 +107,52 @@ def test_small_maps_take_few_launches(shape: tuple[int, ...], dtype: torch.dtype
     assert len(offline.launches(Case("scale_space_weights", "", ((*shape[:1], 3, *shape[2:]),)), dtype)) == 1 + 1
 
 
+PIXELS = (1, 2, 255, 256, 257, 52 * 52, 89 * 97, 64 * 128, 512 * 1024)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
-def test_tiles_of_attentive_fusion_cover_every_pixel_once(channels_last: bool, itemsize: int) -> None:
-    for channels in (1, 2, 3, 16, 19, 64, 131, 1000):
-        tile = _tiles.of_map(channels, channels_last, itemsize)
-        assert tile["BLOCK_C"] * tile["BLOCK_P"] <= 2048
-        elements = tile["BLOCK_C"] * tile["BLOCK_P"] // (32 * tile["num_warps"])
-        assert elements * itemsize >= 16
-        for pixels in (1, 2, 255, 256, 257, 89 * 97, 512 * 1024):
+def test_tiles_of_maps(channels_last: bool, itemsize: int) -> None:
+    for channels, pixels in itertools.product((1, 2, 3, 16, 19, 64, 131, 1000), PIXELS):
+        for tile in (
+            _tiles.of_map(channels, channels_last, itemsize),
+            _tiles.of_sums(channels, pixels, channels_last, itemsize),
+            _tiles.of_sums(channels, pixels, channels_last, itemsize, widest=64),
+        ):
+            elements = tile["BLOCK_C"] * tile["BLOCK_P"] // (32 * tile["num_warps"])
+            assert elements * itemsize >= 16 and elements <= 8
             blocks = triton.cdiv(pixels, tile["BLOCK_P"])
             assert (blocks - 1) * tile["BLOCK_P"] < pixels <= blocks * tile["BLOCK_P"]
+
+
+@pytest.mark.parametrize("pixels", PIXELS)
+def test_a_program_takes_several_blocks_and_no_more_than_there_are(pixels: int) -> None:
+    for block, channel_blocks in itertools.product((4, 64), (1, 8)):
+        blocks = triton.cdiv(pixels, block)
+        steps = _tiles.steps(blocks, blocks * channel_blocks, least=4)
+        assert min(4, blocks) <= steps <= blocks
+        assert _tiles.steps(blocks, blocks * channel_blocks, least=4, together=4) == triton.cdiv(steps, 4) * 4
+        assert steps in (4, blocks) or triton.cdiv(blocks, steps) * channel_blocks <= _tiles.PROGRAMS + channel_blocks
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 15, 16, 2**30 - 1, 2**30, 2**30 + 1, 2**31, 2**40])
+def test_numbers_are_decoded_in_their_own_bits(number: int) -> None:
+    (code,) = _resize.encoded((number,))
+    assert code % 16 != 0 and (code == 1) == (number == 1)
+    in_bits = torch.tensor(code, dtype=torch.int32 if code < 2**31 else torch.int64)
+    assert int(_resize.decoded.fn(in_bits)) == number
+
+
+@pytest.mark.parametrize("channels, pixels", [(32, 512 * 1024), (64, 256 * 512), (128, 128 * 256), (256, 64 * 128)])
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_sums_over_channels_fill_the_gpu(channels: int, pixels: int, itemsize: int) -> None:
+    """At every level two programs or so for each multiprocessor, and not more rows of sums than are soon added up."""
+    for channels_last in (False, True):
+        tile = _tiles.of_sums(channels, pixels, channels_last, itemsize)
+        blocks = triton.cdiv(pixels, tile["BLOCK_P"])
+        whole = channels <= tile["BLOCK_C"]
+        rows = triton.cdiv(blocks, _tiles.steps(blocks, blocks, least=4) if whole else 1)
+        assert 250 <= rows <= 2048
 
 
 @pytest.mark.parametrize("inputs", [1, 4, 5, 8, 9, 16])
@@ -125,14 +160,12 @@ def test_tiles_of_attentive_fusion_cover_every_pixel_once(channels_last: bool, i
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
 @pytest.mark.parametrize("aligned", [False, True])
 def test_tiles_of_progressive_fusion(inputs: int, channels_last: bool, itemsize: int, aligned: bool) -> None:
-    for channels in (1, 3, 16, 19, 64, 131, 1000):
-        tile = _tiles.of_maps(inputs, channels, channels_last, itemsize, aligned)
+    for channels, pixels in itertools.product((1, 3, 16, 19, 64, 131, 1000), PIXELS):
+        of_one = _tiles.of_sums(channels, pixels, channels_last, itemsize)
+        tile = _tiles.of_maps(of_one, inputs, channels_last, aligned)
         elements = tile["BLOCK_C"] * tile["BLOCK_P"] // (32 * tile["num_warps"])
-        assert elements * inputs <= 32, "a thread has 255 registers, for three values of each input and element"
+        assert elements >= 1 and elements * inputs <= 32, "a thread has 255 registers, for three values of each input"
         assert elements * itemsize >= 16 or inputs > 4 or not aligned
-        assert tile["BLOCK_P"] >= (4 if itemsize == 8 or not aligned else 16), (
-            "every block leaves a row of partial sums"
-        )
 
 
 @pytest.mark.parametrize("scales", [1, 4, 5, 16])
@@ -170,7 +203,7 @@ def test_every_launch_is_on_the_device_of_its_tensors(case: Case, monkeypatch: p
     seen: list[JITFunction] = []
     monkeypatch.setattr(_launch, "on_device_of", guarded)
     monkeypatch.setattr(JITFunction, "run", unguarded)
-    monkeypatch.setattr(offline, "hooked", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(machine, "hooked", lambda _: contextlib.nullcontext())
     offline.launches(case, case.dtypes[0])
     assert seen
 
@@ -224,7 +257,7 @@ def test_launches_go_to_the_current_stream_of_the_second_device(case: Case, monk
 
     monkeypatch.setattr(_launch, "on_device_of", guarded)
     monkeypatch.setattr(JITFunction, "_do_compile", lambda *_: compiled)
-    monkeypatch.setattr(offline, "hooked", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(machine, "hooked", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(triton.runtime.driver, "_active", driver)
     offline.launches(case, torch.float32)
     assert streams and set(streams) == {"the current stream of device 1"}

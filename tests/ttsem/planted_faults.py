@@ -21,11 +21,17 @@ class Fault:
     shape: tuple[int, int, int, int] = (1, 13, 17, 19)
 
 
-SUMS = "tl.store(channel_sums + (n * blocks + block) * channels + c, part * b * not_b, mask=inside_c)"
-SHARED_SUMS = "channel_sums + n * blocks * channels + c"
+SUMS = "part = tl.sum(total, axis=1) * b * not_b"
+FIRST_ROW = "channel_sums + n * rows * channels + c"
 
 FAULTS = (
-    Fault("load without mask", "_forward_kernel", "* x_p, mask=inside, other=0.0)", "* x_p)", "oob_read"),
+    Fault(
+        "load without mask",
+        "_forward_kernel",
+        "x + offsets(strides[0], n, c, p), mask=inside, other=0.0)",
+        "x + offsets(strides[0], n, c, p))",
+        "oob_read",
+    ),
     Fault("store without mask", "_forward_kernel", "element_ty), mask=inside)", "element_ty))", "oob_write"),
     Fault(
         "half a mask",
@@ -45,15 +51,15 @@ FAULTS = (
         "two programs store to one address",
         "_backward_kernel",
         SUMS,
-        f"tl.store({SHARED_SUMS}, part * b * not_b, mask=inside_c)",
+        f"{SUMS}; tl.store({FIRST_ROW}, part, mask=inside_c)",
         "race",
     ),
     Fault(
         "load, add and store without an atomic",
         "_backward_kernel",
         SUMS,
-        f"earlier = tl.where(block > 0, tl.load({SHARED_SUMS}, mask=inside_c), 0.0); "
-        f"tl.store({SHARED_SUMS}, earlier + part * b * not_b, mask=inside_c)",
+        f"{SUMS}; earlier = tl.where(row > 0, tl.load({FIRST_ROW}, mask=inside_c), 0.0); "
+        f"tl.store({FIRST_ROW}, earlier + part, mask=inside_c)",
         "race",
     ),
     Fault(
