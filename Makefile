@@ -9,9 +9,13 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 NATIVE_FILES := $(wildcard csrc/*.* csrc/*/*.*)
 SIMT_FILES := $(wildcard tests/simt/*.[hc]pp)
 NATIVE := setup.py build_backend.py pyproject.toml $(NATIVE_FILES)
+TORCHES ?= 2.11.0 2.13.0 2.14.1 2.15.0
+OPERATIONS := $(patsubst afa_kernels/ops/%.py,test_%.py,$(wildcard afa_kernels/ops/[a-z]*.py))
+TESTS_OF_WHEEL := $(filter $(notdir $(wildcard tests/test_*.py)),$(OPERATIONS)) test_import.py test_selfcheck.py \
+  $(foreach name,agreement gradients native values,battery/test_$(name).py)
 TORCH_LIBRARIES := $(foreach name,c10 torch torch_cpu,--exclude lib$(name).so)  # which the installed torch has
 
-.PHONY: demo demo-train test test-cpu test-triton test-cuda test-cubin test-networks test-integrations gate gate-record check fix gpu bench docs wheel clean
+.PHONY: demo demo-train test test-cpu test-triton test-cuda test-cubin test-networks test-integrations test-wheel gate gate-record check fix gpu bench docs wheel clean
 
 demo: $(VENV)/installed
 	$(PY) -m examples.boundary_detection.demo --labels $(if $(IMAGE),--image "$(IMAGE)")
@@ -105,7 +109,7 @@ wheel: $(VENV)/installed
 	AFA_KERNELS_NATIVE=0 $(PY) -m build --no-isolation
 	AFA_KERNELS_NATIVE=1 $(PY) -m build --no-isolation --wheel --outdir dist-linux
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair $(TORCH_LIBRARIES) --wheel-dir dist dist-linux/*.whl
-	rm -rf dist-linux
+	rm -rf build dist-linux
 	$(PY) -m abi3audit --strict dist/*-abi3-*.whl
 	$(PY) -m twine check --strict dist/*
 	set -e; for each in none-any:reference abi3-*:cpu; do \
@@ -115,8 +119,19 @@ wheel: $(VENV)/installed
 	done
 	rm -rf $(VENV)-package
 
+# The wheel with the library, which `make wheel` made with one torch, on others: TORCHES="2.11.0 2.15.0".
+test-wheel:
+	set -e; for torch in $(TORCHES); do \
+	  $(PYTHON) -m venv --clear $(VENV)-package; \
+	  $(VENV)-package/bin/python -m pip install --quiet "torch==$$torch" hypothesis numpy pytest "setuptools>=77" dist/*-abi3-*.whl; \
+	  (cd tests; python="$(abspath $(VENV))-package/bin/python"; \
+	    $$python ../.ci/smoke.py cpu; $$python -m afa_kernels --check; \
+	    AFA_KERNELS_REQUIRE=cpu $$python -m pytest -p no:cacheprovider $(TESTS_OF_WHEEL)); \
+	done
+	rm -rf $(VENV)-package
+
 clean:
-	rm -rf $(VENV) $(VENV)-package build dist dist-linux *.egg-info afa_kernels/_native*.so demo .cache
+	rm -rf $(VENV) $(VENV)-package build dist dist-linux site *.egg-info afa_kernels/_native*.so demo .cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

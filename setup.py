@@ -14,6 +14,7 @@ is for, by default every one from Turing on.
 
 import glob
 import os
+import re
 import shutil
 import sys
 from typing import NoReturn
@@ -117,8 +118,26 @@ def cannot_build(reason: str) -> NoReturn:
     )
 
 
+def readme() -> str:
+    """README.md for PyPI, which has no file of the tree: linked where [project.urls] has a Source, else named."""
+    with open("README.md", encoding="utf-8") as file, open("pyproject.toml", encoding="utf-8") as project:
+        text, source = file.read(), re.search(r'^Source = "([^"]+)"', project.read(), re.MULTILINE)
+
+    def absolute(link: "re.Match[str]") -> str:
+        image, words, path = link.groups()
+        if source is None:
+            return "" if image else words
+        return f"{image}[{words}]({source[1]}/{'raw' if image else 'blob'}/main/{path})"
+
+    return re.sub(r"(!?)\[([^\]]*)\]\((?!\w+:)([^)\s]+)\)", absolute, text)
+
+
 asking = {"egg_info", "dist_info", "sdist"} & set(sys.argv)  # which need no torch, and are asked where none is yet
 why_not = why_not_native()
 if why_not is not None:
     print(f"afa_kernels: a wheel without the C++ library ({why_not}): Triton and plain PyTorch", file=sys.stderr)
-setup(**(native() if why_not is None and not asking else {}))
+setup(
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    **(native() if why_not is None and not asking else {}),
+)

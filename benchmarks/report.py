@@ -59,7 +59,7 @@ def newest(folder: Path) -> Path:
     runs = {
         path: found
         for path in folder.glob("*.jsonl")
-        if {"thp", "op"} <= (found := load(path))[0].keys() and "style" not in found[0]
+        if {"thp", "op", "contestant"} <= (found := load(path))[0].keys() and "style" not in found[0]
     }
     if not runs:
         raise SystemExit(f"no benchmark run in {folder}; make one with: python -m benchmarks.run")

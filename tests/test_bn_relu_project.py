@@ -106,7 +106,7 @@ def test_statistics_far_from_zero(offset: float, memory_format: torch.memory_for
             hidden, torch.ones(3), torch.zeros(3), mean, var, torch.ones(1, 3, 1, 1), training=True, momentum=1.0
         )
     torch.testing.assert_close(mean.double(), hidden.double().mean((0, 2, 3)), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(var.double(), hidden.double().var((0, 2, 3)), rtol=2e-6, atol=0)
+    torch.testing.assert_close(var.double(), hidden.double().var((0, 2, 3)), rtol=3e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

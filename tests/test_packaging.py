@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,25 @@ def test_the_wheel_without_the_library_is_the_package_and_nothing_else(wheel: Pa
         (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
     assert packed == files(ROOT / "afa_kernels", "*.py", "py.typed")
     assert "License-Expression: Apache-2.0" in metadata and "Project-URL: Paper" in metadata
+
+
+LINKS = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("source", [None, "https://example.org/afa"])
+def test_the_readme_of_a_wheel_has_no_link_into_the_tree(sdist: Path, tmp_path: Path, source: str | None) -> None:
+    """PyPI has no file of the tree: such a link is absolute where the address of the repository is told, else named."""
+    folder = shutil.copytree(sdist, tmp_path / "tree", ignore=shutil.ignore_patterns("dist"))
+    project = folder / "pyproject.toml"
+    if source is not None:
+        project.write_text(project.read_text().replace("[project.urls]", f'[project.urls]\nSource = "{source}" #', 1))
+    with zipfile.ZipFile(build("wheel", folder)) as archive:
+        (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
+    assert "Description-Content-Type: text/markdown" in metadata
+    found = LINKS.findall(metadata.partition("\n\n")[2])
+    assert found and [link for link in found if not link.startswith("https://")] == []
+    assert (source is None) == (f"{source}/blob/main/docs/index.md" not in found)
+    assert "docs/operations.md" in metadata and "CONTRIBUTING.md" not in LINKS.findall(metadata)
 
 
 SOURCES = (

@@ -20,7 +20,9 @@ def bn_relu_project(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The logits and the statistics: those given, or without any the mean and biased variance of the batch."""
     r, mean, variance = bn_relu(hidden, weight, bias, running_mean, running_var, eps, activation_slope, abs_weight)
-    logits = (project_weight.to(r.dtype) * r).sum(1, keepdim=True)  # which autocast leaves alone
+    project = project_weight.to(r.dtype)
+    as_sum = r.numel() == 0 or _autocasts(r.device.type)  # where a convolution would leave the type of the arithmetic
+    logits = (project * r).sum(1, keepdim=True) if as_sum else F.conv2d(r, project)
     return logits.to(hidden.dtype), mean, variance
 
 
@@ -38,17 +40,17 @@ def bn_relu(
     z, gamma, beta = (t.to(torch.promote_types(hidden.dtype, torch.float32)) for t in (hidden, weight, bias))
     if abs_weight:
         gamma = gamma.abs() + eps
-    if z.numel() == 0:  # which torch.batch_norm refuses
-        mean, variance = (torch.zeros_like(gamma) if t is None else t for t in (running_mean, running_var))
-        return z * _per_channel(gamma) + _per_channel(beta), mean, variance
-    if running_mean is None or running_var is None:
-        y = torch.batch_norm(z, gamma, beta, None, None, True, 0.0, eps, False)
-        variance, mean = torch.var_mean(z.detach(), (0, 2, 3), correction=0)
+    known = running_mean is not None and running_var is not None
+    mean, variance = (torch.zeros_like(gamma) if t is None else t.to(z.dtype) for t in (running_mean, running_var))
+    if z.numel() == 0:
+        y = z * gamma.view(1, -1, 1, 1) + beta.view(1, -1, 1, 1)
+    elif known:
+        y = F.batch_norm(z, mean, variance, gamma, beta, False, 0.0, eps)
     else:
-        mean, variance = running_mean.to(z.dtype), running_var.to(z.dtype)
-        y = torch.batch_norm(z, gamma, beta, mean, variance, False, 0.0, eps, False)
+        y, mean, inverse = torch.native_batch_norm(z, gamma, beta, None, None, True, 0.0, eps)
+        variance = (inverse.square().reciprocal() - eps).clamp(min=0)
     return F.leaky_relu(y, activation_slope) if activation_slope else y.relu(), mean, variance
 
 
-def _per_channel(x: Tensor) -> Tensor:
-    return x.view(1, -1, 1, 1)
+def _autocasts(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)

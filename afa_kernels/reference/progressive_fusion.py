@@ -1,5 +1,7 @@
 """out = sum_i w_i F_i with w_i = a_i b_i prod_{j>i} (1-a_j) (1-b_j): a later input occludes the earlier ones."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +18,7 @@ def progressive_fusion(
     out: Tensor | None = None
     for feature, s, q in zip(features, spatial_logits, channel_logits, strict=True):
         x, s, q = (t.to(arithmetic) for t in (feature, s, q))
-        taken = s.sigmoid() * q.sigmoid() * x
-        out = taken if out is None else taken + (-s).sigmoid() * (-q).sigmoid() * out
+        seen = s.sigmoid() * q.sigmoid() * x
+        out = seen if out is None else seen + (-s).sigmoid() * (-q).sigmoid() * out
     assert out is not None
     return out.to(dtype)

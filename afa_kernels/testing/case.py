@@ -141,6 +141,7 @@ def _copy(x: Tensor) -> Tensor:
 
 
 def listed(outputs: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    """Return one output or several as a list."""
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 

@@ -73,6 +73,33 @@ def test_segmentation_models_pytorch_encoder() -> None:
     trained(Network())
 
 
+def attend(model: nn.Module, image: Tensor) -> nn.Module:
+    """AFA at every skip connection of a decoder of segmentation_models_pytorch; `image` tells the channels."""
+
+    def fuse(block: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        x, *size, skip = (*args, *given.values(), *((None,) if len(args) == 1 else ()))
+        if skip is None:
+            return None
+        if not hasattr(block, "afa"):
+            block.afa = AttentiveFusion(skip.shape[1], x.shape[1])
+        return (x, *size, block.afa(skip, x)), {}
+
+    for block in model.decoder.modules():
+        if type(block).__name__ in ("UnetDecoderBlock", "DecoderBlock", "MFABBlock", "FPNBlock"):
+            block.register_forward_pre_hook(fuse, with_kwargs=True)
+    model.eval()(image)
+    return model
+
+
+@pytest.mark.parametrize("name, fusions", [("Unet", 4), ("FPN", 3), ("MAnet", 4), ("UnetPlusPlus", 10)])
+def test_segmentation_models_pytorch_decoder(name: str, fusions: int) -> None:
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    network = getattr(smp, name)("resnet18", encoder_weights=None, classes=CLASSES)
+    model = attend(network, torch.randn(IMAGE[0], 3, 64, 96))
+    assert len([m for m in model.modules() if isinstance(m, AttentiveFusion)]) == fusions
+    trained(model)
+
+
 @pytest.mark.parametrize("name", ["Unet", "FPN", "MAnet", "UnetPlusPlus"])
 def test_segmentation_models_pytorch_in_several_scales(name: str) -> None:
     smp = pytest.importorskip("segmentation_models_pytorch")
@@ -89,6 +116,26 @@ def test_torchvision_in_several_scales() -> None:
     predictions, logits = model.train().scales_of(torch.randn(IMAGE))
     assert scale_space_cross_entropy(predictions, logits, torch.randint(CLASSES, (2, 64, 96))).isfinite()
     assert model.eval().labels(torch.randn(IMAGE)).shape == (2, 64, 96)
+
+
+def test_torchvision_with_attentive_skip() -> None:
+    """fcn_resnet50 whose scores are made of its last level fused with a finer one."""
+    torchvision = pytest.importorskip("torchvision")
+    fcn = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
+    fcn.backbone.return_layers = {"layer1": "shallow", "layer4": "out"}
+
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.fuse = fcn.backbone, AttentiveFusion(256, 2048)
+            self.classifier = torchvision.models.segmentation.fcn.FCNHead(256, CLASSES)
+
+        def forward(self, image: Tensor) -> Tensor:
+            levels = self.backbone(image)
+            scores = self.classifier(self.fuse(levels["shallow"], levels["out"]))
+            return nn.functional.interpolate(scores, image.shape[2:], mode="bilinear")
+
+    trained(Skip())
 
 
 def test_transformers_segformer_in_several_scales() -> None:
