@@ -183,11 +183,13 @@ def test_compiled(kind: str, training: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS if ALL else ["ssr"])
-def test_exported(kind: str) -> None:
+def test_network_exported_for_every_size(kind: str) -> None:
     net = small(**KINDS[kind]).eval()
     with torch.no_grad():
-        program = torch.export.export(net, (IMAGES,))
-        torch.testing.assert_close(program.module()(IMAGES), net(IMAGES), rtol=1e-4, atol=1e-4)
+        of_any = torch.export.Dim.DYNAMIC
+        program = torch.export.export(net, (IMAGES,), dynamic_shapes=({0: of_any, 2: of_any, 3: of_any},))
+        for images in (IMAGES, torch.randn(1, 3, 200, 130)):
+            torch.testing.assert_close(program.module()(images), net(images), rtol=1e-4, atol=1e-4)
 
 
 def test_autocast_channels_last_and_checkpointing() -> None:

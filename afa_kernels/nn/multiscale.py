@@ -360,7 +360,7 @@ class MultiScale(plain.Module):
         checks.floating("image", image)
         checks.pixels("image", image)
         multiples = checks.pair("multiple", self.training_multiple if self.training else self.multiple, 1)
-        height, width = (side + (m - side % m) % m for side, m in zip(size_of(image), multiples))
+        height, width = (m * ((side + m - 1) // m) for side, m in zip(size_of(image), multiples))
         return resized_to(image, (height, width))
 
     def _run(self, base: Tensor, scale: float, predict: Callable[[Tensor], Any] | None = None) -> tuple[Any, ...]:

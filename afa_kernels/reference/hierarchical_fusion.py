@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from afa_kernels.reference.scale_space_render import resized
+from afa_kernels.reference._resize import resized
 
 
 def hierarchical_fusion(

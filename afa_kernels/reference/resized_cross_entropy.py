@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from afa_kernels.reference.scale_space_render import resized as resize
+from afa_kernels.reference._resize import resized as resize
 
 
 def resized_cross_entropy(

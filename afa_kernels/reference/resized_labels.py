@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from afa_kernels.reference.scale_space_render import resized as resize
+from afa_kernels.reference._resize import resized as resize
 
 
 def resized_labels(logits: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:

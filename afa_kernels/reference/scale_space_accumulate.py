@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from afa_kernels.reference.scale_space_render import resized
+from afa_kernels.reference._resize import resized
 
 
 def scale_space_accumulate(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from afa_kernels.reference._resize import resized
 from afa_kernels.reference.scale_space_weights import last_of, optical_depth, scale_space_weights
 
 
@@ -45,11 +45,3 @@ def _composite(opacities: Tensor) -> Tensor:
         weights.append(transmittance * alpha)
         transmittance = transmittance * (1 - alpha)
     return torch.cat(weights, dim=1)
-
-
-def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if x.shape[2:] == size:
-        return x
-    if x.shape[1] == 0:  # which F.interpolate refuses
-        return x[..., :1, :1].expand(*x.shape[:2], *size)
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""torch.onnx.export of every operation and module, for every batch and size, run by onnxruntime and by OpenVINO."""
+"""torch.onnx.export of operations, modules and networks, for every batch and size, run by onnxruntime and OpenVINO."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from test_nn_tracing import MODULES, images, made
 from torch import Tensor, nn
 
 import afa_kernels
-from afa_kernels import selfcheck
+from afa_kernels import models, selfcheck
 from afa_kernels.nn import MultiScale
 from afa_kernels.testing import Case, listed, operations, tensors, with_tensors
 
@@ -100,3 +100,29 @@ def test_modules(name: str, runtime: str, tmp_path: Path) -> None:
         with torch.no_grad():
             expected = listed(model(*other))
         torch.testing.assert_close(run(other), expected, rtol=2e-5, atol=2e-5)
+
+
+# Of each kind one; several scales run the same layers again.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "dla34_seg": {},
+    "afa_dla34": {},
+    "afa_dla34_ssr": {"scales": (0.5, 1.0)},
+    "afa_dla34_hma": {"scales": (0.5, 1.0)},
+    "afa_dla34_ocr_ssr": {"scales": (0.5, 1.0)},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = models.create(name, num_classes=5, **NETWORKS[name]).eval()
+    given, of_any = torch.randn(1, 3, 128, 128), torch.export.Dim.DYNAMIC
+    file = exported(model, (given,), ({0: of_any, 2: of_any, 3: of_any},), tmp_path / "network.onnx")
+    for runtime in RUNTIMES.values():
+        run = runtime(file)
+        for some in (given, torch.randn(2, 3, 200, 264)):
+            with torch.no_grad():
+                expected = model(some)
+            (scores,) = run([some])
+            # Of deep networks that nobody has trained the scores may be in the thousands.
+            torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
