@@ -8,6 +8,7 @@ from afa_kernels._version import __version__
 from afa_kernels.backends import backend_info, use_backend
 from afa_kernels.exporting import export_decompositions
 from afa_kernels.flops import register_when_imported
+from afa_kernels.nn.folded import fold
 from afa_kernels.ops.attentive_fusion import attentive_fusion
 from afa_kernels.ops.bn_relu_conv2d import bn_relu_conv2d
 from afa_kernels.ops.bn_relu_project import bn_relu_project
@@ -36,6 +37,7 @@ __all__ = [
     "bn_relu_project",
     "channel_attention",
     "export_decompositions",
+    "fold",
     "global_avg_max_pool",
     "hierarchical_fusion",
     "patch",

@@ -202,7 +202,8 @@ def why_not_spatial(module: Any, abn: ABNs = ()) -> str | None:
     _, first = conv._modules.values()
     inner, second = conv_inner._modules.values()
     (project,) = final._modules.values()
-    reason = norms.why_called("conv.1", first, abn) or norms.why_called("conv_inner.1", second, abn)
+    reason = None if folding.is_folded(conv) else norms.why_called("conv.1", first, abn)
+    reason = reason or norms.why_called("conv_inner.1", second, abn)
     if reason is not None:
         return reason
     for name, layer in (("conv_inner.0", inner), ("final.0", project)):

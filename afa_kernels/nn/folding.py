@@ -113,7 +113,17 @@ def _flat(layer: nn.Module | None) -> Iterable[nn.Module | None]:
             yield from _flat(inner)
 
 
+def is_folded(layers: Any) -> bool:
+    """Whether they are a convolution that `fold` gave its norm and an activation, where `sequence` may be called."""
+    conv, *others = _flat(layers)
+    kinds = [type(layer) for layer in others]
+    folded = kinds in ([nn.Identity, nn.ReLU], [nn.LeakyReLU]) and why_not_convolution(conv) is None
+    return folded and not plain.is_recorded()
+
+
 def _is_foldable(conv: Any, norm: Any) -> bool:
+    if type(norm) is nn.Identity:
+        return plain.why_hooked(norm) is None and why_not_convolution(conv) is None
     return (
         type(norm) in (nn.BatchNorm2d, norms.ABN)
         and not norm.training
@@ -125,6 +135,8 @@ def _is_foldable(conv: Any, norm: Any) -> bool:
 
 
 def _folded(x: Tensor, conv: Any, norm: Any, rectify: bool) -> Tensor:
+    if type(norm) is nn.Identity:
+        return conv(x).relu_() if rectify else conv(x)
     given = norms.arguments(norm)
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)
     gamma = given["weight"].to(dtype)

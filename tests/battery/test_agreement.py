@@ -92,7 +92,7 @@ def test_the_public_function(op: str) -> None:
 
 def test_every_public_function_is_an_operation() -> None:
     functions = {name for name in afa_kernels.__all__ if inspect.isfunction(getattr(afa_kernels, name))}
-    tools = {"backend_info", "export_decompositions", "use_backend", "patch", "warmup"}
+    tools = {"backend_info", "export_decompositions", "fold", "use_backend", "patch", "warmup"}
     assert functions - tools == {op for op in operations() if hasattr(afa_kernels, op)}
 
 
