@@ -162,7 +162,7 @@ def row_of(name: str, seed: int, bench: Bench) -> dict[str, Any]:
 
 
 def exact_row(name: str, seed: int, best: float, bench: Bench) -> dict[str, Any]:
-    """Score one fusion by the one-to-one matching, at the thresholds that are `EXACT_ABOVE` the best of the fast one."""
+    """Score one fusion by the one-to-one matching, at thresholds that are `EXACT_ABOVE` the best of the fast."""
     thresholds = np.round(np.clip(best + np.array(EXACT_ABOVE), 0.01, 0.99), 2)
 
     def make() -> dict[str, Any]:

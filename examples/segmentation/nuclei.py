@@ -92,9 +92,8 @@ def stardist_picture() -> Picture:
     return Picture("stardist", normalised(image), nuclei.astype(np.int32))
 
 
-def confusion(labels: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """How many pixels of each class (rows) got each label (columns)."""
-    count = len(CLASSES)
+def confusion(labels: np.ndarray, target: np.ndarray, count: int = len(CLASSES)) -> np.ndarray:
+    """How many pixels of each of `count` classes (rows) got each label (columns)."""
     return np.bincount(count * target.ravel().astype(int) + labels.ravel(), minlength=count**2).reshape(count, count)
 
 
