@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_networks import IMAGES, KINDS, small
+from support.networks import KINDS, small
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,6 +19,7 @@ from afa_kernels import models
 from afa_kernels.nn import ABN, AttentiveFusion, SpatialAttention
 
 pytestmark = pytest.mark.once
+IMAGES = torch.randn(2, 3, 64, 128)
 
 
 def worn(model: nn.Module) -> nn.Module:

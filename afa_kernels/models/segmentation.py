@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from afa_kernels import checks
 from afa_kernels.models.heads import Scores
+from afa_kernels.nn import plain
 from afa_kernels.nn.multiscale import MultiScale
+from afa_kernels.nn.resizing import size_of
 from afa_kernels.ops._registration import values_are_there
+from afa_kernels.ops.resized_labels import resized_labels
 from afa_kernels.ops.scale_space_cross_entropy import scale_space_cross_entropy
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -88,6 +91,27 @@ class Segmentation(MultiScale):
     def predict(self, image: Tensor) -> tuple[Any, ...]:
         scores, *features = self.describe(image)[:2]  # without what the auxiliary losses need
         return scores.full(), *features
+
+    @torch.no_grad()
+    def labels(
+        self, image: Tensor, *, value: str | None = None, dtype: torch.dtype = torch.int64
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """As `MultiScale.labels`; of one scale, without the scores at the size of the image.
+
+        An upsampling that is bilinear to exactly that size is not computed either: log_softmax, which comes between it
+        and the argmax, changes no order.
+        """
+        called = plain.why_hooked(self) or plain.why_observed()
+        one = self.fuse == "mean" and self.scales == (1.0,) and not self.flip
+        if self.training or value is not None or called is not None or not one:
+            return super().labels(image, value=value, dtype=dtype)
+        size, scores = size_of(image), self.describe(self._base(image))[0]
+        factor = scores.bilinear_factor(size)
+        if factor is None:
+            return resized_labels(scores.full(), size, dtype=dtype)
+        around = size[0] + 2 * factor, size[1] + 2 * factor  # with the zeros around the map, as in `_fused_loss`
+        labels = resized_labels(F.pad(scores.low, (1, 1, 1, 1)), around, dtype=dtype)
+        return labels[:, factor:-factor, factor:-factor].contiguous()
 
     def losses(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Each weighted; their sum is minimised. Of targets (N, H, W), whole numbers, at the size of the images.
