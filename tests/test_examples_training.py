@@ -7,6 +7,7 @@ On synthetic data of a few pixels.
 from __future__ import annotations
 
 import io
+import json
 import signal
 import subprocess
 import sys
@@ -29,7 +30,8 @@ from examples.boundary_detection import fusions as boundary_fusions
 from examples.boundary_detection import train as boundaries
 from examples.boundary_detection.fusions import FUSIONS, load_head
 from examples.boundary_detection.scales import Scales
-from examples.segmentation import nuclei
+from examples.segmentation import camvid, espnet, nuclei
+from examples.segmentation import scales as segmentation_scales
 from examples.segmentation import train as segmentation
 from examples.segmentation.demo import spatial_attention
 from examples.segmentation.network import LEVELS, NucleiNet
@@ -162,7 +164,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "x.pt").exists()
 
 
-@pytest.mark.parametrize("main", [boundaries.main, segmentation.main], ids=["boundary_detection", "segmentation"])
+@pytest.mark.parametrize(
+    "main",
+    [boundaries.main, segmentation.main, segmentation_scales.main],
+    ids=["boundary_detection", "segmentation", "scales"],
+)
 def test_without_data_it_says_where_that_comes_from(main: Callable[[list[str]], None]) -> None:
     with pytest.raises(SystemExit, match=r"--data PATH is needed.*https://"):
         main([])
@@ -352,3 +358,92 @@ def test_batches_depend_on_seed_and_step_alone() -> None:
     settings = {"seed": 0, "steps": 9, "crop": 16, "batch": 2}
     one, same = (segmentation.batch_at(4, settings, pictures)[0] for _ in range(2))
     assert torch.equal(one, same) and not torch.equal(one, segmentation.batch_at(5, settings, pictures)[0])
+
+
+INDICES = np.array([[0, 3], [10, camvid.VOID]], np.uint8)
+COLOURS = np.array([[[128, 128, 128], [128, 0, 192]], [[192, 0, 192], [0, 0, 0]]], np.uint8)
+
+
+def camvid_folder(path: Path, labels: dict[str, bytes], image: bytes | None = None) -> Path:
+    """A training and a test split with these label images, and an image for each."""
+    for split in ("train", "test"):
+        for name, content in labels.items():
+            for folder, pixels in (
+                (split, image or png(np.full((40, 80, 3), 90, np.uint8))),
+                (f"{split}annot", content),
+            ):
+                (path / folder).mkdir(parents=True, exist_ok=True)
+                (path / folder / name).write_bytes(pixels)
+    return path
+
+
+def enlarged(labels: np.ndarray) -> bytes:
+    return png(labels.repeat(20, 0).repeat(40, 1))
+
+
+def test_scenes_are_read_by_number_and_by_colour_from_a_folder_and_a_zip(tmp_path: Path) -> None:
+    """The classes' numbers and CamVid's own colours mean the same; an image of half the size is resized."""
+    labels = {"a.png": enlarged(INDICES), "b.png": enlarged(COLOURS)}
+    folder = camvid_folder(tmp_path / "camvid", labels, png(np.full((20, 40, 3), 90, np.uint8)))
+    files = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*.png")}
+    for data in (folder, zipped(tmp_path / "x.zip", files)):
+        a, b = camvid.read_split(data, "test")
+        assert a.name == "a" and a.image.shape == (40, 80, 3) and (a.image == 90).all()
+        assert np.array_equal(a.target, b.target)
+        assert np.array_equal(a.target[::20, ::40], INDICES)
+    assert set(camvid.CLASS_OF.values()) == set(range(camvid.VOID + 1)) and len(camvid.CLASS_OF) == 32
+
+
+@pytest.mark.parametrize(
+    "labels, reason",
+    [
+        (None, r"has no folder train\. .*https://"),
+        ({}, r"train of .* has no images that end in \.png or \.jpg"),
+        ({"a.png": b"no image"}, r"trainannot/a\.png of .* cannot be read"),
+        ({"a.png": enlarged(INDICES + 1)}, r"trainannot/a\.png of .* classes from 0 to 10 or 11 for void, got 12"),
+        ({"a.png": enlarged(COLOURS + 1)}, r"trainannot/a\.png of .* colours of CamVid's 32 classes, got #010101"),
+        ({"a.png": png(INDICES)}, r"trainannot/a\.png of .* is 2 x 2, its image 80 x 40 pixels"),
+    ],
+)
+def test_bad_scenes_are_named(tmp_path: Path, labels: dict[str, bytes] | None, reason: str) -> None:
+    if labels is not None:
+        for folder in ("train", "trainannot"):
+            (tmp_path / folder).mkdir()
+        camvid_folder(tmp_path, labels)
+    with pytest.raises(ValueError, match=reason):
+        camvid.read_split(tmp_path, "train")
+
+
+def test_a_scene_without_labels_is_named(tmp_path: Path) -> None:
+    camvid_folder(tmp_path, {"a.png": enlarged(INDICES)})
+    (tmp_path / "train" / "b.png").write_bytes(enlarged(INDICES))
+    with pytest.raises(ValueError, match=r"has b in train but not in trainannot"):
+        camvid.read_split(tmp_path, "train")
+
+
+def test_scales_of_a_frozen_network_are_fused_and_scored(tmp_path: Path) -> None:
+    """On a folder of two scenes, of weights that nobody trained: heads alone change, every class and way is scored."""
+    data, weights = camvid_folder(tmp_path / "camvid", {"a.png": enlarged(INDICES)}), tmp_path / "weights.pth"
+    torch.manual_seed(0)
+    state = espnet.ESPNet(12, (0.4,) * 3, (0.3,) * 3).state_dict()
+    torch.save(state, weights)
+    given = ["--data", str(data), "--weights", str(weights), "--output", str(tmp_path / "out"), "--steps", "2"]
+    segmentation_scales.main([*given, "--record", str(tmp_path / "record.json")])
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert [row["scales"] for row in record["rows"]] == ["single", "mean", "hma", "ssr"]
+    assert all(set(camvid.CLASSES) < set(row) and 0 <= row["miou"] <= 100 for row in record["rows"])
+    kept = torch.load(tmp_path / "out" / "espnet_seed0.pt", weights_only=True)["model"]
+    assert all(torch.equal(kept[f"ways.ssr.network.{name}"], x) for name, x in state.items())
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(SystemExit, match=r"weights\.pth cannot be read as ESPNet's: .*https://"):
+        segmentation_scales.main(given)
+
+
+def test_the_fusions_of_one_run_are_those_of_multi_scale() -> None:
+    torch.manual_seed(0)
+    network = espnet.ESPNet(12, (0.4,) * 3, (0.3,) * 3).eval().requires_grad_(False)
+    fusions = segmentation_scales.Fusions(network, (0.8, 1.0, 1.6)).eval()
+    image = torch.rand(1, 3, 50, 70)  # no multiple of the strides
+    with torch.no_grad():
+        for way, fused in fusions(image).items():
+            torch.testing.assert_close(fused, fusions.ways[way](image))
