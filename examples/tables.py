@@ -59,6 +59,15 @@ def nuclei_scales() -> str:
     )
 
 
+def camvid_scales() -> str:
+    rows = read("segmentation/camvid.json")["rows"]
+    keys = [key for key in rows[0] if key != "scales"]
+    names = ["mean IoU" if key == "miou" else key for key in keys]
+    return markdown(
+        ["scales fused by", *names], [[row["scales"], *(f"{row[key]:.1f}" for key in keys)] for row in rows]
+    )
+
+
 def levels(rows: Sequence[Record]) -> str:
     """Of the rows of a record that examples.segmentation.train --compare wrote."""
     table = [
@@ -77,7 +86,7 @@ def nuclei_levels() -> str:
     return levels(read("segmentation/fusions.json")["rows"])
 
 
-TABLES: tuple[Callable[[], str], ...] = (boundary_scales, nuclei_scales, nuclei_levels)
+TABLES: tuple[Callable[[], str], ...] = (boundary_scales, nuclei_scales, camvid_scales, nuclei_levels)
 
 if __name__ == "__main__":
     for table in TABLES:

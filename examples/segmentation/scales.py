@@ -76,8 +76,9 @@ def train(fusions: Fusions, scenes: Sequence[Scene], settings: dict[str, Any], c
     def loss_at(step: int) -> Tensor:
         random = np.random.default_rng((settings["seed"], step))
         image, target = batch_of(scenes[int(random.integers(len(scenes)))], bool(random.integers(2)))
-        scores = fusions(image)
-        return sum((F.cross_entropy(scores[way], target, ignore_index=VOID) for way in ("hma", "ssr")), torch.zeros(()))
+        fused = fusions(image)
+        hma, ssr = (F.nll_loss(fused[way].clamp(min=1e-6).log(), target, ignore_index=VOID) for way in ("hma", "ssr"))
+        return hma + ssr
 
     for way in ("hma", "ssr"):
         fusions.get_submodule(f"ways.{way}.head").train()
