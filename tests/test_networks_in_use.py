@@ -89,22 +89,33 @@ def test_checkpointed(net: Any) -> None:
     assert_trains_the_same(net, other, lambda *given: checkpoint(other.losses, *given, use_reentrant=False))
 
 
+def with_fixed_norms(net: Any) -> Any:
+    net.train()
+    for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.eval()
+    return net
+
+
 @pytest.mark.parametrize("name, options", [("afa_dla34", {}), ("afa_dla34_ssr", {"scales": (0.5, 1.0)})])
 def test_autocast(name: str, options: dict[str, Any]) -> None:
-    """bfloat16: scores, losses and gradients about as far from float64 as the official composition's."""
+    """bfloat16: scores, losses and gradients about as far from float64 as the official composition's.
+
+    The norms are in evaluation mode, as where one fine-tunes: by the statistics of four images, of which channel
+    attention has one value each, rounding becomes larger than the gradients, in either composition.
+    """
     torch.manual_seed(0)
     ours = models.create(name, num_classes=5, **options)
     exact, official = copy.deepcopy(ours).double(), Official(ours)
     with torch.no_grad():
         scores = exact.eval()(IMAGES.double())
-    wanted = step(exact.train().losses, IMAGES.double(), TARGETS)
+    wanted = step(with_fixed_norms(exact).losses, IMAGES.double(), TARGETS)
     of_exact = torch.cat([g.flatten() for g in gradients(exact).values()])
     errors = []
     for net, layers in ((ours, ours), (official, official.net)):
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 in_evaluation = (net.eval()(IMAGES) - scores).norm() / scores.norm()
-            losses = step(net.train().losses, IMAGES, TARGETS)
+            losses = step(with_fixed_norms(net).losses, IMAGES, TARGETS)
         in_losses = max((losses[key] - x).abs() / x for key, x in wanted.items())
         found = torch.cat([g.flatten() for g in gradients(layers).values()])
         errors.append(torch.stack([in_evaluation, in_losses, (found - of_exact).norm() / of_exact.norm()]))
@@ -168,7 +179,7 @@ def halves() -> list[tuple[Tensor, Tensor]]:
 
 
 def half(rank: int, folder: str) -> None:
-    """One of two processes: two steps of its half of the batch, the gradients and the norms' statistics to a file."""
+    """One of two processes: two steps of its half of the batch, the gradients to a file."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     net = small(**KINDS["ssr"]).double().train()
@@ -176,7 +187,7 @@ def half(rank: int, folder: str) -> None:
     for _ in range(2):  # the second fails where a parameter got no gradient in the first
         net.zero_grad()
         step(wrapped, *halves()[rank])
-    torch.save((gradients(net), dict(net.named_buffers())), f"{folder}/{rank}")
+    torch.save(gradients(net), f"{folder}/{rank}")
     torch.distributed.destroy_process_group()
 
 
@@ -189,5 +200,4 @@ def test_distributed(tmp_path: Path) -> None:
         step(net.losses, *given)
         expected = {name: expected.get(name, 0) + g / 2 for name, g in gradients(net).items()}
     for rank in range(2):
-        got, _ = torch.load(tmp_path / str(rank))
-        assert_same(got, expected)
+        assert_same(torch.load(tmp_path / str(rank)), expected)

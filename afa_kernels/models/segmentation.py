@@ -98,20 +98,15 @@ class Segmentation(MultiScale):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """As `MultiScale.labels`; of one scale, without the scores at the size of the image.
 
-        An upsampling that is bilinear to exactly that size is not computed either: log_softmax, which comes between it
-        and the argmax, changes no order.
+        Where an upsampling is bilinear to exactly that size, it is not computed either: of what comes between it and
+        the argmax, log_softmax changes no order, nor do the zeros around the map, which scale all classes alike.
         """
         called = plain.why_hooked(self) or plain.why_observed()
         one = self.fuse == "mean" and self.scales == (1.0,) and not self.flip
         if self.training or value is not None or called is not None or not one:
             return super().labels(image, value=value, dtype=dtype)
         size, scores = size_of(image), self.describe(self._base(image))[0]
-        factor = scores.bilinear_factor(size)
-        if factor is None:
-            return resized_labels(scores.full(), size, dtype=dtype)
-        around = size[0] + 2 * factor, size[1] + 2 * factor  # with the zeros around the map, as in `_fused_loss`
-        labels = resized_labels(F.pad(scores.low, (1, 1, 1, 1)), around, dtype=dtype)
-        return labels[:, factor:-factor, factor:-factor].contiguous()
+        return resized_labels(scores.low if scores.bilinear_factor(size) else scores.full(), size, dtype=dtype)
 
     def losses(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Each weighted; their sum is minimised. Of targets (N, H, W), whole numbers, at the size of the images.

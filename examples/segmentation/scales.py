@@ -50,7 +50,8 @@ class Fusions(nn.Module):
         heads["ssr"] = ScaleSpaceRendering(espnet.FEATURES, WIDTH)
         ways = {way: MultiScale(network, scales, way, heads.get(way), multiple=MULTIPLE) for way in ("mean", *heads)}
         ways = {"single": MultiScale(network, (1.0,), "mean", multiple=MULTIPLE), **ways}
-        self.ways, self.one = nn.ModuleDict(ways), list(scales).index(1.0)
+        self.ways: Any = nn.ModuleDict(ways)
+        self.one = list(scales).index(1.0)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         single, mean, hma, ssr = self.ways.values()
