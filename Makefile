@@ -27,7 +27,7 @@ demo: $(VENV)/installed
 # Trains on what a package index has, the left half of one picture, and scores the right half, before and after; it goes
 # on where it was killed. demo/segmentation has its checkpoints.
 demo-train: $(VENV)/installed
-	$(PY) -m examples.segmentation.train --data stardist --steps 300 --output demo/segmentation
+	$(PY) -m examples.segmentation.train --data stardist --steps 1500 --output demo/segmentation
 
 # Four sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, and the
 # gate compiles for GPUs that are not here. On two cores they take about 5, 7, 3 and 3 minutes.
