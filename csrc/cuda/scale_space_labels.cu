@@ -1,6 +1,5 @@
-// scale_space_labels on CUDA: the launcher of scale_space_labels.cuh.
-#include "render.h"
-#include "scale_space_labels.cuh"
+// scale_space_labels on CUDA: the launcher of labels.cuh over a rendering.
+#include "labels.h"
 
 namespace afa {
 namespace {
@@ -13,15 +12,12 @@ void scale_space_labels_forward(std::vector<Tensor> predictions, Tensor logits, 
                   ": value must be none, score or probability, got ", value);
   check.count("outputs", outputs.size(), value == "none" ? 1 : 2);
   const Tensor& labels = outputs[0];
-  const ScalarType type = labels.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Byte || type == ScalarType::Int || type == ScalarType::Long, check.op,
-                  ": unsupported dtype ", static_cast<int>(type));
   const Launcher launch(check.op, labels);
   dispatch(check.first("predictions", predictions).scalar_type(), check.op, [&](auto t) {
     using T = decltype(t);
     using Acc = acc_t<T>;
     const int64_t height = labels.size(1), width = labels.size(2), pixels = logits.size(0) * height * width;
-    check.contiguous("labels", labels, pixels);
+    const Labels found = labels_of(check, labels, pixels);
     const auto given = value == "none" ? std::nullopt : std::optional<Tensor>(outputs[1]);
     Acc* values = check.flat<Acc>("values", given, pixels);
     const Inputs<T> inputs(check, predictions, logits.size(0), height, width);
@@ -29,8 +25,9 @@ void scale_space_labels_forward(std::vector<Tensor> predictions, Tensor logits, 
     check_scales(check, inputs, planes);
     const Canvas canvas = inputs.canvas(height, width);
     dispatch_scales(planes.scales, [&](auto most) {
-      launch(render_labels<T, most>, blocks_of(canvas, inputs.batch), canvas, inputs.template of<most>(),
-             planes.template of<most>(), value == "probability", Labels{labels.data_ptr(), type}, values);
+      using Scores = RenderedScores<T, most>;
+      launch(most_likely<Scores>, blocks_of(canvas, inputs.batch), canvas,
+             Scores{inputs.template of<most>(), planes.template of<most>()}, value == "probability", found, values);
     });
   });
 }

@@ -1,23 +1,26 @@
-// Kernels of scale_space_cross_entropy: -u_t log_softmax(rendered)_t of every pixel. The forward keeps log(sum exp) of
-// a pixel; the backward renders once more.
+// Kernels of the cross-entropies of scores that are nowhere stored, of a pixel with the target t:
+//
+//   weight_t (lse - r_t) + sum_c smoothing_c (lse - r_c)        lse = log(sum_c exp(r_c))
+//
+// The forward keeps lse; the backward computes the scores once more.
 #pragma once
 
 #include <limits>
 
 #include "../arithmetic/softmax.h"
-#include "render.cuh"
+#include "scores.cuh"
 
 namespace afa {
 
 constexpr int64_t IGNORED = -1, WRONG = -2;  // targets that are no class
 
-// The class of a pixel, and the weight that it has.
+// The class of a pixel, and what each class weighs in the loss.
 template <class Acc>
 struct Target {
   const void* data;
   ScalarType dtype;
   int64_t ignore_index, channels;
-  const Acc* weight;  // of a class; or null
+  const Acc *weight, *smoothing;  // null for 1, and for 0; the last of the smoothing is the sum of the others
 
   __device__ int64_t at(int64_t i) const {
     const int64_t t = dtype == ScalarType::Byte  ? static_cast<const uint8_t*>(data)[i]
@@ -33,19 +36,19 @@ struct Target {
   }
 };
 
-template <class T, int most, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS)
-    cross_entropy_forward(Canvas canvas, Predictions<T, most> predictions, Maps<Acc, most> maps, Target<Acc> target,
-                          Acc* __restrict__ losses, Acc* __restrict__ lse) {
+template <class Scores, class Acc = typename Scores::Acc>
+__global__ void __launch_bounds__(THREADS) cross_entropy_forward(Canvas canvas, Scores scores, Target<Acc> target,
+                                                                 Acc* __restrict__ losses, Acc* __restrict__ lse) {
   const Spot spot(canvas);
-  const Rendering<T, most> rendering(predictions, maps, spot);
+  const auto shared = scores.at(spot);
   const int64_t at = spot.n * canvas.height * canvas.width + spot.p;
   const int64_t t = spot.inside ? target.at(at) : IGNORED;
-  Acc best = -std::numeric_limits<Acc>::infinity(), total = 0, score_of_target = 0;
+  Acc best = -std::numeric_limits<Acc>::infinity(), total = 0, score_of_target = 0, smooth = 0;
   for (int64_t c = spot.lane; c < canvas.channels && spot.inside; c += canvas.lanes) {
-    const Acc score = rendering.score(predictions, maps, spot, c);
+    const Acc score = scores.score(shared, spot, c);
     add_exp(score, best, total);
     if (c == t) score_of_target = score;
+    if (target.smoothing != nullptr) smooth += target.smoothing[c] * score;
   }
   for (int32_t d = canvas.lanes / 2; d > 0; d /= 2) {
     const Acc other = __shfl_xor_sync(0xffffffffu, best, d), other_total = __shfl_xor_sync(0xffffffffu, total, d);
@@ -55,14 +58,29 @@ __global__ void __launch_bounds__(THREADS)
     best = difference > 0 ? best : other;
   }
   score_of_target = sum_over(score_of_target, canvas.lanes);  // one thread has it
+  smooth = sum_over(smooth, canvas.lanes);
   if (!spot.inside || spot.lane != 0) return;
   const bool infinite = best == std::numeric_limits<Acc>::infinity();  // such a score has no softmax
   const Acc value = infinite ? std::numeric_limits<Acc>::quiet_NaN() : best + std::log(total);
+  const bool smoothed = target.smoothing != nullptr && t >= 0;
   lse[at] = value;
-  losses[at] = target.weighted(t, value - score_of_target);
+  losses[at] = target.weighted(t, value - score_of_target) +
+               (smoothed ? target.smoothing[target.channels] * value - smooth : Acc(0));
 }
 
-// dL/d rendered = dL/d loss u_t (softmax - onehot).
+// The gradient of a pixel's scores: dL/d loss (weight_t (softmax - onehot) + smoothed softmax - smoothing).
+template <class Acc>
+struct ScoreGradient {
+  const Acc* smoothing;
+  int64_t target;
+  Acc weighted, upstream, smoothed, lse;
+
+  __device__ Acc operator()(int64_t c, Acc score) const {
+    const Acc softmax = exp(score - lse), grad = weighted * (softmax - (c == target ? Acc(1) : Acc(0)));
+    return smoothing != nullptr ? grad + upstream * (smoothed * softmax - smoothing[c]) : grad;
+  }
+};
+
 template <class Acc>
 struct CrossEntropy {
   static constexpr bool of_scores = true;
@@ -70,10 +88,13 @@ struct CrossEntropy {
   const Acc *grad, *lse;
   int64_t pixels;
 
-  __device__ Acc at(const Spot& spot, int64_t c, Acc score) const {
-    const int64_t i = spot.n * pixels + spot.p, t = target.at(i);
-    return target.weighted(t, grad[i]) * (exp(score - lse[i]) - (t == c ? Acc(1) : Acc(0)));
+  __device__ ScoreGradient<Acc> of(int64_t n, int64_t p) const {
+    const int64_t i = n * pixels + p, t = target.at(i);
+    const Acc upstream = t == IGNORED ? Acc(0) : grad[i];
+    const Acc smoothed = target.smoothing != nullptr ? target.smoothing[target.channels] : Acc(0);
+    return {target.smoothing, t, target.weighted(t, grad[i]), upstream, smoothed, lse[i]};
   }
+  __device__ Acc at(const Spot& spot, int64_t c, Acc score) const { return of(spot.n, spot.p)(c, score); }
 };
 
 }  // namespace afa

@@ -1,10 +1,11 @@
-// The kernel of scale_space_labels: the channel with the largest rendered score, and its score or its probability.
+// The kernel of labels: the channel with the largest score, where scores are nowhere stored, and its score or its
+// probability.
 #pragma once
 
 #include <limits>
 
 #include "../arithmetic/softmax.h"
-#include "render.cuh"
+#include "scores.cuh"
 
 namespace afa {
 
@@ -65,15 +66,14 @@ struct Labels {
 };
 
 // `values` may be null; else it gets scores, or probabilities.
-template <class T, int most, class Acc = acc_t<T>>
+template <class Scores, class Acc = typename Scores::Acc>
 __global__ void __launch_bounds__(THREADS)
-    render_labels(Canvas canvas, Predictions<T, most> predictions, Maps<Acc, most> maps, bool probability,
-                  Labels labels, Acc* __restrict__ values) {
+    most_likely(Canvas canvas, Scores scores, bool probability, Labels labels, Acc* __restrict__ values) {
   const Spot spot(canvas);
-  const Rendering<T, most> rendering(predictions, maps, spot);
+  const auto shared = scores.at(spot);
   Best<Acc> best;
   for (int64_t c = spot.lane; c < canvas.channels && spot.inside; c += canvas.lanes)
-    best.take(rendering.score(predictions, maps, spot, c), static_cast<int32_t>(c));
+    best.take(scores.score(shared, spot, c), static_cast<int32_t>(c));
   best = best_of(best, canvas.lanes);
   if (!spot.inside || spot.lane != 0) return;
   const int64_t at = spot.n * canvas.height * canvas.width + spot.p;
