@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from support.symbols import foreign
 from torch.utils.cpp_extension import CUDA_HOME, include_paths
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +100,8 @@ def compiled(op: str, architectures: tuple[str, ...] = ARCHITECTURES, *more: str
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder, f"{op}.o")
         run(nvcc(), *FLAGS, *more, *targets, "--threads", "2", "-c", CSRC / "cuda" / f"{op}.cu", "-o", code)
+        if asked := foreign(code):
+            raise RuntimeError(f"{op} asks for what neither torch's stable interface nor a standard library has: {asked}")
         run(tool("cuobjdump"), "-xelf", "all", code, cwd=folder)
         found = {}
         for cubin in Path(folder).glob("*.cubin"):
