@@ -14,18 +14,18 @@ namespace afa {
 template <class Acc>
 struct Axis {
   int32_t in, out;
-  Acc ratio;  // in / out
+  Acc ratio, inverse;  // in / out, and out / in: kernels divide nothing, which would put registers on the stack
 
   __device__ Source<Acc> source(int32_t o) const { return source_of<Acc>(o, ratio, in); }
   __device__ int32_t high(const Source<Acc>& s) const { return in != out && s.low + 1 < in ? s.low + 1 : s.low; }
 
   // Of the outputs first to last are all that read element i; `share` says how much, if any does.
   __host__ __device__ int32_t first(int32_t i) const {
-    const Acc o = (static_cast<Acc>(i) - Acc(0.5)) / ratio - Acc(1.5);
+    const Acc o = (static_cast<Acc>(i) - Acc(0.5)) * inverse - Acc(1.5);
     return i == 0 || o < 0 ? 0 : static_cast<int32_t>(o);
   }
   __host__ __device__ int32_t last(int32_t i) const {
-    const Acc o = (static_cast<Acc>(i) + Acc(1.5)) / ratio + Acc(1.5);
+    const Acc o = (static_cast<Acc>(i) + Acc(1.5)) * inverse + Acc(1.5);
     return i == in - 1 || o > out - 1 ? out - 1 : static_cast<int32_t>(o);
   }
   __device__ bool share(int32_t o, int32_t i, Acc& coefficient) const {
@@ -98,9 +98,10 @@ struct Spot {
     const uint32_t pixel = block % blocks * of_block + threadIdx.x / canvas.lanes;
     lane = threadIdx.x % canvas.lanes;
     inside = pixel < pixels;
-    p = static_cast<int64_t>(canvas.top) * canvas.width + (inside ? pixel : 0);
-    y = static_cast<int32_t>(p / canvas.width);
-    x = static_cast<int32_t>(p % canvas.width);
+    const uint32_t width = canvas.width, at = canvas.top * width + (inside ? pixel : 0);  // an image has no more
+    p = at;
+    y = static_cast<int32_t>(at / width);
+    x = static_cast<int32_t>(at % width);
   }
 };
 
@@ -188,10 +189,10 @@ __global__ void __launch_bounds__(THREADS)
   Acc y[most];
   read_scales(c, logits, at, y);
   const Weights<Acc, most> found(c, y);
+  c.phi.depths(y);
 #pragma unroll
   for (int k = 0; k < most; ++k)
-    if (k < c.scales)
-      planes[(at.n * c.scales + k) * c.pixels + at.p] = opacities ? opacity(c.phi.depth(y[k])) : found.weight[k];
+    if (k < c.scales) planes[(at.n * c.scales + k) * c.pixels + at.p] = opacities ? opacity(y[k]) : found.weight[k];
 }
 
 // A map of any type, (N, 1, h, w), as a plane.
@@ -323,9 +324,13 @@ __global__ void __launch_bounds__(THREADS)
                       if (k < c.scales) grads[k] += coefficient * map_grads[(at.n * c.scales + k) * pixels + p];
                   });
   if (opacities) {
+    Acc depths[most];
 #pragma unroll
-    for (int k = 0; k < most; ++k)
-      if (k < c.scales) grads[k] = c.phi.backward(y[k], grads[k] * exp(-c.phi.depth(y[k])));
+    for (int k = 0; k < most; ++k) depths[k] = y[k];
+    c.phi.depths(depths);
+#pragma unroll
+    for (int k = 0; k < most; ++k) grads[k] *= exp(-depths[k]);
+    c.phi.backward(y, grads);
   } else {
     logits_backward(c, y, Weights<Acc, most>(c, y), Acc(0), grads);
   }

@@ -13,7 +13,8 @@ Resize<Acc> resize_of(const Checker& check, int64_t height, int64_t width, int64
   STD_TORCH_CHECK(height * width <= MOST_PIXELS && out_height * out_width <= MOST_PIXELS, check.op,
                   ": an image must have at most ", MOST_PIXELS, " pixels");
   const auto axis = [](int64_t in, int64_t out) {
-    return Axis<Acc>{static_cast<int32_t>(in), static_cast<int32_t>(out), static_cast<Acc>(in) / static_cast<Acc>(out)};
+    const auto i = static_cast<Acc>(in), o = static_cast<Acc>(out);
+    return Axis<Acc>{static_cast<int32_t>(in), static_cast<int32_t>(out), i / o, o / i};
   };
   return {axis(height, out_height), axis(width, out_width), height == out_height && width == out_width};
 }

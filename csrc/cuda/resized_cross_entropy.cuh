@@ -6,7 +6,7 @@
 
 namespace afa {
 
-constexpr int DIFFERENTIATED = 4;  // channels of a thread
+constexpr int DIFFERENTIATED = 2;  // channels of a thread
 
 // An output lies in a cell between four neighbouring inputs. A pixel of the logits is a corner of four cells; of each
 // in turn a thread holds the corners in registers, channels first, first + lanes, ...
@@ -17,6 +17,9 @@ __global__ void __launch_bounds__(THREADS)
   const Spot spot(canvas, parts);
   if (!spot.inside) return;
   const int64_t first = spot.part * canvas.lanes * count + spot.lane;
+  const Axis<Acc>&rows = logits.resize.rows, &columns = logits.resize.columns;
+  const int32_t first_row = rows.first(spot.y), last_row = rows.last(spot.y);
+  const int32_t first_column = columns.first(spot.x), last_column = columns.last(spot.x);
   const auto read = [&](int32_t y, int32_t x, Acc(&values)[count]) {
     const T* at = logits.data + spot.n * logits.sn + (static_cast<int64_t>(y) * canvas.width + x) * logits.sp;
 #pragma unroll
@@ -35,7 +38,6 @@ __global__ void __launch_bounds__(THREADS)
     }
   };
 
-  const Axis<Acc>&rows = logits.resize.rows, &columns = logits.resize.columns;
   if (logits.resize.identity) {
     Acc scores[count];
     read(spot.y, spot.x, scores);
@@ -50,8 +52,7 @@ __global__ void __launch_bounds__(THREADS)
     read(top, right, top_right);
     read(bottom, left, bottom_left);
     read(bottom, right, bottom_right);
-    const int32_t last_row = rows.last(spot.y), last_column = columns.last(spot.x);
-    for (int32_t row = rows.first(spot.y); row <= last_row; ++row) {
+    for (int32_t row = first_row; row <= last_row; ++row) {
       Acc of_row, of_column;
       const Source<Acc> down = rows.source(row);
       if (down.low != top || !rows.share(row, spot.y, of_row)) continue;
@@ -61,7 +62,7 @@ __global__ void __launch_bounds__(THREADS)
         lefts[i] = (1 - down.fraction) * top_left[i] + down.fraction * bottom_left[i];
         rights[i] = (1 - down.fraction) * top_right[i] + down.fraction * bottom_right[i];
       }
-      for (int32_t column = columns.first(spot.x); column <= last_column; ++column) {
+      for (int32_t column = first_column; column <= last_column; ++column) {
         const Source<Acc> across = columns.source(column);
         if (across.low != left || !columns.share(column, spot.x, of_column)) continue;
         Acc scores[count];

@@ -13,11 +13,9 @@ __global__ void __launch_bounds__(THREADS) weights_forward(Compositing c, AnyMap
   read_scales(c, logits, at, y);
   const Weights<Acc, most> found(c, y);
 #pragma unroll
-  for (int k = 0; k < most; ++k) {
-    if (k >= c.scales) continue;
-    weights.write(at.n, k, at.p, found.weight[k]);
-    if (k == c.scales - 1) left.write(at.n, 0, at.p, found.after[k]);
-  }
+  for (int k = 0; k < most; ++k)
+    if (k < c.scales) weights.write(at.n, k, at.p, found.weight[k]);
+  left.write(at.n, 0, at.p, found.left);
 }
 
 // Gradients that are not there have no data.
@@ -30,12 +28,7 @@ __global__ void __launch_bounds__(THREADS)
   read_scales(c, logits, at, y);
   if (grad_weights.pointer.data != nullptr) read_scales(c, grad_weights, at, grads);
   const Weights<Acc, most> found(c, y);
-  if (grad_left.pointer.data != nullptr) {
-    behind = grad_left.read<Acc>(at.n, 0, at.p);
-#pragma unroll
-    for (int k = 0; k < most; ++k)
-      if (k == c.scales - 1) behind *= found.after[k];
-  }
+  if (grad_left.pointer.data != nullptr) behind = grad_left.read<Acc>(at.n, 0, at.p) * found.left;
   logits_backward(c, y, found, behind, grads);
 #pragma unroll
   for (int k = 0; k < most; ++k)

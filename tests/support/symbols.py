@@ -13,7 +13,7 @@ ALLOWED = re.compile(
     r"|_Z(T[ISTV])?(N[KRO]*)?S[tabsiod]\w*|_ZTVN10__cxxabiv1\w+|_Z(nw|na|dl|da)\w+"  # std::, new and delete
     r"|__cxa_\w+|__gxx_\w+|_Unwind_\w+|__dso_handle|__gmon_start__|__libc_\w+|__stack_chk_fail"
     r"|_ITM_\w+|_GLOBAL_OFFSET_TABLE_|__tls_get_addr"
-    r"|mem\w+|str\w+|sqrtf?|expf?|log1?pf?|ceilf?|floorf?"
+    r"|abort|atexit|free|malloc|mem\w+|str\w+|sqrtf?|expf?|log1?pf?|ceilf?|floorf?"
 )
 
 
