@@ -96,12 +96,16 @@ def digest(op: str) -> str:
 
 def compiled(op: str, architectures: tuple[str, ...] = ARCHITECTURES, *more: str) -> dict[str, Kernels]:
     """By architecture, the resources of the operation's kernels."""
+    if (reason := why_not()) is not None:
+        raise RuntimeError(f"{op} is to be compiled, and {reason}")
     targets = [f"-gencode=arch={a.replace('sm', 'compute')},code={a}" for a in architectures]
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder, f"{op}.o")
         run(nvcc(), *FLAGS, *more, *targets, "--threads", "2", "-c", CSRC / "cuda" / f"{op}.cu", "-o", code)
         if asked := foreign(code):
-            raise RuntimeError(f"{op} asks for what neither torch's stable interface nor a standard library has: {asked}")
+            raise RuntimeError(
+                f"{op} asks for what neither torch's stable interface nor a standard library has: {asked}"
+            )
         run(tool("cuobjdump"), "-xelf", "all", code, cwd=folder)
         found = {}
         for cubin in Path(folder).glob("*.cubin"):
@@ -165,9 +169,9 @@ def run(*command: Any, cwd: str | None = None) -> str:
 
 @functools.cache
 def recorded() -> dict[str, Any]:
-    """By operation, what the committed record has of this nvcc."""
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"nvcc": None}
-    return record["operations"] if record["nvcc"] == version() else {}
+    """By operation, what the committed record has: of this nvcc, or of whichever where none is here."""
+    record = json.loads(RECORD.read_text())
+    return record["operations"] if nvcc() is None or record["nvcc"] == version() else {}
 
 
 def as_recorded(op: str) -> bool:

@@ -1,25 +1,43 @@
 """What nvcc makes of the CUDA kernels: nothing is spilled, and 16 bytes are read and written at a time.
 
 resources.json has the registers, shared memory and occupancy of every kernel for every architecture. An operation whose
-sources are as they were when it was recorded, by the same nvcc, is not compiled again; AFA_KERNELS_GATE=all compiles
-everything.
+sources are as they were when it was recorded, by the same nvcc, is not compiled again, so that without a change no nvcc
+is needed; AFA_KERNELS_GATE=all compiles everything.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import compiled
 import pytest
 
-if (reason := compiled.why_not()) is not None:
-    pytest.skip(reason, allow_module_level=True)
-
-# Kernels that may spill, and how many bytes of stack.
-SPILLS = {"render_backward_maps<double, 16": 64, "render_backward_maps<double, 6": 8}
-# Kernels of packed rows that store a value a channel, and one that loads no more than that.
-NARROW_STORE = ("pool_rows", "pool_columns")
+# Kernels that may spill, and how many bytes of stack: those of 16 scales in float64 have more values than a thread has
+# registers; the others lose a value or two to the blocks that __launch_bounds__ asks for, on one or two architectures.
+SPILLS = {
+    "render_backward_maps<double, 16": 208,
+    "render_backward_maps<double, 6": 8,
+    "backward_of_cells<double": 40,
+    "gather_logits<float, 16>": 32,
+    "weights_backward<float, 16": 16,
+    "project_rows<double, false": 16,
+    "finish_statistics<double>": 8,
+    "fusion_forward<BFloat16, false": 8,
+    "fusion_forward<Half, false": 8,
+    "gather<BFloat16": 8,
+    "gather<Half": 8,
+    "gather<float": 8,
+    "make_planes<float, 16>": 8,
+    "norm_backward<BFloat16, false, false": 8,
+    "norm_backward<Half, false, false": 8,
+    "norm_sums_of_rows<BFloat16, false": 8,
+    "norm_sums_of_rows<Half, false": 8,
+    "weights_forward<float, 16": 8,
+}
+# Kernels of packed rows that store a value a channel or a pixel, and one that loads no more than that.
+NARROW_STORE = ("pool_rows", "pool_columns", "norm_sums_of_", "project_", "statistics_of_")
 NARROW_LOAD = ("pool_backward",)
 
 
@@ -55,7 +73,7 @@ def test_what_may_spill_does() -> None:
 
 def test_wide_accesses() -> None:
     """16 bytes at a time where sizes divide: the kernels of packed rows."""
-    packed = [(name, a, row) for name, a, row in rows() if ", true" in name]
+    packed = [(name, a, row) for name, a, row in rows() if re.match(r"\w+<\w+, true", name)]
     assert len(packed) > 100
     complain(
         [
@@ -81,11 +99,12 @@ def test_resources_are_the_recorded_ones() -> None:
         assert kernels == compiled.recorded()[op]["kernels"], op
 
 
+@pytest.mark.skipif(compiled.why_not() is not None, reason=str(compiled.why_not()))
 def test_a_compilation_is_as_recorded_and_a_spill_is_seen() -> None:
     """The compiler is deterministic; and the gate can fail: with too few registers it spills."""
-    here = compiled.compiled("attentive_fusion", ("sm_90",))["sm_90"]
-    if compiled.as_recorded("attentive_fusion"):
-        assert here == compiled.recorded()["attentive_fusion"]["kernels"]["sm_90"]
+    here = compiled.compiled("scale_space_accumulate", ("sm_90",))["sm_90"]
+    if compiled.as_recorded("scale_space_accumulate"):
+        assert here == compiled.recorded()["scale_space_accumulate"]["kernels"]["sm_90"]
     few = compiled.compiled("attentive_fusion", ("sm_90",), "-DAFA_FLOAT32_ONLY", "-maxrregcount=24")["sm_90"]
     assert any(row["spilled"] > 0 and row["local accesses"] > 0 for row in few.values())
-    assert all(row["widest store"] < 128 for name, row in here.items() if ", false" in name)
+    assert all(row["widest store"] < 128 for name, row in few.items() if ", false" in name)
