@@ -29,9 +29,10 @@ demo: $(VENV)/installed
 demo-train: $(VENV)/installed
 	$(PY) -m examples.segmentation.train --data stardist --steps 1500 --output demo/segmentation
 
-# Four sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, and the
-# gate compiles for GPUs that are not here. On two cores they take about 5, 7, 3 and 3 minutes.
-test: test-cpu test-triton
+# Six sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, the gate and
+# cubin compile for GPUs that are not here, and simt puts CUDA's kernels in place of the CPU's. On two cores the first four
+# take about 5, 7, 3 and 3 minutes, the last two 4.
+test: test-cpu test-triton test-cuda test-cubin
 
 test-cpu: $(VENV)/installed
 	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests
@@ -50,13 +51,15 @@ test-triton: $(VENV)/installed
 	  $(PY) -m pytest tests/gate; \
 	else echo "Triton's three sessions are skipped: the package triton is not installed here"; fi
 
-# The CUDA kernels, which no GPU has run, on the CPU under sanitizers. Not yet part of `make test`.
+# The CUDA kernels, which no GPU has run, on the CPU: their values, and under sanitizers; `make gate` runs more.
 test-cuda: $(VENV)/installed
 	@echo "simt: the CUDA kernels on the CPU, under sanitizers"
 	$(PY) -m pytest tests/simt -n auto --maxprocesses 8
 
-# Where nvcc is: the CUDA kernels compiled for GPUs that are not here. Not part of `make test` while the record lacks operations.
+# The CUDA kernels compiled for GPUs that are not here. Those that are as they were recorded are not compiled again, so that
+# nvcc is needed for a change alone.
 test-cubin: $(VENV)/installed
+	@echo "cubin: the CUDA kernels compiled for GPUs that are not here"
 	$(PY) -m pytest tests/cubin
 
 # Exporters, runtimes, type checkers and libraries, at the versions that pip finds; what of them is not there is skipped,
@@ -70,9 +73,11 @@ docs: $(VENV)/installed
 	AFA_KERNELS_NATIVE=1 $(PIP) --no-build-isolation "$(TORCH)" --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-# Compiles everything again; gate-record what has changed, and rewrites the registers, shared memory and occupancy.
+# Compiles everything again, and runs the CUDA kernels under sanitizers in every type; gate-record compiles what has
+# changed, and rewrites the registers, shared memory and occupancy.
 gate: $(VENV)/installed
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/gate
+	AFA_KERNELS_GATE=all $(PY) -m pytest tests/simt
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/cubin
 
 gate-record: $(VENV)/installed

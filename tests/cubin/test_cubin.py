@@ -8,6 +8,7 @@ is needed; AFA_KERNELS_GATE=all compiles everything.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,11 +101,18 @@ def test_resources_are_the_recorded_ones() -> None:
 
 
 @pytest.mark.skipif(compiled.why_not() is not None, reason=str(compiled.why_not()))
-def test_a_compilation_is_as_recorded_and_a_spill_is_seen() -> None:
-    """The compiler is deterministic; and the gate can fail: with too few registers it spills."""
+def test_a_compilation_is_as_recorded() -> None:
+    """The compiler is deterministic."""
+    if not compiled.as_recorded("scale_space_accumulate"):
+        pytest.skip("scale_space_accumulate is not as it was recorded, and has been compiled for the tests above")
     here = compiled.compiled("scale_space_accumulate", ("sm_90",))["sm_90"]
-    if compiled.as_recorded("scale_space_accumulate"):
-        assert here == compiled.recorded()["scale_space_accumulate"]["kernels"]["sm_90"]
-    few = compiled.compiled("attentive_fusion", ("sm_90",), "-DAFA_FLOAT32_ONLY", "-maxrregcount=24")["sm_90"]
-    assert any(row["spilled"] > 0 and row["local accesses"] > 0 for row in few.values())
-    assert all(row["widest store"] < 128 for name, row in few.items() if ", false" in name)
+    assert here == compiled.recorded()["scale_space_accumulate"]["kernels"]["sm_90"]
+
+
+def test_what_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate can fail: at a spill that nothing allows, and at rows that are not packed."""
+    monkeypatch.setattr(sys.modules[__name__], "SPILLS", {})
+    with pytest.raises(AssertionError, match="render_backward_maps<double, 16"):
+        test_nothing_is_spilled()
+    narrow = [row for name, _, row in rows() if re.match(r"fusion_\w+<\w+, false", name)]
+    assert narrow and all(row["widest store"] < 128 for row in narrow)

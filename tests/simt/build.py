@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 CACHE = ROOT / ".cache" / "simt"
 COMPILER = os.environ.get("CXX", "g++")
+EVERYTHING = os.environ.get("AFA_KERNELS_GATE") == "all"  # as in tests/gate
 SANITIZERS = {
     "none": (),
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"),
@@ -58,14 +59,16 @@ def library(
     return target
 
 
-def preloaded(sanitizer: str) -> str:
-    """What LD_PRELOAD must name for a library with that sanitizer to be loaded: it asks for exceptions at once."""
+def preloaded(sanitizer: str) -> dict[str, str]:
+    """The environment that a library with that sanitizer needs to be loaded: it asks for exceptions at once."""
+    if sanitizer == "none":
+        return {}
     names = ({"address": "libasan.so", "thread": "libtsan.so"}[sanitizer], "libstdc++.so.6")
     found = (
         subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
         for name in names
     )
-    return " ".join(path.strip() for path in found)
+    return {"LD_PRELOAD": " ".join(path.strip() for path in found)}
 
 
 def _headers(csrc: Path) -> str:

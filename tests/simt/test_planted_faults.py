@@ -1,6 +1,7 @@
 """The session can fail: every fault planted in attentive_fusion's kernels or launchers is found, as what it is.
 
-Without a fault the same cases pass, in test_kernels.py.
+Without a fault the same cases pass, in test_kernels.py. At every run the first fault of each sanitizer is planted, with
+AFA_KERNELS_GATE=all all of them.
 """
 
 from __future__ import annotations
@@ -109,7 +110,12 @@ FAULTS = (
 )
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+# Of the accesses to a word ThreadSanitizer keeps four, and throws out one by chance: a race is not seen in every run.
+RUNS = {"address": 1, "thread": 3}
+FIRST = tuple({fault.sanitizer: fault for fault in reversed(FAULTS)}.values())
+
+
+@pytest.mark.parametrize("fault", FAULTS if build.EVERYTHING else FIRST, ids=lambda fault: fault.name)
 def test_found(fault: Fault, tmp_path: Path) -> None:
     csrc = tmp_path / "csrc"
     shutil.copytree(build.CSRC, csrc)
@@ -120,9 +126,11 @@ def test_found(fault: Fault, tmp_path: Path) -> None:
     path.write_text(faulty)
     faulty_library = build.library(fault.sanitizer, csrc, ["attentive_fusion"], float32=True)
     test = f"::test_values[attentive_fusion: {fault.covers}-torch.float32]"
-    done = sanitized.run(fault.sanitizer, faulty_library, test)
-    output = done.stdout + done.stderr
-    assert done.returncode != 0 and fault.found_as in output, output[-20000:]
-    if fault.at:
-        (line,) = [i for i, text in enumerate(faulty.splitlines(), 1) if fault.at in text]
-        assert f"{fault.file}:{line}" in output, output[-20000:]
+    lines = [i for i, text in enumerate(faulty.splitlines(), 1) if fault.at and fault.at in text]
+    assert len(lines) == bool(fault.at)
+    for _ in range(RUNS[fault.sanitizer]):
+        done = sanitized.run(fault.sanitizer, faulty_library, test)
+        output = done.stdout + done.stderr
+        if done.returncode != 0 and fault.found_as in output and all(f"{fault.file}:{i}" in output for i in lines):
+            return
+    pytest.fail(f"not found as {fault.found_as} at {fault.file}:{lines}:\n{output[-20000:]}")

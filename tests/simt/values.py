@@ -12,14 +12,15 @@ from support.guard_bands import GuardBands
 
 from afa_kernels.testing import Case, Dtypes, check, tensors, with_tensors
 
-# What of the table is run for races, in float32: they depend on addresses alone.
-FOR_RACES = os.environ.get("AFA_KERNELS_SIMT") == "thread"
+SANITIZER = os.environ.get("AFA_KERNELS_SIMT", "none")
 
 
 def chosen(case: Case) -> tuple[Dtypes, ...]:
-    if FOR_RACES:
-        return (torch.float32,) if case.thorough or case.covers.startswith("many channels") else ()
-    return case.dtypes
+    """What of the table is run. For accesses and races float32 is enough: they depend on addresses alone."""
+    if SANITIZER == "none" or (SANITIZER == "address" and build.EVERYTHING):
+        return case.dtypes
+    shows = SANITIZER == "address" or case.thorough or case.covers.startswith("many channels")
+    return (torch.float32,) if shows and torch.float32 in case.dtypes else ()
 
 
 CHOSEN = [(case, dtypes) for case in CASES if case.op in build.operations() for dtypes in chosen(case)]
