@@ -13,8 +13,7 @@ VALUES = Path(__file__).with_name("values.py")
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
     "UBSAN_OPTIONS": "print_stacktrace=1",
-    # The longest memory: the stack of the other access, of a fiber that has long ended, is a part of a report.
-    "TSAN_OPTIONS": "exitcode=66 history_size=7",
+    "TSAN_OPTIONS": "exitcode=66",
     "OMP_NUM_THREADS": "1",  # PyTorch's workers are not what is looked at
 }
 
