@@ -65,12 +65,12 @@ test-cubin: $(VENV)/installed
 # Exporters, runtimes, type checkers and libraries, at the versions that pip finds; what of them is not there is skipped,
 # and says so. Not part of `make test`.
 test-integrations: $(VENV)/installed
-	AFA_KERNELS_NATIVE=1 $(PIP) --no-build-isolation "$(TORCH)" --editable ".[integrations]"
+	AFA_KERNELS_NATIVE=0 $(PIP) --no-build-isolation "$(TORCH)" --editable ".[integrations]"  # the library is there
 	$(PY) -m pytest tests/integrations
 
 # The site of docs/ and of the docstrings, in site/, to be read without a network: open site/index.html.
 docs: $(VENV)/installed
-	AFA_KERNELS_NATIVE=1 $(PIP) --no-build-isolation "$(TORCH)" --editable ".[docs]"
+	AFA_KERNELS_NATIVE=0 $(PIP) --no-build-isolation "$(TORCH)" --editable ".[docs]"  # the library is there
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 # Compiles everything again, and runs the CUDA kernels under sanitizers in every type; gate-record compiles what has
