@@ -59,6 +59,13 @@ def library(
     return target
 
 
+def digest_of_races() -> str:
+    """Of all that a run under ThreadSanitizer is of: kernels, launchers, the execution model and the cases."""
+    paths = [*CSRC.joinpath("cuda").iterdir(), *CSRC.joinpath("arithmetic").iterdir(), *CSRC.glob("*.*")]
+    paths += [Path(__file__).with_name(name) for name in ("simt.hpp", "simt.cpp", "values.py", "sanitized.py")]
+    return _digest(*((path.name, path.read_text()) for path in sorted(paths)))
+
+
 def preloaded(sanitizer: str) -> dict[str, str]:
     """The environment that a library with that sanitizer needs to be loaded: it asks for exceptions at once."""
     if sanitizer == "none":
