@@ -143,12 +143,36 @@ def test_refused(block: type[Block]) -> None:
         afa_kernels.fold(worn(block()), torch.randn(1, 4, 6, 6))
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+def test_hooks_are_kept(layer: int) -> None:
+    model: Any = worn(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    seen = []
+    model[layer].register_forward_hook(lambda *_: seen.append(layer))
+    x = torch.randn(1, 3, 4, 4)
+    folded = afa_kernels.fold(model, x)
+    assert norms_of(folded) == ["1"]
+    seen.clear()
+    folded(x)
+    assert seen == [layer]
+
+
+class Shared(Block):
+    """The convolution has a norm behind it at one of two calls."""
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"normed": self.bn1(input=self.conv1(x)), "plain": self.conv1(x).relu(), "empty": x[:0], "even": x > 0}
+
+
+def test_a_convolution_with_two_uses_is_left_alone() -> None:
+    model, x = worn(Shared()), torch.randn(1, 4, 6, 6)
+    folded = afa_kernels.fold(model, x)
+    assert norms_of(folded) == ["bn1"]
+    torch.testing.assert_close(folded(x), model(x))
+
+
 def test_errors_and_what_is_left_alone() -> None:
     with pytest.raises(TypeError, match=r"fold needs an example: fold\(model, image\)"):
         afa_kernels.fold(nn.Conv2d(3, 4, 1))
-    hooked: Any = worn(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
-    hooked[0].register_forward_hook(lambda *_: None)
-    assert norms_of(afa_kernels.fold(hooked, torch.randn(1, 3, 4, 4))) == ["1"]
     untracked = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
     assert norms_of(afa_kernels.fold(untracked, torch.randn(1, 3, 4, 4))) == ["1"]
     alone = afa_kernels.fold(SpatialAttention(4), torch.randn(1, 4, 4, 4))

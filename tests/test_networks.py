@@ -114,6 +114,17 @@ def test_labels_without_the_scores(size: tuple[int, int]) -> None:
     assert seen
 
 
+def test_labels_follow_what_a_subclass_predicts() -> None:
+    class Opposite(models.DLASegmentation):
+        def predict(self, image: Tensor) -> tuple[Any, ...]:
+            scores, *rest = super().predict(image)
+            return -scores, *rest
+
+    torch.manual_seed(0)
+    net = Opposite(models.DLA("dla46_c", first_level=1), num_classes=3).eval()
+    assert torch.equal(net.labels(IMAGES), net(IMAGES).argmax(1))
+
+
 @pytest.mark.parametrize("size", [(64, 128), (50, 70)])
 def test_fused_losses_as_in_the_official_order(size: tuple[int, int], options: dict[str, Any]) -> None:
     targets = torch.randint(5, (2, *size))

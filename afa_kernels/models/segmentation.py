@@ -101,9 +101,11 @@ class Segmentation(MultiScale):
         Where an upsampling is bilinear to exactly that size, it is not computed either: of what comes between it and
         the argmax, log_softmax changes no order, nor do the zeros around the map, which scale all classes alike.
         """
-        called = plain.why_hooked(self) or plain.why_observed()
+        kind = type(self)
+        own = kind.forward is not MultiScale.forward or kind.predict is not Segmentation.predict
+        called = own or plain.why_hooked(self) is not None or plain.why_observed() is not None
         one = self.fuse == "mean" and self.scales == (1.0,) and not self.flip
-        if self.training or value is not None or called is not None or not one:
+        if self.training or value is not None or called or not one:
             return super().labels(image, value=value, dtype=dtype)
         size, scores = size_of(image), self.describe(self._base(image))[0]
         return resized_labels(scores.low if scores.bilinear_factor(size) else scores.full(), size, dtype=dtype)

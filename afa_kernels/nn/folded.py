@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._pytree import tree_leaves
 
-from afa_kernels.nn import folding
+from afa_kernels.nn import folding, plain
 from afa_kernels.nn import norm as norms
 from afa_kernels.nn.attention import ChannelAttention, OfficialForward, SpatialAttention
 
@@ -65,8 +66,8 @@ def fold(model: nn.Module, *example: Any) -> nn.Module:
             _replace(folded, names[norm], _activation_of(norm))
         got = _tensors(folded(*example))
     for mine, theirs in zip(got, expected, strict=True):
-        limit = TOLERANCES.get(theirs.dtype, 0.05) * float(theirs.abs().max()) if theirs.numel() else 0.0
-        error = float((mine - theirs).abs().max()) if theirs.numel() else 0.0
+        limit = TOLERANCES.get(theirs.dtype, 0.05) * float(theirs.abs().max())
+        error = float((mine - theirs).abs().max())
         if not error <= limit:
             raise RuntimeError(
                 f"the folded {type(model).__name__} differs from it by {error:.1e}, more than {limit:.1e}: it uses "
@@ -76,28 +77,29 @@ def fold(model: nn.Module, *example: Any) -> nn.Module:
 
 
 def _behind(model: nn.Module, example: tuple[Any, ...]) -> dict[Any, Any]:
-    """The norms that only ever follow one convolution, which nothing else follows, with it."""
+    """The norms that get what one convolution returns and nothing else, at each of its calls, with it."""
     kept = set(_kept(model))
-    wanted = [m for m in model.modules() if m not in kept and (type(m) is nn.Conv2d or _is_norm(m))]
-    convolutions = [m for m in wanted if folding.why_not_convolution(m) is None]
-    found: dict[Any, set[Any]] = {}  # of a norm, the convolutions whose results it got; None for anything else
-    latest: list[tuple[Any, Any]] = []
+    convolutions = [m for m in model.modules() if folding.why_not_convolution(m) is None and m not in kept]
+    normalising = [m for m in model.modules() if _is_norm(m) and m not in kept]
+    calls: Counter[Any] = Counter()  # of each module, and of a norm with the convolution whose result it got
+    latest: list[Any] = [None, None]
 
     def after(conv: nn.Module, _: Any, out: Tensor) -> None:
-        latest[:] = [(conv, out)]
+        calls[conv] += 1
+        latest[:] = conv, out
 
-    def before(norm: nn.Module, args: tuple[Any, ...]) -> None:
-        conv, out = latest[0] if latest else (None, None)
-        found.setdefault(norm, set()).add(conv if out is args[0] else None)
+    def before(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls[norm] += 1
+        conv, out = latest
+        calls[norm, conv] += out is (*args, *kwargs.values())[0]
 
     handles = [m.register_forward_hook(after) for m in convolutions]
-    handles += [m.register_forward_pre_hook(before) for m in wanted if _is_norm(m)]
+    handles += [m.register_forward_pre_hook(before, with_kwargs=True) for m in normalising]
     model(*example)
     for handle in handles:
         handle.remove()
-    single = {norm: next(iter(sources)) for norm, sources in found.items() if len(sources) == 1}
-    several = [conv for sources in found.values() for conv in sources]
-    return {norm: conv for norm, conv in single.items() if conv is not None and several.count(conv) == 1}
+    pairs = [key for key in calls if isinstance(key, tuple)]
+    return {norm: conv for norm, conv in pairs if 0 < calls[norm, conv] == calls[norm] == calls[conv]}
 
 
 def _kept(model: nn.Module) -> Iterator[nn.Module]:
@@ -113,6 +115,7 @@ def _is_norm(module: Any) -> bool:
     return (
         type(module) in (nn.BatchNorm2d, norms.ABN)
         and module.running_mean is not None
+        and plain.why_hooked(module) is None
         and norms.why_not_computed(module) is None
     )
 
@@ -120,10 +123,10 @@ def _is_norm(module: Any) -> bool:
 def _as_batch_norm(norm: Any) -> nn.BatchNorm2d:
     if type(norm) is nn.BatchNorm2d:
         return norm
-    plain = nn.BatchNorm2d(norm.weight.numel(), norm.eps).to(norm.weight).eval()
-    plain.weight = nn.Parameter(norm.weight.abs() + norm.eps)
-    plain.bias, plain.running_mean, plain.running_var = norm.bias, norm.running_mean, norm.running_var
-    return plain
+    same = nn.BatchNorm2d(norm.weight.numel(), norm.eps).to(norm.weight).eval()
+    same.weight = nn.Parameter(norm.weight.abs() + norm.eps)
+    same.bias, same.running_mean, same.running_var = norm.bias, norm.running_mean, norm.running_var
+    return same
 
 
 def _activation_of(norm: Any) -> nn.Module:
@@ -136,4 +139,4 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _tensors(result: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+    return [x for x in tree_leaves(result) if isinstance(x, Tensor) and x.is_floating_point() and x.numel() > 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from afa_kernels.reference._resize import same_size
+from afa_kernels.reference._resize import resized
 
 
 def size_of(x: Tensor) -> tuple[int, int]:
@@ -13,7 +13,7 @@ def size_of(x: Tensor) -> tuple[int, int]:
 
 
 def resized_to(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """`x` itself where it has that size, else bilinearly, align_corners=False, no antialias."""
-    if isinstance(x, Tensor) and same_size(size_of(x), size):
-        return x
+    """Of a tensor `resized`, of torch.fx's Proxy, whose size nobody knows, always an interpolation."""
+    if isinstance(x, Tensor):
+        return resized(x, size)
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -61,8 +61,10 @@ def library(
 
 def digest_of_races() -> str:
     """Of all that a run under ThreadSanitizer is of: kernels, launchers, the execution model and the cases."""
-    paths = [*CSRC.joinpath("cuda").iterdir(), *CSRC.joinpath("arithmetic").iterdir(), *CSRC.glob("*.*")]
-    paths += [Path(__file__).with_name(name) for name in ("simt.hpp", "simt.cpp", "values.py", "sanitized.py")]
+    sources = [*CSRC.glob("cuda/*.[ch]*"), *CSRC.glob("arithmetic/*.h"), *CSRC.glob("*.[ch]*")]
+    cases = [*Path(__file__).parents[1].glob("cases/*.py"), ROOT / "afa_kernels" / "testing" / "case.py"]
+    machinery = [Path(__file__).with_name(name) for name in ("simt.hpp", "simt.cpp", "values.py", "sanitized.py")]
+    paths = sources + cases + machinery
     return _digest(*((path.name, path.read_text()) for path in sorted(paths)))
 
 
