@@ -148,12 +148,15 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit that was measured, with "-dirty" where files had changed since; None outside a checkout."""
+    """The commit that was measured, with "-dirty" where files had changed since.
+
+    Outside a checkout what AFA_KERNELS_COMMIT says, or None.
+    """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("AFA_KERNELS_COMMIT")
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Record]:

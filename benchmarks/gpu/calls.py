@@ -1,6 +1,6 @@
 """Small calls of an operation, forward and backward, against the reference; and the calls that are timed.
 
-python -m benchmarks.gpu.calls DEVICE OP...      prints a line of JSON per operation, for compute-sanitizer
+python -m benchmarks.gpu.calls DEVICE OP...      prints a line of JSON per operation and backend
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 
 import torch
 
+import afa_kernels
+from afa_kernels import backends
 from afa_kernels.testing import differentiable, listed
 from benchmarks import ops
 from benchmarks.workload import Workload
@@ -48,21 +50,29 @@ def check(workload: Workload) -> None:
     assert reason is None, f"{workload}, {workload.dtype}: {reason}"
 
 
-def check_all(op: str, device: str) -> str:
+def check_all(op: str, device: str, backend: str) -> str:
     workloads = small(op, device)
-    for workload in workloads:
-        check(workload)
+    with afa_kernels.use_backend(backend):
+        for workload in workloads:
+            check(workload)
     return f"{len(workloads)} calls"
+
+
+def with_kernels(op: str, device: str) -> list[str]:
+    """Return the backends that have kernels of the operation here; the first is the automatic choice."""
+    found = [name for name in backends.available(op, device) if name != "reference"] or ["reference"]
+    return found[:1] if backends.made_of_aten(op) else found
 
 
 def main() -> None:
     device, *names = sys.argv[1:]
     for op in names:
-        try:
-            said = {"item": op, "outcome": "passed", "detail": check_all(op, device)}
-        except Exception as error:
-            said = {"item": op, "outcome": "failed", "detail": f"{type(error).__name__}: {error}"[-2000:]}
-        print(json.dumps(said), flush=True)
+        for backend in with_kernels(op, device):
+            try:
+                said = {"outcome": "passed", "detail": check_all(op, device, backend)}
+            except Exception as error:
+                said = {"outcome": "failed", "detail": f"{type(error).__name__}: {error}"[-2000:]}
+            print(json.dumps({"item": op, "backend": backend, **said}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,8 @@
-"""kernels: afa_kernels alone, at the shapes of real networks."""
+"""kernels: afa_kernels alone, at the shapes of real networks, on each backend that has kernels."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
-import multiprocessing
-import os
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -14,25 +11,33 @@ import torch
 
 import afa_kernels
 from afa_kernels.testing import listed, tensors
-from benchmarks.gpu.calls import timed
-from benchmarks.gpu.session import Session
+from benchmarks.gpu.calls import timed, with_kernels
+from benchmarks.gpu.session import Session, in_processes
 from benchmarks.gpu.timing import Timer, microseconds
 from benchmarks.workload import Workload
 
-PROCESSES, AHEAD = 14, 0.3  # of the budget, for compilations
+AHEAD, FIRST = 0.3, 0.65  # of the budget: for compilations, for the backend that is the automatic choice
 
 
 def run(session: Session) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     workloads, timer = timed(session.ops, session.device), Timer(session.device)
-    chosen = afa_kernels.backend_info().chosen[session.device]
     session.go({"compile ahead": lambda: compile_ahead(session, workloads)})
-    session.go(
-        {
-            label(w): functools.partial(measure, session, timer, w, "afa_kernels", w.ours, backend=chosen)
-            for w in workloads
-        }
-    )
+
+    def items(rank: int) -> dict[str, Callable[[], None]]:
+        found: dict[str, Callable[[], None]] = {}
+        for w in workloads:
+            for backend in with_kernels(w.case.op, session.device)[rank : rank + 1]:
+                found[f"{label(w)} {backend}"] = functools.partial(ours, session, timer, w, backend)
+        return found
+
+    session.go(items(0), FIRST)
+    session.go(items(1))
+
+
+def ours(session: Session, timer: Timer, workload: Workload, backend: str) -> None:
+    with afa_kernels.use_backend(backend):
+        measure(session, timer, workload, "afa_kernels", workload.ours, backend)
 
 
 def label(workload: Workload) -> str:
@@ -78,22 +83,11 @@ def measure(
 
 def compile_ahead(session: Session, workloads: list[Workload]) -> str:
     """Compile in several processes what the first workloads launch, into Triton's cache on disk."""
-    first = [i for i, w in enumerate(workloads) if session.quick or _images(w) == 1]
+    first = [i for i, w in enumerate(workloads) if session.quick or images(w) == 1]
     prepare = functools.partial(_prepare, session.ops, session.device)
     if session.quick:
         return f"{sum(map(prepare, first[:3]))} launches in this process"
-    count, limit = min(PROCESSES, os.cpu_count() or 1), AHEAD * session.budget
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(count, mp_context=context)
-    done = 0
-    try:
-        for launches in pool.map(prepare, first, timeout=limit):
-            done += launches
-    except concurrent.futures.TimeoutError:
-        return f"{done} launches, then the time for it was spent"
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    return f"{done} launches in {count} processes"
+    return f"{in_processes(prepare, first, AHEAD * session.budget)} launches"
 
 
 def _prepare(names: tuple[str, ...], device: str, i: int) -> int:
@@ -104,6 +98,6 @@ def _prepare(names: tuple[str, ...], device: str, i: int) -> int:
     return afa_kernels.warmup(workload.ours(), *arguments)
 
 
-def _images(workload: Workload) -> int:
+def images(workload: Workload) -> int:
     first = workload.case.shapes[0]
     return first[0][0] if isinstance(first, list) else first[0]

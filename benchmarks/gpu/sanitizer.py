@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 
-from benchmarks.gpu.graphs import relay
 from benchmarks.gpu.session import Session, SkippedError
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
@@ -20,7 +19,7 @@ def run(session: Session) -> None:
 
 def under(session: Session, tool: str) -> str:
     names = session.ops[:2] if session.quick else session.ops
-    program = [sys.executable, "-m", "benchmarks.gpu.calls", session.device, *names]
+    program = [sys.executable, "-m", "benchmarks.gpu.calls", session.device]
     wrapper: list[str] = []
     if session.device == "cuda":
         found = shutil.which("compute-sanitizer", path=os.pathsep.join((os.environ.get("PATH", ""), *PLACES)))
@@ -29,5 +28,8 @@ def under(session: Session, tool: str) -> str:
         wrapper = [found, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"]
     elif tool != TOOLS[0]:
         raise SkippedError("a dry run is without compute-sanitizer, once")
-    relay(session, [*wrapper, *program], session.budget / len(TOOLS), PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    commands = {f"{tool} {op}": [*wrapper, *program, op] for op in names}
+    bad = session.bad
+    session.together(commands, session.budget / len(TOOLS), PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    assert session.bad == bad, f"{session.bad - bad} failures, each in a line of its own"
     return "nothing reported"

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 
-from benchmarks.gpu.session import Session, SkippedError
+from benchmarks.gpu.session import PROCESSES, Session, SkippedError
 from benchmarks.run import ROOT
 
-WORKERS = "14"
+FIRST = ("test_values.py", "test_gradients.py")  # the others follow
 
 
 def run(session: Session) -> None:
@@ -21,12 +21,14 @@ def run(session: Session) -> None:
 def tests(session: Session) -> str | None:
     if importlib.util.find_spec("pytest") is None:
         raise SkippedError("pytest is not installed")
-    command = [sys.executable, "-m", "pytest", "-q", "tests", "-m", "device", "-p", "benchmarks.gpu.recording"]
+    files = [*(ROOT / "tests" / "battery").glob("test_*.py"), *(ROOT / "tests").glob("test_*.py")]
+    files.sort(key=lambda file: (*(file.name != first for first in FIRST), file))
+    command = [sys.executable, "-m", "pytest", "-q", *map(str, files), "-m", "device", "-p", "benchmarks.gpu.recording"]
     command += ["-p", "no:cacheprovider", "--continue-on-collection-errors", "--tb=short"]
     if session.quick:
         command += ["-k", "test_values and few_values and attentive_fusion"]
     elif importlib.util.find_spec("xdist") is not None:
-        command += ["-n", WORKERS]
+        command += ["-n", str(PROCESSES)]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     # Of a pytest around this one, whose worker this pytest would take itself for, nothing.
     outer = {name: value for name, value in session.environment().items() if not name.startswith("PYTEST_")}

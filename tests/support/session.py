@@ -16,7 +16,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def backends_of_session() -> tuple[str, ...]:
-    return ("triton",) if INTERPRETED or DEVICE != "cpu" else ("reference", "cpu")
+    if DEVICE != "cpu":
+        return ("triton", "cuda")
+    return ("triton",) if INTERPRETED else ("reference", "cpu")
 
 
 def runnable(name: str) -> str:
