@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from afa_kernels.models import AFADLAUp, AFALevelFusion
 from afa_kernels.nn import AttentiveFusion
 from afa_kernels.testing import peak_bytes
-from benchmarks.gpu.session import Session
+from benchmarks.gpu.session import Session, in_processes
 from benchmarks.gpu.timing import Timer, microseconds
 from benchmarks.networks import CHANNELS, OfficialNorm, on
 from benchmarks.ops._shapes import LEVELS, name
@@ -26,6 +27,7 @@ SETTINGS = {
     "float32": (None, torch.contiguous_format),
 }
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 1e-3}  # of inference, in the Euclidean norm
+AHEAD = 0.4  # of the budget, for compilations in several processes
 Levels = list[Tensor]
 
 
@@ -65,77 +67,110 @@ def run(session: Session) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     timer = Timer(session.device)
     items: dict[str, Callable[[], None]] = {}
-    for compiled in (False, True)[: 1 if session.quick else 2]:  # last, as it takes longest
-        for setting, training, subject in itertools.product(SETTINGS, (False, True), subjects(session.quick)):
-            item = f"{subject} {setting} {'training step' if training else 'inference'}"
-            item += ", compiled" if compiled else ""
-            items[item] = functools.partial(measure, session, timer, subject, setting, training, compiled)
+    kinds = (False, True)[: 1 if session.quick else 2]  # compiled last, as it takes longest
+    each = [
+        Item(subject, setting, training, compiled, session.device, session.quick)
+        for compiled, setting, training, subject in itertools.product(
+            kinds, SETTINGS, (False, True), subjects(session.quick)
+        )
+    ]
+    for item in each:
+        items[str(item)] = functools.partial(measure, session, timer, item)
+    if not session.quick:
+        halves = [item for item in each if item.setting == "float16"]
+        session.go({"compile ahead": lambda: f"{in_processes(prepare, halves, AHEAD * session.budget)} steps"})
     session.go(items)
 
 
-def measure(session: Session, timer: Timer, subject: str, setting: str, training: bool, compiled: bool) -> None:
-    """Record the official composition and afa_kernels; or `compiled`, the first under torch.compile."""
-    make, shapes = subjects(session.quick)[subject]
-    dtype, memory_format = SETTINGS[setting]
-    batch = 2 if training else 1
-    torch.manual_seed(0)
-    levels = [
-        torch.randn(batch, *shape[1:], device=session.device).to(memory_format=memory_format).requires_grad_(training)
-        for shape in shapes
-    ]
-    ours, official = (make(norm) for norm in ("bn", OfficialNorm))
-    for model in (ours, official):
-        model.to(device=session.device).to(memory_format=memory_format).train(training)  # type: ignore[call-overload]
-    official.load_state_dict(ours.state_dict())
+@dataclass(frozen=True)
+class Item:
+    """A step of a module on afa_kernels and as the official composition; or `compiled`, the latter compiled."""
 
-    @contextlib.contextmanager
-    def running(backend: str | None) -> Iterator[None]:
-        with on(backend), torch.autocast(session.device, dtype or torch.bfloat16, enabled=dtype is not None):
-            yield
+    subject: str
+    setting: str
+    training: bool
+    compiled: bool
+    device: str
+    quick: bool
 
-    def step(model: Any, backend: str | None) -> Any:
-        with running(backend):
-            if not training:
-                with torch.no_grad():
-                    return model(levels)
-            return torch.autograd.grad(
-                model(levels).float().square().mean(), [*levels, *model.parameters()], allow_unused=True
-            )
+    def __str__(self) -> str:
+        how = f"{self.setting} {'training step' if self.training else 'inference'}"
+        return f"{self.subject} {how}{', compiled' if self.compiled else ''}"
 
-    torch.compiler.reset()
-    contestants: dict[str, Callable[[], Any]] = {
-        "official composition": functools.partial(step, official, "reference"),
-        "afa_kernels": functools.partial(step, ours, None),
-    }
-    if compiled:
-        compiled_official: Any = torch.compile(official, dynamic=False)
-        del contestants["afa_kernels"]
-        contestants["official composition, compiled"] = functools.partial(step, compiled_official, "reference")
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [(2 if self.training else 1, *shape[1:]) for shape in subjects(self.quick)[self.subject][1]]
+
+    def contestants(self) -> dict[str, Callable[[], Any]]:
+        make = subjects(self.quick)[self.subject][0]
+        dtype, memory_format = SETTINGS[self.setting]
+        torch.manual_seed(0)
+        levels = [
+            torch.randn(shape, device=self.device).to(memory_format=memory_format).requires_grad_(self.training)
+            for shape in self.shapes
+        ]
+        ours, official = (make(norm) for norm in ("bn", OfficialNorm))
+        for model in (ours, official):
+            model.to(device=self.device).to(memory_format=memory_format).train(self.training)  # type: ignore[call-overload]
+        official.load_state_dict(ours.state_dict())
+
+        @contextlib.contextmanager
+        def running(backend: str | None) -> Iterator[None]:
+            with on(backend), torch.autocast(self.device, dtype or torch.bfloat16, enabled=dtype is not None):
+                yield
+
+        def step(model: Any, backend: str | None) -> Any:
+            with running(backend):
+                if not self.training:
+                    with torch.no_grad():
+                        return model(levels)
+                return torch.autograd.grad(
+                    model(levels).float().square().mean(), [*levels, *model.parameters()], allow_unused=True
+                )
+
+        torch.compiler.reset()
+        found: dict[str, Callable[[], Any]] = {"official composition": functools.partial(step, official, "reference")}
+        if self.compiled:
+            compiled_official: Any = torch.compile(official, dynamic=False)
+            found["official composition, compiled"] = functools.partial(step, compiled_official, "reference")
+        else:
+            found["afa_kernels"] = functools.partial(step, ours, None)
+        return found
+
+
+def prepare(item: Item) -> int:
+    *_, last = item.contestants().values()
+    last()
+    return 1
+
+
+def measure(session: Session, timer: Timer, item: Item) -> None:
+    dtype, memory_format = SETTINGS[item.setting]
     described = {
-        "op": subject,
-        "pass": "training step" if training else "inference",
-        "shape": name((batch, *shapes[0][1:])),
-        "dtype": setting,
+        "op": item.subject,
+        "pass": "training step" if item.training else "inference",
+        "shape": name(item.shapes[0]),
+        "dtype": item.setting,
         "layout": "NCHW" if memory_format == torch.contiguous_format else "channels_last",
     }
     values: dict[str, list[Tensor]] = {}
-    for who, call in contestants.items():
+    for who, call in item.contestants().items():
         try:
             result = call()
         except Exception as error:
             session.record(**described, backend=who, refused=f"{type(error).__name__}: {error}"[-2000:])
             continue
-        results = [t.double() for t in result if t is not None] if training else [result.double()]
-        values[who] = [] if training and dtype is not None else results  # rounding adds up in gradients of halves
-        reason = _why_wrong(values, who, (10 if training else 1) * TOLERANCE[setting])
+        results = [t.double() for t in result if t is not None] if item.training else [result.double()]
+        values[who] = [] if item.training and dtype is not None else results  # rounding adds up in gradients of halves
+        reason = _why_wrong(values, who, (10 if item.training else 1) * TOLERANCE[item.setting])
         if reason is not None:
             session.record(**described, backend=who, refused=reason)
             continue
         del result, results
-        if compiled and who == "official composition":  # which has its numbers
+        if item.compiled and who == "official composition":  # which has its numbers
             continue
         found: dict[str, Any] = {**microseconds(timer.gpu(call)), "cpu_us": round(1e6 * timer.cpu(call), 3)}
-        session.record(**described, backend=who, **found, peak_bytes=peak_bytes(call, session.device))
+        session.record(**described, backend=who, **found, peak_bytes=peak_bytes(call, item.device))
 
 
 def _why_wrong(values: dict[str, list[Tensor]], who: str, allowed: float) -> str | None:
