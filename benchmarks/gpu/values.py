@@ -21,7 +21,7 @@ def run(session: Session) -> None:
 def tests(session: Session) -> str | None:
     if importlib.util.find_spec("pytest") is None:
         raise SkippedError("pytest is not installed")
-    files = [*(ROOT / "tests" / "battery").glob("test_*.py"), *(ROOT / "tests").glob("test_*.py")]
+    files = [file for file in (ROOT / "tests").rglob("test_*.py") if "mark.device" in file.read_text()]
     files.sort(key=lambda file: (*(file.name != first for first in FIRST), file))
     command = [sys.executable, "-m", "pytest", "-q", *map(str, files), "-m", "device", "-p", "benchmarks.gpu.recording"]
     command += ["-p", "no:cacheprovider", "--continue-on-collection-errors", "--tb=short"]
