@@ -12,7 +12,8 @@ The last replaces what stands in the files between <!-- NAME:begin --> and <!-- 
     training-memory     a training step of an up-path
     networks            whole networks against the official composition
     traffic             bytes and kernels, counted
-    gpu                 what a GPU recorded; nothing while no GPU has
+    gpu                 what a GPU recorded of the operations, in float16 at the finest and the coarsest level
+    gpu-networks        what a GPU recorded of modules and an up-path
     gpu-model           what the model of a GPU predicts
 """
 
@@ -206,6 +207,11 @@ def gpu_records() -> list[Record]:
     return [record for path in sorted(RESULTS.glob("gpu-*.jsonl")) for record in load(path)]
 
 
+FINE_AND_COARSE = ("1x32x512x1024", "1x256x64x128", "1x19x1024x2048", "1x2x512x1024", "1x5x512x1024")
+ON_A_GPU = {"kernels triton": "Triton", "kernels cuda": "CUDA C++", "baselines eager": "eager"}
+ON_A_GPU |= {"baselines compiled": "compiled", "baselines compiled max-autotune": "max-autotune"}
+
+
 def gpu(records: list[Record]) -> str:
     """Median microseconds on a GPU by who computes; of several records of the same the last."""
     devices = dict.fromkeys(r["device"] for r in records if "p50_us" in r)
@@ -216,32 +222,51 @@ def _of_gpu(device: str, records: list[Record]) -> str:
     rows: dict[tuple[str, ...], dict[str, Record]] = {}
     keys = ("op", "pass", "dtype", "layout", "shape")
     for r in records:
-        if "p50_us" in r and all(key in r for key in keys):
-            who = "afa_kernels" if r["stage"] == "kernels" else r["backend"]
+        who = ON_A_GPU.get(f"{r['stage']} {r.get('backend')}")
+        if "p50_us" in r and who and r["dtype"] == "float16" and r["shape"].split(",")[0] in FINE_AND_COARSE:
             rows.setdefault(tuple(r[key] for key in keys), {})[who] = r
-    others = [
-        who for who in ("eager", "compiled", "compiled max-autotune") if any(who in found for found in rows.values())
-    ]
+    everyone = [who for who in ON_A_GPU.values() if any(who in found for found in rows.values())]
     model, lines = predictions(), []
-    for key, found in rows.items():
-        mine = found.get("afa_kernels")
-        times = [f"{found[who]['p50_us']:.1f}" if who in found else "-" for who in ("afa_kernels", *others)]
-        gains = [f"{found[who]['p50_us'] / mine['p50_us']:.2f}" if mine and who in found else "-" for who in others]
-        share = f"{mine['share']:.2f}" if mine and mine.get("share") else "-"
+    for key, found in sorted(rows.items(), key=lambda row: row[0][0]):
+        mine = found.get("Triton")
+        times = [f"{found[who]['p50_us']:.1f}" if who in found else "-" for who in everyone]
+        gains = [
+            f"{found[who]['p50_us'] / mine['p50_us']:.2f}" if mine and who in found else "-"
+            for who in ("eager", "compiled")
+        ]
+        copy = f"{mine['copy_us']:.1f}" if mine and "copy_us" in mine else "-"
         cpu = f"{mine['cpu_us']:.0f}" if mine else "-"
-        predicted = _predicted(model, device, *key)
-        lines.append([f"`{key[0]}`", *key[1:], *times, *gains, share, cpu, predicted])
-    header = ["operation", "pass", "dtype", "layout", "shape", "afa_kernels us", *(f"{who} us" for who in others)]
-    header += [*(f"vs {who}" for who in others), "share of a copy", "CPU us", "predicted us"]
+        op, name, _, layout, shape = key
+        lines.append([f"`{op}`", name, layout, shape, *times, *gains, copy, _predicted(model, device, *key), cpu])
+    header = ["operation", "pass", "layout", "shape", *(f"{who} us" for who in everyone)]
+    header += ["eager / Triton", "compiled / Triton", "a copy us", "model us", "CPU us"]
     last = records[-1]
     refused = sum("refused" in r for r in records)
-    failed = sum(r.get("outcome") == "failed" for r in records)
     said = (
-        f"{device}, torch {last['torch']}, triton {last['triton']}, at {(last['commit'] or 'no commit')[:12]} on "
-        f"{last['date'][:10]}. Median GPU time with a cold L2; the share is of the bandwidth of a copy, for the least "
-        f"bytes. {refused} refused for wrong values, {failed} checks failed."
+        f"{device}, torch {last['torch']}, triton {last['triton']}, {last['date'][:10]}. Median GPU time in float16, "
+        "the L2 cold and without gaps between launches. A copy is of as many bytes as the pass must move; CPU us is "
+        f"the time of the call on the CPU. {refused} timings refused for wrong values."
     )
     return f"{said}\n\n{table(header, lines)}"
+
+
+def gpu_networks(records: list[Record]) -> str:
+    """Modules and an up-path on a GPU, against the official composition."""
+    rows: dict[tuple[str, ...], dict[str, Record]] = {}
+    for r in records:
+        if r["stage"] == "networks" and "p50_us" in r:
+            rows.setdefault((r["device"], r["op"], r["pass"], r["dtype"], r["layout"]), {})[r["backend"]] = r
+    whom = ("official composition", "official composition, compiled", "afa_kernels")
+    lines = []
+    for key, found in rows.items():
+        times = [f"{found[who]['p50_us']:.0f}" if who in found else "-" for who in whom]
+        mine = found.get("afa_kernels")
+        gains = [f"{found[w]['p50_us'] / mine['p50_us']:.2f}" if mine and w in found else "-" for w in whom[:2]]
+        memory = [f"{found[who]['peak_bytes'] / 1e6:.0f}" if who in found else "-" for who in whom]
+        lines.append([*key, *times, *gains, *memory])
+    header = ["GPU", "what", "pass", "type", "layout", "official us", "compiled us", "afa_kernels us"]
+    header += ["official / ours", "compiled / ours", "official MB", "compiled MB", "our MB"]
+    return table(header, lines) if lines else ""
 
 
 def _predicted(
@@ -288,6 +313,7 @@ TABLES: dict[str, Callable[[list[Record]], str]] = {
     "networks": lambda run: whole_networks.table(whole_networks.newest()),
     "traffic": lambda run: traffic.table(traffic.load()),
     "gpu": lambda run: gpu(gpu_records()),
+    "gpu-networks": lambda run: gpu_networks(gpu_records()),
     "gpu-model": lambda run: gpu_model(),
 }
 

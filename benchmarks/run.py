@@ -148,15 +148,17 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit that was measured, with "-dirty" where files had changed since.
+    """The commit that was measured, with "-dirty" where files had changed since; None outside a checkout.
 
-    Outside a checkout what AFA_KERNELS_COMMIT says, or None.
+    AFA_KERNELS_COMMIT says it where the tree was copied without its history.
     """
+    if "AFA_KERNELS_COMMIT" in os.environ:
+        return os.environ["AFA_KERNELS_COMMIT"]
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("AFA_KERNELS_COMMIT")
+        return None
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Record]:

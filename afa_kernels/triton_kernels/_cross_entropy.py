@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -18,6 +17,7 @@ from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch
+from afa_kernels.triton_kernels._rearrange import copy, in_rows, rows_for
 from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_and_size, strides_of
 from afa_kernels.triton_kernels._softmax import add_exp
 
@@ -185,8 +185,8 @@ def forward(
     batch, height, width = losses.shape
     channels = predictions[0].shape[1]
     _check_smoothing(smoothing, channels)
-    channels_last = _tiles.channels_last(predictions[0])
-    tile = _tiles.of_row(channels, width, len(predictions), channels_last, losses.itemsize)
+    predictions = in_rows(predictions)
+    tile = _tiles.of_row(channels, width, len(predictions), losses.itemsize)
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         tuple(predictions), maps, target, weight, smoothing, losses, lse,
@@ -216,19 +216,17 @@ def backward(
     batch, height, width = grad.shape
     channels = predictions[0].shape[1]
     _check_smoothing(smoothing, channels)
-    wanted = [(k, x) for k, x in enumerate(grad_predictions) if x is not None]
+    predictions = in_rows(predictions)
+    wanted = [(k, rows_for(x), x) for k, x in enumerate(grad_predictions) if x is not None]
     weights_out = None
     if maps is not None and wanted:
         weights_out = maps.new_empty((batch, len(predictions), height, width))
-    memory_format = layout.memory_format(predictions[0])
-    channels_last = memory_format == torch.channels_last
-    tile = _tiles.of_row(channels, width, len(predictions), channels_last, grad.itemsize)
-    sources = [x.shape[2] for _, x in wanted]
+    tile = _tiles.of_row(channels, width, len(predictions), grad.itemsize)
+    sources = [x.shape[2] for _, _, x in wanted]
     for owned, first, last in bands(height, sources, BAND_BYTES // (batch * channels * width * grad.itemsize)):
         band = None
         if wanted:
-            shape = (batch, channels, last - first, width)
-            band = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=memory_format)
+            band = grad.new_empty((batch, channels, last - first, width))
         launch(
             _gradient_kernel, ((last - first) * triton.cdiv(width, tile["BLOCK_P"]), batch),
             grad, target, weight, smoothing, lse, tuple(predictions), maps, band, weights_out, grad_maps_out,
@@ -239,9 +237,11 @@ def backward(
             maps_same_size=maps is not None and size_of(maps) == (height, width), resize_opacities=resize_opacities,
             opaque_last=opaque_last, **tile, arithmetic=arithmetic_of(grad),
         )  # fmt: skip
-        for (k, out), rows in zip(wanted, owned):
+        for (k, out, _), rows in zip(wanted, owned):
             if band is not None and rows[0] < rows[1]:
                 gather(band, weights_out, k, out, height, rows, first)
+    for _, rows_of_all, out in wanted:
+        copy(rows_of_all, out)
 
 
 def bands(height: int, sources: list[int], rows: int) -> list[tuple[list[tuple[int, int]], int, int]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch
+from afa_kernels.triton_kernels._rearrange import in_rows
 from afa_kernels.triton_kernels._resize import sample, size_of, sizes_of, strides_and_size, strides_of
 from afa_kernels.triton_kernels._softmax import add_exp
 
@@ -88,9 +89,9 @@ def forward(
 ) -> None:
     batch, height, width = labels.shape
     channels = predictions[0].shape[1]
-    channels_last = _tiles.channels_last(predictions[0])
+    predictions = in_rows(predictions)
     arithmetic = arithmetic_of(*predictions)
-    tile = _tiles.of_row(channels, width, len(predictions), channels_last, arithmetic.primitive_bitwidth // 8)
+    tile = _tiles.of_row(channels, width, len(predictions), arithmetic.primitive_bitwidth // 8)
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         tuple(predictions), maps, labels, values,

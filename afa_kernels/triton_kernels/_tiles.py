@@ -72,24 +72,27 @@ def of_maps(tile: dict[str, int], inputs: int, channels_last: bool, aligned: boo
     return {**tile, "BLOCK_C": elements // block_p, "BLOCK_P": block_p}
 
 
-def of_row(channels: int, width: int, scales: int, channels_last: bool, itemsize: int) -> dict[str, int]:
+def of_row(channels: int, width: int, scales: int, itemsize: int) -> dict[str, int]:
     """Return BLOCK_C and BLOCK_P: at most 256 elements, or 128 of many scales or of float64, all kept in registers.
 
-    The longer side lies along the axis that is contiguous in memory. `itemsize` is that of the predictions' type.
+    The longer side lies along the row. `itemsize` is that of the predictions' type.
     """
     most = 256 if scales <= 4 and itemsize < 8 else 128
-    whole_c, whole_p = triton.next_power_of_2(channels), triton.next_power_of_2(width)
-    if channels_last:
-        block_c = min(whole_c, 64)
-        return {"BLOCK_C": block_c, "BLOCK_P": min(whole_p, most // block_c)}
-    block_p = min(whole_p, most)
-    return {"BLOCK_C": min(whole_c, most // block_p), "BLOCK_P": block_p}
+    block_p = min(triton.next_power_of_2(width), most)
+    return {"BLOCK_C": min(triton.next_power_of_2(channels), most // block_p), "BLOCK_P": block_p}
+
+
+def of_copy(channels: int) -> dict[str, int]:
+    """Return the tile of a copy between NCHW and channels_last: in each of them as many values as a line of memory."""
+    block_c = min(triton.next_power_of_2(channels), 32)
+    return {"BLOCK_C": block_c, "BLOCK_P": 2048 // block_c, "num_warps": 4}
 
 
 def of_gather(channels: int, width: int, channels_last: bool, itemsize: int) -> dict[str, int]:
     """Return the tile of a gather: in NCHW a thread has up to eight channels of a pixel, which share its indices."""
     if channels_last:
-        return of_row(channels, width, 1, channels_last, itemsize)
+        block_c = min(triton.next_power_of_2(channels), 64)
+        return {"BLOCK_C": block_c, "BLOCK_P": min(triton.next_power_of_2(width), 256 // block_c)}
     return {"BLOCK_C": min(triton.next_power_of_2(channels), 8), "BLOCK_P": 32, "num_warps": 1}
 
 

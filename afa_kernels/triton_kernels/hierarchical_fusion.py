@@ -14,6 +14,7 @@ from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite
 from afa_kernels.triton_kernels._launch import arithmetic_of, check_counts, launch, sized, split_batch, spread
+from afa_kernels.triton_kernels._rearrange import copy, in_rows, rows_for
 from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of
 
 
@@ -122,17 +123,18 @@ def _opacities_backward_kernel(
 def forward(predictions: list[Tensor], attentions: list[Tensor], premultiplied: bool, out: Tensor) -> None:
     check_counts(attentions=(attentions, len(predictions) - 1))
     batch, channels, height, width = out.shape
-    channels_last = _tiles.channels_last(out)
-    tile = _tiles.of_row(channels, width, len(predictions), channels_last, out.itemsize)
+    predictions, fused = in_rows(predictions), rows_for(out)
+    tile = _tiles.of_row(channels, width, len(predictions), out.itemsize)
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
-        tuple(predictions), tuple(attentions), out,
+        tuple(predictions), tuple(attentions), fused,
         strides_of(predictions), sizes_of(predictions), strides_of(attentions), sizes_of(attentions),
-        layout.strides(out), size_of(out), channels,
+        layout.strides(fused), size_of(out), channels,
         K=len(predictions), same_sizes=tuple(size_of(x) == size_of(out) for x in predictions),
         attention_same_sizes=tuple(size_of(x) == size_of(out) for x in attentions), premultiplied=premultiplied,
         **tile, arithmetic=arithmetic_of(predictions[0]),
     )  # fmt: skip
+    copy(fused, out)
 
 
 @sized(grad="nchw", predictions="ncxy", attentions="n1xy")
@@ -152,7 +154,8 @@ def backward(
     places = spread(grads, needed)
     weights = grad.new_empty((batch, scales, height, width), dtype=dtype) if any(needed[:scales]) else None
     grad_opacities = grad.new_empty((batch, scales - 1, height, width), dtype=dtype) if any(needed[scales:]) else None
-    tile = _tiles.of_row(channels, width, scales, _tiles.channels_last(grad), grad.itemsize)
+    predictions, (grad,) = in_rows(predictions), in_rows([grad])
+    tile = _tiles.of_row(channels, width, scales, grad.itemsize)
     launch(
         _opacities_backward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         grad, tuple(predictions), tuple(attentions), weights, grad_opacities,
@@ -164,7 +167,9 @@ def backward(
     )  # fmt: skip
     for k, grad_prediction in enumerate(places[:scales]):
         if grad_prediction is not None:
-            gather(grad, weights, k, grad_prediction, height)
+            rows = rows_for(grad_prediction)
+            gather(grad, weights, k, rows, height)
+            copy(rows, grad_prediction)
     for k, grad_attention in enumerate(places[scales:]):
         if grad_attention is not None and grad_opacities is not None:
             gather(grad_opacities[:, k : k + 1], None, 0, grad_attention, height)

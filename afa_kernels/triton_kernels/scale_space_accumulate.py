@@ -9,6 +9,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch
+from afa_kernels.triton_kernels._rearrange import in_rows
 from afa_kernels.triton_kernels._resize import sample, size_of, strides_and_size
 
 
@@ -53,8 +54,12 @@ def _forward_kernel(
 @split_batch()
 def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool) -> None:
     batch, channels, height, width = rendered.shape
-    channels_last = _tiles.channels_last(rendered)
-    tile = _tiles.of_row(max(channels, 1), width, 1, channels_last, rendered.itemsize)
+    (prediction,) = in_rows([prediction])
+    tile = (
+        _tiles.of_copy(channels)
+        if _tiles.channels_last(rendered)
+        else _tiles.of_row(max(channels, 1), width, 1, rendered.itemsize)
+    )
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         None if first else rendered, None if first else transmittance, prediction, weight, rendered, transmittance,

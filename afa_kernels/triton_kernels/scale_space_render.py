@@ -10,6 +10,7 @@ from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
+from afa_kernels.triton_kernels._rearrange import copy, in_rows, rows_for
 from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_and_size, strides_of
 from afa_kernels.triton_kernels._weights import make_maps, maps_backward
 
@@ -108,18 +109,19 @@ def forward(
     predictions: list[Tensor], logits: Tensor, phi: str, opaque_last: bool, resize_opacities: bool, out: Tensor
 ) -> None:
     batch, channels, height, width = out.shape
+    predictions, rendered = in_rows(predictions), rows_for(out)
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
-    channels_last = _tiles.channels_last(out)
-    tile = _tiles.of_row(channels, width, len(predictions), channels_last, out.itemsize)
+    tile = _tiles.of_row(channels, width, len(predictions), out.itemsize)
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
-        tuple(predictions), maps, out,
+        tuple(predictions), maps, rendered,
         strides_of(predictions), sizes_of(predictions), *strides_and_size(maps),
-        layout.strides(out), size_of(out), channels,
+        layout.strides(rendered), size_of(out), channels,
         K=len(predictions), same_sizes=tuple(size_of(x) == size_of(out) for x in predictions),
         maps_same_size=size_of(maps) == size_of(out), resize_opacities=resize_opacities, opaque_last=opaque_last,
         **tile, arithmetic=arithmetic_of(maps),
     )  # fmt: skip
+    copy(rendered, out)
 
 
 @sized(grad="nchw", predictions="ncxy", logits="nkxy")
@@ -136,12 +138,12 @@ def backward(
 ) -> None:
     *grad_predictions, grad_logits = spread(grads, needed)
     batch, channels, height, width = grad.shape
+    predictions, (grad,) = in_rows(predictions), in_rows([grad])
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     resized = (batch, len(predictions), height, width)
     weights_out = maps.new_empty(resized) if any(needed[:-1]) else None
     grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
-    channels_last = _tiles.channels_last(grad)
-    tile = _tiles.of_row(channels, width, len(predictions), channels_last, grad.itemsize)
+    tile = _tiles.of_row(channels, width, len(predictions), grad.itemsize)
     launch(
         _maps_backward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         grad, tuple(predictions), maps, weights_out, grad_maps_out,
@@ -153,6 +155,8 @@ def backward(
     )  # fmt: skip
     for k, grad_prediction in enumerate(grad_predictions):
         if grad_prediction is not None:
-            gather(grad, weights_out, k, grad_prediction, height)
+            rows = rows_for(grad_prediction)
+            gather(grad, weights_out, k, rows, height)
+            copy(rows, grad_prediction)
     if grad_logits is not None and grad_maps_out is not None:
         maps_backward(grad_maps_out, maps, logits, phi, opaque_last, resize_opacities, grad_logits)
