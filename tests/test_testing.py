@@ -62,7 +62,7 @@ def test_budget_of_shapes() -> None:
 
 @pytest.mark.parametrize("warn_only", [False, True])
 def test_the_oracle_of_infinities_on_a_gpu(warn_only: bool, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There F.interpolate is a decomposition, NaN beside an infinity, if PyTorch must be deterministic: so it is here."""
+    """If PyTorch must be deterministic, F.interpolate is a decomposition there, NaN beside an infinity: here too."""
     plain = F.interpolate
     decomposed = importlib.import_module("torch._decomp.decompositions")._upsample_linear_vec
 
