@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 from benchmarks import report
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import calls, kernels
+from benchmarks.gpu import calls, fresh, kernels
 from benchmarks.gpu.session import Session, SkippedError
 from benchmarks.gpu.timing import Timer
 
@@ -78,6 +81,32 @@ def test_graphs(run: Any) -> None:
     assert found["attentive_fusion, values"] == "passed"
     assert found["attentive_fusion, capture"] == "skipped"
     assert found["aot_inductor"] in ("passed", "skipped")
+
+
+@pytest.mark.parametrize("op, expected", [("attentive_fusion", "captured"), ("bn_relu_conv2d", "side captured")])
+def test_capture(op: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ATen's kernels, which set themselves up in their first call, it is not the first."""
+    pytest.importorskip("triton")
+    checks, where, ran = fresh.Checks(op, "cpu"), ["nowhere"], []
+
+    def inside(name: str) -> Any:
+        @contextlib.contextmanager
+        def enter(_: Any) -> Iterator[None]:
+            where.append(name)
+            yield
+            where.pop()
+
+        return enter
+
+    def step(*arguments: Any) -> list[Any]:
+        ran.append(where[-1])
+        return []
+
+    monkeypatch.setattr(torch, "cuda", mock.MagicMock(stream=inside("side"), graph=inside("captured")))
+    monkeypatch.setattr(checks, "step", step)
+    checks.device = "cuda"
+    checks.capture()
+    assert " ".join(ran) == f"{expected} nowhere"  # what is compared with
 
 
 def test_sanitizer(run: Any) -> None:

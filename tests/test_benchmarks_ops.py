@@ -59,6 +59,22 @@ def test_a_wrong_baseline_is_found() -> None:
     assert reason is not None and "eager, output 0" in reason
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_what_must_be_zero(training: bool) -> None:
+    """Where no ReLU is open: zeros are right, and nothing else is."""
+    case = ops.of("channel_attention").call((1, 32, 8, 16), "contiguous")
+    workload = Workload(case, training)
+    arguments, ours = workload.inputs(), workload.ours()
+    with torch.no_grad():
+        arguments[3].fill_(-100.0)
+    upstream = workload.upstream([torch.empty(1, 32, 1, 1)])
+    assert not ours(*arguments).any()
+    assert workload.why_wrong({"afa_kernels": ours, "eager": workload.eager()}, arguments, upstream) is None
+    for wrong in (1e-6, torch.inf, torch.nan):
+        reason = workload.why_wrong({"afa_kernels": lambda *a, w=wrong: ours(*a) + w}, arguments, upstream)
+        assert reason is not None and "afa_kernels, output 0" in reason
+
+
 @pytest.mark.parametrize("workload", workloads(quick=True), ids=name)
 def test_least_bytes(workload: Workload) -> None:
     """No less than every argument read and every output written; backward at least writes the gradients."""

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import afa_kernels
 from afa_kernels import layout
+from afa_kernels.aten_kernels import bn_relu_conv2d as kernels
 from afa_kernels.testing import LAYOUTS, disagreement, saved_storages
 
 pytestmark = pytest.mark.once  # it has no kernel of its own
@@ -217,3 +218,23 @@ def test_meta_tensors() -> None:
     given = {name: t.detach().to("meta") for name, t in inputs(torch.float32).items()}
     out = afa_kernels.bn_relu_conv2d(**given, running_mean=None, running_var=None, training=True, stride=2)
     assert out.is_meta and out.shape == (2, 4, 3, 4)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm_gets_no_empty_map(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ATen's kernel for CUDA refuses one: so does this."""
+
+    class OfCuda:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch.ops.aten, name)
+
+        def native_batch_norm(self, x: Tensor, *rest: Any) -> Any:
+            return torch.ops.aten.native_batch_norm(x.reshape(x.shape[0], x.shape[1], -1), *rest)
+
+    monkeypatch.setattr(kernels, "aten", OfCuda())
+    hidden, weight, bias = (torch.randn(shape, requires_grad=True) for shape in ((0, 6, 7, 9), (6,), (6,)))
+    conv_weight, mean, var = torch.randn(4, 6, 3, 3, requires_grad=True), torch.zeros(6), torch.ones(6)
+    out = afa_kernels.bn_relu_conv2d(hidden, weight, bias, mean, var, conv_weight, training)
+    assert out.shape == (0, 4, 5, 7) and not mean.any() and bool((var == 1).all())
+    for grad in torch.autograd.grad(out, (hidden, weight, bias, conv_weight), torch.ones_like(out)):
+        assert not grad.any()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import afa_kernels
+from afa_kernels.ops import _cross_entropy as cross_entropy
 from afa_kernels.ops.resized_cross_entropy import _op
 from afa_kernels.testing import peak_bytes
 
@@ -140,3 +141,14 @@ def test_labels_are_compared_in_64_bits(backend: str) -> None:
         loss = afa_kernels.resized_cross_entropy(logits, target)
     resized = F.interpolate(logits, size=(1, 4), mode="bilinear")
     torch.testing.assert_close(loss, F.cross_entropy(resized, target.long()))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("label", [3, -1, 2**40])
+def test_no_class_where_nobody_looks(label: int, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the mean is NaN, and no weight is read beside the weights."""
+    monkeypatch.setattr(cross_entropy, "check_classes", lambda *arguments: None)
+    target = torch.tensor([0, 1, 2, label]).view(1, 1, 4)
+    with afa_kernels.use_backend(kernel):
+        loss = afa_kernels.resized_cross_entropy(torch.randn(1, 3, 2, 4), target, torch.rand(3))
+    assert loss.isnan()

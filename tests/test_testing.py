@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
+from cases import CASES
 from support.guard_bands import BAND, GuardBands
 from torch import Tensor
 
-from afa_kernels.testing import DTYPES, LAYOUTS, UNITS, UNITS_OF_ARITHMETIC, disagreement, peak_bytes, saved_bytes
+from afa_kernels.testing import (
+    DTYPES,
+    LAYOUTS,
+    UNITS,
+    UNITS_OF_ARITHMETIC,
+    check,
+    disagreement,
+    peak_bytes,
+    saved_bytes,
+)
 
 pytestmark = pytest.mark.once
 
@@ -44,6 +58,28 @@ def test_budget_of_values_that_are_not_finite() -> None:
 def test_budget_of_shapes() -> None:
     assert disagreement(torch.zeros(2, 1), torch.zeros(1, 2).double()) == "shape (2, 1), expected (1, 2)"
     assert disagreement(torch.zeros(0), torch.zeros(0).double()) is None
+
+
+@pytest.mark.parametrize("warn_only", [False, True])
+def test_the_oracle_of_infinities_on_a_gpu(warn_only: bool, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If PyTorch must be deterministic, F.interpolate is a decomposition there, NaN beside an infinity: here too."""
+    plain = F.interpolate
+    decomposed = importlib.import_module("torch._decomp.decompositions")._upsample_linear_vec
+
+    def of_cuda(x: Tensor, size: tuple[int, int], mode: str, align_corners: bool) -> Any:
+        if torch.are_deterministic_algorithms_enabled():
+            return decomposed(x, list(size), align_corners, None)
+        return plain(x, size=size, mode=mode, align_corners=align_corners)
+
+    monkeypatch.setattr(F, "interpolate", of_cuda)
+    case = next(c for c in CASES if str(c) == "resized_cross_entropy: NaN and infinity, smooth labels")
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    try:
+        check(case, case.inputs(torch.float32), kernel)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == warn_only
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_saved_bytes() -> None:

@@ -34,7 +34,7 @@ def forward(
         # A running statistic that the batch replaces altogether is that of the batch.
         mean, variance = (torch.zeros_like(beta) for _ in range(2))
         count = hidden.shape[0] * hidden.shape[2] * hidden.shape[3]
-        y = aten.native_batch_norm(_dense(hidden), gamma, beta, mean, variance, count > 0, 1.0, eps)[0]
+        y = _normalised(hidden, gamma, beta, mean, variance, eps, True)
         variance *= (count - 1) / count if count else 0
     else:
         mean, variance = (t.to(arithmetic, copy=True) for t in (running_mean, running_var))
@@ -100,8 +100,14 @@ def _affine(hidden: Tensor, weight: Tensor, bias: Tensor, eps: float, abs_weight
     return gamma.abs() + eps if abs_weight else gamma, beta
 
 
-def _normalised(hidden: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
-    return aten.native_batch_norm(_dense(hidden), gamma, beta, mean, variance, False, 0.0, eps)[0]
+def _normalised(
+    hidden: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, eps: float, of_batch: bool = False
+) -> Tensor:
+    """By `mean` and `variance`; or by the statistics `of_batch`, which these become."""
+    dense = _dense(hidden)
+    if hidden.numel() == 0:  # which ATen's kernel for CUDA refuses
+        return torch.empty_like(dense)
+    return aten.native_batch_norm(dense, gamma, beta, mean, variance, of_batch, float(of_batch), eps)[0]
 
 
 def _rectified(y: Tensor, activation_slope: float) -> Tensor:

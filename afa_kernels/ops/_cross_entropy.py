@@ -99,5 +99,6 @@ def reduce(losses: Tensor, target: Tensor, weight: Tensor | None, ignore_index: 
     counted = target.long() != ignore_index
     if weight is None:
         return losses.sum() / counted.count_nonzero()
-    weights = weight.to(losses.dtype)[torch.where(counted, target, 0).long()]
+    classes = torch.where(counted, target, 0).long().clamp(0, weight.shape[0] - 1)  # the loss of no class is NaN
+    weights = weight.to(losses.dtype)[classes]
     return losses.sum() / torch.where(counted, weights, 0).sum()

@@ -49,7 +49,8 @@ def resized_cross_entropy(
     Raises:
         TypeError: an argument is no dense tensor of a fitting type.
         ValueError: a number, a shape or a device does not match, an option is unknown, or (on the CPU, outside
-            torch.compile) a target is no class. Elsewhere the loss of a pixel with such a target is NaN.
+            torch.compile) a target is no class. Elsewhere the loss of a pixel with such a target is NaN, but in
+            the reference on a GPU, where PyTorch asserts.
 
     Source: the head of most networks for segmentation, e.g. Long et al., "Fully Convolutional Networks for Semantic
     Segmentation", CVPR 2015.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -70,6 +71,21 @@ def disagreement(
     return f"off by {error.max().item():.3g} at worst (nan: NaN, or never written), the budget is {budget:.3g}"
 
 
+@contextlib.contextmanager
+def _as_ever() -> Iterator[None]:
+    """Let PyTorch choose its usual kernels.
+
+    Where it must be deterministic it resizes on a GPU by a + t (b - a), which is NaN where a is infinite.
+    """
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
 def compare(
     function: Callable[..., Any],
     reference: Callable[..., Any],
@@ -78,6 +94,8 @@ def compare(
     gradients: bool = True,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run both passes of `function` and hold them to the error budget.
+
+    The reference is free to take algorithms that are not deterministic; the function runs as PyTorch is set.
 
     Args:
         function: of the arguments, what is tested; a tensor or a sequence of them.
@@ -95,10 +113,11 @@ def compare(
     wanted = [gradients] * len(tensors(arguments))
     outputs, grads = both_passes(lambda a: listed(function(*a)), arguments, wanted=wanted)
     upstream = cotangents(outputs) if gradients else []
-    oracles, eagers = (
-        list(itertools.chain(*both_passes(lambda a: listed(reference(*a)), a, given, wanted)))
-        for a, given in ((doubled(arguments), [g.double() for g in upstream]), (arguments, upstream))
-    )
+    with _as_ever():
+        oracles, eagers = (
+            list(itertools.chain(*both_passes(lambda a: listed(reference(*a)), a, given, wanted)))
+            for a, given in ((doubled(arguments), [g.double() for g in upstream]), (arguments, upstream))
+        )
     arithmetic = functools.reduce(torch.promote_types, (o.dtype for o in outputs), torch.float32)
     names = [f"output {i}" for i in range(len(outputs))] + [f"gradient {i}" for i in range(len(grads))]
     for name, actual, oracle, eager in zip(names, outputs + grads, oracles, eagers, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,11 @@ SHARED = {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228, "sm_100": 228,
 THREADS = {"sm_80": 2048, "sm_86": 1536, "sm_89": 1536, "sm_90": 2048, "sm_100": 2048, "sm_120": 1536}
 
 
-def passes(case: Case, dtypes: Dtypes) -> dict[str, list[Launch]]:
-    """Return the launches of the case's forward and, where there is one, backward pass, in order; none is made."""
+def passes(case: Case, dtypes: Dtypes, wanted: Sequence[bool] | None = None) -> dict[str, list[Launch]]:
+    """Return the launches of the case's forward and, where there is one, backward pass, in order; none is made.
+
+    The backward pass is of all gradients, or of those `wanted`.
+    """
     made: list[Launch] = []
     forward: list[Launch] = []
 
@@ -51,7 +55,7 @@ def passes(case: Case, dtypes: Dtypes) -> dict[str, list[Launch]]:
         if not differentiable(case.op):
             function(*arguments)
             return {"forward": made}
-        both_passes(lambda a: listed(function(*a)), arguments, outputs_grad)
+        both_passes(lambda a: listed(function(*a)), arguments, outputs_grad, wanted)
     return {"forward": forward, "backward": made}
 
 

@@ -182,4 +182,4 @@ def _why_wrong(values: dict[str, list[Tensor]], who: str, allowed: float) -> str
         sum(float(t.norm() ** 2) for t in some) ** 0.5
         for some in ([f - e for f, e in zip(values[who], expected, strict=True)], expected)
     )
-    return None if off <= allowed * size else f"relative difference {off / size:.3g}"
+    return None if off <= allowed * size else f"a difference of {off:.3g} from what has the norm {size:.3g}"
