@@ -390,7 +390,7 @@ def _gradient(
     options: dict[str, Any],
 ) -> None:
     batch, channels, height, width = hidden.shape
-    tile = _tile(hidden)
+    tile = _tiles.of_map(channels, _tiles.channels_last(hidden), hidden.itemsize)
     blocks = triton.cdiv(height * width, tile["BLOCK_P"]) * triton.cdiv(channels, tile["BLOCK_C"])
     launch(
         _gradient_kernel, (blocks, batch),
@@ -412,5 +412,5 @@ def _parts_and_steps(hidden: Tensor) -> tuple[int, int]:
 
 
 def _tile(hidden: Tensor) -> dict[str, int]:
-    channels_last = _tiles.channels_last(hidden)
-    return _tiles.of_map(hidden.shape[1], channels_last, hidden.itemsize)
+    """Return the tile of what only sums."""
+    return _tiles.of_reduction(hidden.shape[1], _tiles.channels_last(hidden), hidden.itemsize)

@@ -113,7 +113,7 @@ def _backward_kernel(
 def forward(x: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
     batch, channels, height, width = x.shape
     pixels = height * width
-    tile = _tiles.of_map(channels, _tiles.channels_last(x), x.itemsize)
+    tile = _tiles.of_reduction(channels, _tiles.channels_last(x), x.itemsize)
     blocks, channel_blocks = triton.cdiv(pixels, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"])
     steps = _tiles.steps(blocks, blocks * channel_blocks, least=8, together=_tiles.TOGETHER)
     parts = triton.cdiv(blocks, steps)

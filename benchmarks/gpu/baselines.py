@@ -44,7 +44,8 @@ def compile_ahead(session: Session, workloads: list[Workload]) -> str | None:
     """Compile with the default settings in several processes: they find what the cache has, in the same order."""
     if session.quick:
         return None
-    order = [workloads.index(w) for w in spread(workloads) if images(w) == 1]
+    places = {id(w): i for i, w in enumerate(workloads)}
+    order = [places[id(w)] for w in spread(workloads) if images(w) == 1]
     prepare = functools.partial(_prepare, session.ops, session.device)
     return f"{in_processes(prepare, order, SHARES['ahead'] * session.budget)} workloads"
 

@@ -20,7 +20,8 @@ ADE20K: Shape = (2, 150, 512, 512)  # of the 16 images of a batch, which eager P
 
 
 def eager(logits: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(resize(logits, target.shape[1:]), target)
+    """In float32 from the softmax on, as under autocast: in float16 the mean of an image's losses is NaN on a GPU."""
+    return F.cross_entropy(resize(logits, target.shape[1:]).float(), target)
 
 
 def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:

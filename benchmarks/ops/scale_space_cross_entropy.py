@@ -22,8 +22,9 @@ OP = "scale_space_cross_entropy"
 
 
 def eager(predictions: Sequence[Tensor], logits: Tensor, target: Tensor) -> Tensor:
+    """In float32 from the softmax on, as under autocast: in float16 the mean of an image's losses is NaN on a GPU."""
     height, width = target.shape[1:]
-    return F.cross_entropy(scale_space_render.eager(predictions, logits, (height, width)), target)
+    return F.cross_entropy(scale_space_render.eager(predictions, logits, (height, width)).float(), target)
 
 
 def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:

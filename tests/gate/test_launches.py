@@ -129,11 +129,12 @@ def test_tiles_of_maps(channels_last: bool, itemsize: int) -> None:
     for channels, pixels in itertools.product((1, 2, 3, 16, 19, 64, 131, 1000), PIXELS):
         for tile in (
             _tiles.of_map(channels, channels_last, itemsize),
+            _tiles.of_reduction(channels, channels_last, itemsize),
             _tiles.of_sums(channels, pixels, channels_last, itemsize),
             _tiles.of_sums(channels, pixels, channels_last, itemsize, widest=64),
         ):
             elements = tile["BLOCK_C"] * tile["BLOCK_P"] // (32 * tile["num_warps"])
-            assert elements * itemsize >= 16 and elements <= 8
+            assert elements * itemsize >= 16 and elements <= 16
             blocks = triton.cdiv(pixels, tile["BLOCK_P"])
             assert (blocks - 1) * tile["BLOCK_P"] < pixels <= blocks * tile["BLOCK_P"]
 
@@ -182,13 +183,12 @@ def test_tiles_of_progressive_fusion(inputs: int, channels_last: bool, itemsize:
 
 
 @pytest.mark.parametrize("scales", [1, 4, 5, 16])
-@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
-def test_tiles_of_scale_space_render(scales: int, channels_last: bool, itemsize: int) -> None:
+def test_tiles_of_scale_space_render(scales: int, itemsize: int) -> None:
     for channels in (1, 2, 19, 64, 1000):
         for width in (1, 3, 64, 255, 2048):
-            tile = _tiles.of_row(channels, width, scales, channels_last, itemsize)
-            assert tile["BLOCK_C"] * tile["BLOCK_P"] <= (256 if scales <= 4 and itemsize < 8 else 128)
+            tile = _tiles.of_row(channels, width, scales, itemsize)
+            assert tile["BLOCK_C"] * tile["BLOCK_P"] <= (64 if scales <= 8 and itemsize < 8 else 32) * tile["num_warps"]
             assert tile["BLOCK_P"] < 2 * width and tile["BLOCK_C"] < 2 * channels
 
 
