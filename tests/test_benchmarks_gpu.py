@@ -193,8 +193,8 @@ def test_table() -> None:
     where = {"device": "H", "torch": "2", "triton": "3", "commit": None, "date": "2026-11-25T00:00:00+00:00"}
     times = [("kernels", "triton", 60.0), ("kernels", "triton", 50.0), ("baselines", "eager", 200.0)]
     records = [
-        {**shared, **where, "stage": stage, "backend": backend, "p50_us": us, "cpu_us": 41.0, "share": 0.8}
+        {**shared, **where, "stage": stage, "backend": backend, "p50_us": us, "cpu_us": 41.0, "copy_us": 45.0}
         for stage, backend, us in times
     ]
-    row = report.gpu([*records, {**where, "stage": "smoke", "item": "x", "outcome": "failed"}])
-    assert "| 50.0 | 200.0 | 4.00 | 0.80 | 41 |" in row and "1 checks failed" in row
+    row = report.gpu([*records, {**where, **shared, "stage": "kernels", "backend": "cuda", "refused": "wrong"}])
+    assert "| 50.0 | 200.0 | 4.00 | - | 45.0 |" in row and "1 timings refused" in row

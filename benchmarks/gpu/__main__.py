@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status |= run_stage(session)
             continue
         command = [sys.executable, "-m", "benchmarks.gpu", stage, "--in-process", "--device", options.device]
-        command += ["--budget", str(options.budget), *(["--output", output] if output else []), "--op", *options.op]
+        command += ["--budget", str(options.budget), *(["--output", output] if output else [])]
+        command += ["--op", *options.op] if options.op != operations() else []
         try:
             returned = subprocess.run(command, timeout=options.budget + GRACE).returncode
         except subprocess.TimeoutExpired:
