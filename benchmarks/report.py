@@ -255,7 +255,9 @@ def gpu_networks(records: list[Record]) -> str:
     rows: dict[tuple[str, ...], dict[str, Record]] = {}
     for r in records:
         if r["stage"] == "networks" and "p50_us" in r:
-            rows.setdefault((r["device"], r["op"], r["pass"], r["dtype"], r["layout"]), {})[r["backend"]] = r
+            rows.setdefault((r["device"], r["op"], r["pass"], r["dtype"], r["layout"], r["shape"]), {})[
+                r["backend"]
+            ] = r
     whom = ("official composition", "official composition, compiled", "afa_kernels")
     lines = []
     for key, found in rows.items():
@@ -264,7 +266,7 @@ def gpu_networks(records: list[Record]) -> str:
         gains = [f"{found[w]['p50_us'] / mine['p50_us']:.2f}" if mine and w in found else "-" for w in whom[:2]]
         memory = [f"{found[who]['peak_bytes'] / 1e6:.0f}" if who in found else "-" for who in whom]
         lines.append([*key, *times, *gains, *memory])
-    header = ["GPU", "what", "pass", "type", "layout", "official us", "compiled us", "afa_kernels us"]
+    header = ["GPU", "what", "pass", "type", "layout", "shape", "official us", "compiled us", "afa_kernels us"]
     header += ["official / ours", "compiled / ours", "official MB", "compiled MB", "our MB"]
     return table(header, lines) if lines else ""
 

@@ -27,9 +27,9 @@ def test_every_shape_is_in_the_full_report() -> None:
 @pytest.mark.parametrize("name", report.TABLES)
 def test_tables(name: str) -> None:
     """Every table has rows; writing twice changes nothing."""
-    text = f"before\n<!-- {name}:begin -->\nold\n<!-- {name}:end -->\nafter\n"
+    text = f"before\n<!-- {name}:begin -->\nstale\n<!-- {name}:end -->\nafter\n"
     once = report.written(text, "a file", RECORDS)
-    assert "old" not in once and once.startswith("before\n") and once.endswith("\nafter\n")
+    assert "stale" not in once and once.startswith("before\n") and once.endswith("\nafter\n")
     assert "|" in once
     assert report.written(once, "a file", RECORDS) == once
 
@@ -56,7 +56,7 @@ def test_wrong_markers(text: str) -> None:
 
 def test_what_a_gpu_took_stands_beside_what_the_model_predicted() -> None:
     call = {"op": "attentive_fusion", "dtype": "float16", "layout": "NCHW", "shape": "1x32x512x1024"}
-    took = {"pass": "forward", "stage": "kernels", "p50_us": 50.0, "copy_us": 45.0, "cpu_us": 9.0}
+    took = {"pass": "forward", "stage": "kernels", "backend": "triton", "p50_us": 50.0, "copy_us": 45.0, "cpu_us": 9.0}
     origin = {"torch": "2.14.1", "triton": "3.9.0", "commit": "", "date": "2026-11-25"}
     (us, _) = report.predictions()["attentive_fusion", "forward", "float16", "NCHW", "1x32x512x1024", "H100"]
     for device, predicted in (("NVIDIA H100 80GB HBM3", f"{us:.1f}"), ("NVIDIA L4", "-")):
