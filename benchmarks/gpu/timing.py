@@ -11,6 +11,7 @@ import torch
 
 L2 = 2**28  # bytes, more than the cache of any GPU
 LEAST, MOST, BURSTS, BURST = 7, 100, 5, 10
+LONG = 5e-3  # seconds of a call that is timed alone: as many as fill the queue of launches would wait for the GPU
 
 
 class Timer:
@@ -58,13 +59,17 @@ class Timer:
 
     def cpu(self, function: Callable[[], Any]) -> float:
         """Return the median seconds that the CPU spends on a call without waiting for the GPU."""
+        self.synchronize()
+        start = time.perf_counter()
+        function()
+        short = self.device == "cuda" and time.perf_counter() - start < LONG
         found = []
         for _ in range(BURSTS):
             self.synchronize()
             start = time.perf_counter()
-            for _ in range(BURST if self.device == "cuda" else 1):
+            for _ in range(BURST if short else 1):
                 function()
-            found.append((time.perf_counter() - start) / (BURST if self.device == "cuda" else 1))
+            found.append((time.perf_counter() - start) / (BURST if short else 1))
         self.synchronize()
         return statistics.median(found)
 
