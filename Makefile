@@ -51,7 +51,7 @@ test-triton: $(VENV)/installed
 	  $(PY) -m pytest tests/gate; \
 	else echo "Triton's three sessions are skipped: the package triton is not installed here"; fi
 
-# The CUDA kernels, which no GPU has run, on the CPU: their values, and under sanitizers; `make gate` runs more.
+# The CUDA kernels on the CPU, which no GPU runs here: their values, and under sanitizers; `make gate` runs more.
 test-cuda: $(VENV)/installed
 	@echo "simt: the CUDA kernels on the CPU, under sanitizers"
 	$(PY) -m pytest tests/simt -n auto --maxprocesses 8

@@ -17,5 +17,5 @@ pytest-xdist in parallel): nothing is installed, nothing is downloaded, no compi
 
 Every stage is a process of its own. It appends a JSON line to the record for everything as soon as it is known, so that
 what ends it loses nothing, and once its budget is spent it records what it skipped. Numbers whose results are wrong are
-refused, they alone. `python -m benchmarks.report` makes a table of the record. On hardware this is unverified.
+refused, they alone. `python -m benchmarks.report` makes a table of the record.
 """

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.in_process:
         return status
     if options.device == "cpu":
-        print("Nothing ran on a GPU: the Triton kernels remain unverified on hardware.")
+        print("Nothing ran on a GPU.")
     elif output:
         print(f"Commit the record: {output}")
     return status
