@@ -216,6 +216,17 @@ def backward(
     batch, height, width = grad.shape
     channels = predictions[0].shape[1]
     _check_smoothing(smoothing, channels)
+    together = max(1, BAND_BYTES // max(1, channels * height * width * grad.itemsize))
+    if together < batch:  # as bands of few rows of all images would render most rows several times
+        for first in range(0, batch, together):
+            images = slice(first, first + together)
+            backward(
+                grad[images], [x[images] for x in predictions], None if maps is None else maps[images], target[images],
+                weight, smoothing, lse[images], ignore_index, opaque_last, resize_opacities,
+                [None if x is None else x[images] for x in grad_predictions],
+                None if grad_maps_out is None else grad_maps_out[images],
+            )  # fmt: skip
+        return
     predictions = in_rows(predictions)
     wanted = [(k, rows_for(x), x) for k, x in enumerate(grad_predictions) if x is not None]
     weights_out = None

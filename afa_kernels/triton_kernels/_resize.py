@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -69,76 +70,115 @@ def sample(
 
 
 @triton.jit
-def _share(i, dst, size, size_out, same_size: tl.constexpr, arithmetic: tl.constexpr):
+def _share(i, dst, size, size_out, arithmetic: tl.constexpr):
     """Return whether the output pixel dst reads the source pixel i along one axis, and with which share."""
-    if same_size:
-        reads = (dst == i) & (dst < size_out)
-        share = tl.where(reads, 1.0, 0.0).to(arithmetic)
-    else:
-        first, second, of_second = _source(dst, size, size_out, arithmetic)
-        reads = ((first == i) | (second == i)) & (dst < size_out)
-        share = tl.where(first == i, 1.0 - of_second, 0.0) + tl.where(second == i, of_second, 0.0)
-    return reads, share
+    first, second, of_second = _source(dst, size, size_out, arithmetic)
+    reads = ((first == i) | (second == i)) & (dst < size_out)
+    return reads, tl.where(first == i, 1.0 - of_second, 0.0) + tl.where(second == i, of_second, 0.0)
 
 
 @triton.jit
-def _first_reader(i, size, size_out, same_size: tl.constexpr, narrow: tl.constexpr):
+def _first_reader(i, size, size_out, narrow: tl.constexpr):
     """Return the first output pixel that may read the source pixel i, one before the first that should, for rounding.
 
     `narrow`: the product fits in 32 bits, where a GPU divides several times as fast.
     """
-    if same_size:
-        first = i
-    elif narrow:
+    if narrow:
         first = tl.maximum((2 * i - 1) * size_out - size, 0) // (2 * size)
     else:
         first = (tl.maximum((2 * i.to(tl.int64) - 1) * size_out - size, 0) // (2 * size)).to(tl.int32)
     return first
 
 
-# One program makes BLOCK_C channels of BLOCK_P source pixels of one row of one image: it collects `grad` (times the
-# weight k of its pixel, if there are weights) from the output pixels that read them. The source rows begin at
-# `first_row`; `grad` begins at the output row `first_grad_row`.
-@triton.jit(do_not_specialize=["k", "readers_y", "readers_x", "first_row", "first_grad_row"])  # one for all scales
-def _gather_kernel(
+@triton.jit
+def _times(number, unit: tl.constexpr):
+    return tl.cast(decoded(number), tl.int64) * unit
+
+
+# A gather has two passes: down the columns, from the output's rows to the source's, and then along these rows.
+#
+# One program of the first makes BLOCK_P pixels of one source row, BLOCK_C channels of one image, still at the output's
+# width: `size` is that of what all make. It adds up the rows of `grad` (times the weight k of each pixel, if there are
+# weights) that read the source row. The source rows begin at `first_row`, those of `grad` at `first_grad_row` and those
+# of `out` at `first_out_row`. Every stride but the pixel's, and the width, comes divided by `unit`: by it the compiler
+# knows where a thread may take so many pixels at once.
+@triton.jit(do_not_specialize=["k", "readers", "first_row", "first_grad_row", "first_out_row"])  # one for all scales
+def _gather_down_kernel(
     grad, weights, out,
-    grad_strides, out_strides, size, size_out, channels, k, readers_y, readers_x, first_row, first_grad_row,
-    K: tl.constexpr, same_size: tl.constexpr, narrow: tl.constexpr,
+    grad_strides, out_strides, size, height_out, channels, k, readers, first_row, first_grad_row, first_out_row,
+    K: tl.constexpr, narrow: tl.constexpr, unit: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    grad_n, grad_c, grad_p = decoded(grad_strides[0]), decoded(grad_strides[1]), decoded(grad_strides[2])
-    out_n, out_c, out_p = decoded(out_strides[0]), decoded(out_strides[1]), decoded(out_strides[2])
-    height, width = decoded(size[0]), decoded(size[1])
-    height_out, width_out = decoded(size_out[0]), decoded(size_out[1])
+    grad_n, grad_c, grad_p = _times(grad_strides[0], unit), _times(grad_strides[1], unit), decoded(grad_strides[2])
+    out_n, out_c, out_p = _times(out_strides[0], unit), _times(out_strides[1], unit), decoded(out_strides[2])
+    height, width, height_out = decoded(size[0]), decoded(size[1]) * unit, decoded(height_out)
     n = tl.program_id(2).to(tl.int64)
-    c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
+    c = tl.program_id(1).to(tl.int64) * BLOCK_C
     blocks = tl.cdiv(width, BLOCK_P)
     row = first_row + tl.program_id(0) // blocks
-    # As if neighbours were none: what is read is scattered, and a thread shall have the channels of one pixel.
-    column = tl.max_contiguous(tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)[None, :], [1, 1])
-    inside = (c < channels) & (column < width)
-    first_y = _first_reader(row, height, height_out, same_size, narrow)
-    first_x = _first_reader(column, width, width_out, same_size, narrow)
-    grad += n * grad_n + c * grad_c  # [BLOCK_C, 1]
+    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
+    inside = x < width
+    first = _first_reader(row, height, height_out, narrow)
+    grad += n * grad_n
     if weights is not None:
-        weights += (n * K + k) * height_out * width_out
-    total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
-    for down in range(0, readers_y):
-        y = first_y + down
-        reads_y, share_y = _share(row, y, height, height_out, same_size, arithmetic)
-        if reads_y:
-            of_row = (y - first_grad_row).to(tl.int64) * width_out
-            for right in range(0, readers_x):
-                x = first_x + right
-                reads_x, share = _share(column, x, width, width_out, same_size, arithmetic)  # [1, BLOCK_P]
-                share *= share_y
-                if weights is not None:
-                    weights_at = weights + (y.to(tl.int64) * width_out + x)
-                    share *= tl.load(weights_at, mask=reads_x & (column < width), other=0.0)
-                g = tl.load(grad + (of_row + x) * grad_p, mask=reads_x & inside, other=0.0)  # [BLOCK_C, BLOCK_P]
-                total += share * g.to(arithmetic)
-    out_at = out + n * out_n + c * out_c + (row.to(tl.int64) * width + column) * out_p
-    tl.store(out_at, total.to(out.dtype.element_ty), mask=inside)
+        weights += (n * K + k) * height_out * width
+    totals = ()
+    for _ in tl.static_range(BLOCK_C):
+        totals = totals + (tl.zeros([BLOCK_P], arithmetic),)
+    for down in range(0, readers):
+        y = first + down
+        reads, share = _share(row, y, height, height_out, arithmetic)
+        if reads:
+            of_row = (y - first_grad_row).to(tl.int64) * width
+            shares = tl.full([BLOCK_P], 1.0, arithmetic) * share
+            if weights is not None:
+                shares *= tl.load(weights + y.to(tl.int64) * width + x, mask=inside, other=0.0)
+            added = ()
+            for i in tl.static_range(BLOCK_C):
+                at = grad + tl.minimum(c + i, channels - 1) * grad_c + (of_row + x) * grad_p
+                g = tl.load(at, mask=inside, other=0.0)
+                added = added + (totals[i] + shares * g.to(arithmetic),)
+            totals = added
+    out += n * out_n + ((row - first_out_row).to(tl.int64) * width + x) * out_p
+    for i in tl.static_range(BLOCK_C):
+        inside = x < tl.where(c + i < channels, width, 0)
+        tl.store(out + (c + i) * out_c, totals[i].to(out.dtype.element_ty), mask=inside)
+
+
+# One program of the second makes BLOCK_C channels of BLOCK_P pixels of one source row of one image, from what the first
+# has left of them, (N, C, rows, `width_out`). These begin at `first_row`, those of `out` at 0; `size` is the source.
+@triton.jit(do_not_specialize=["readers", "rows", "first_row"])  # one for all scales
+def _gather_along_kernel(
+    sums, out,
+    out_strides, size, width_out, channels, readers, rows, first_row,
+    narrow: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    out_n, out_c, out_p = decoded(out_strides[0]), decoded(out_strides[1]), decoded(out_strides[2])
+    width, width_out = decoded(size[1]), decoded(width_out)
+    n = tl.program_id(2).to(tl.int64)
+    c = tl.program_id(1).to(tl.int64) * BLOCK_C
+    blocks = tl.cdiv(width, BLOCK_P)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    column = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    first = _first_reader(column, width, width_out, narrow)
+    first = tl.where(_share(column, first, width, width_out, arithmetic)[0], first, first + 1)
+    sums += (n * channels * rows + row) * width_out
+    of_channel = rows.to(tl.int64) * width_out
+    totals = ()
+    for _ in tl.static_range(BLOCK_C):
+        totals = totals + (tl.zeros([BLOCK_P], arithmetic),)
+    for right in range(0, readers):
+        x = first + right
+        reads, share = _share(column, x, width, width_out, arithmetic)  # none reads behind the last column
+        added = ()
+        for i in tl.static_range(BLOCK_C):
+            at = sums + tl.minimum(c + i, channels - 1) * of_channel + x.to(tl.int64)
+            added = added + (totals[i] + share * tl.load(at, mask=reads, other=0.0),)
+        totals = added
+    out += n * out_n + ((first_row + row) * width + column.to(tl.int64)) * out_p
+    for i in tl.static_range(BLOCK_C):
+        inside = column < tl.where(c + i < channels, width, 0)
+        tl.store(out + (c + i) * out_c, totals[i].to(out.dtype.element_ty), mask=inside)
 
 
 def gather(
@@ -154,21 +194,52 @@ def gather(
 
     That of the output is `grad`, from its row `first_grad_row` on, times `weights[:, k]`.
     """
-    batch, channels, out_height, width = out.shape
+    batch, channels, out_height, out_width = out.shape
+    width, arithmetic = grad.shape[3], arithmetic_of(grad)
     begin, end = rows or (0, out_height)
-    size, size_out = size_of(out), (height, grad.shape[3])
-    readers_y, readers_x = (1 if size == size_out else triton.cdiv(2 * o, i) + 2 for i, o in zip(size, size_out))
-    tile = _tiles.of_gather(channels, width, _tiles.channels_last(out), out.itemsize)
-    blocks = triton.cdiv(width, tile["BLOCK_P"])
+    sums, first_sum = out, 0  # where the first pass leaves all there is to do
+    if width != out_width:
+        dtype = torch.float64 if arithmetic == tl.float64 else torch.float32
+        sums, first_sum = grad.new_empty((batch, channels, end - begin, width), dtype=dtype), begin
+    strides, sums_strides = layout.strides(grad), layout.strides(sums)
+    unit = 1
+    if strides[2] == sums_strides[2] == 1 and not any(x % 4 for x in (*strides[:2], *sums_strides[:2], width)):
+        unit = 4  # pixels: 16 bytes of float32
+    tile = _tiles.of_gather_down(channels)
     launch(
-        _gather_kernel, ((end - begin) * blocks, triton.cdiv(channels, tile["BLOCK_C"]), batch),
-        grad, weights, out,
-        encoded(layout.strides(grad)), encoded(layout.strides(out)), encoded(size), encoded(size_out), channels,
-        k, readers_y, readers_x, begin, first_grad_row,
-        K=1 if weights is None else weights.shape[1], same_size=size == size_out,
-        narrow=2 * max(size) * max(size_out) < 2**31, **tile,
-        arithmetic=arithmetic_of(grad),
+        _gather_down_kernel,
+        ((end - begin) * triton.cdiv(width, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        grad, weights, sums,
+        _encoded_by(unit, strides), _encoded_by(unit, sums_strides), encoded((out_height, width // unit)),
+        *encoded((height,)), channels,
+        k, _readers(out_height, height), begin, first_grad_row, first_sum,
+        K=1 if weights is None else weights.shape[1], narrow=_narrow(out_height, height), unit=unit,
+        **tile, arithmetic=arithmetic,
     )  # fmt: skip
+    if sums is out:
+        return
+    tile = _tiles.of_gather_along(channels)
+    launch(
+        _gather_along_kernel,
+        ((end - begin) * triton.cdiv(out_width, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        sums, out,
+        encoded(layout.strides(out)), encoded(size_of(out)), *encoded((width,)), channels,
+        _readers(out_width, width) - 1, end - begin, begin,  # but the first, if it does not read
+        narrow=_narrow(out_width, width), **tile, arithmetic=arithmetic,
+    )  # fmt: skip
+
+
+def _encoded_by(unit: int, strides: tuple[int, int, int]) -> tuple[int, ...]:
+    return encoded((strides[0] // unit, strides[1] // unit, strides[2]))
+
+
+def _readers(size: int, size_out: int) -> int:
+    """Return how many output pixels from `_first_reader` on may read a source pixel, along one axis."""
+    return 2 if size == size_out else triton.cdiv(2 * size_out, size) + 2
+
+
+def _narrow(size: int, size_out: int) -> bool:
+    return 2 * size * size_out < 2**31
 
 
 def size_of(x: Tensor) -> tuple[int, int]:

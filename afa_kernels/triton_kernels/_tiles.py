@@ -93,12 +93,17 @@ def of_copy(channels: int) -> dict[str, int]:
     return {"BLOCK_C": block_c, "BLOCK_P": 2048 // block_c, "num_warps": 4}
 
 
-def of_gather(channels: int, width: int, channels_last: bool, itemsize: int) -> dict[str, int]:
-    """Return the tile of a gather: in NCHW a thread has up to eight channels of a pixel, which share its indices."""
-    if channels_last:
-        block_c = min(triton.next_power_of_2(channels), 64)
-        return {"BLOCK_C": block_c, "BLOCK_P": min(triton.next_power_of_2(width), 256 // block_c)}
-    return {"BLOCK_C": min(triton.next_power_of_2(channels), 8), "BLOCK_P": 32, "num_warps": 1}
+def of_gather_down(channels: int) -> dict[str, int]:
+    """Return the tile of a gather's first pass: a thread has four pixels of up to four channels, which share weights.
+
+    Four, for channels that are no power of two: of 19 a fifth block has the last three.
+    """
+    return {"BLOCK_C": min(triton.next_power_of_2(channels), 4), "BLOCK_P": 128, "num_warps": 1}
+
+
+def of_gather_along(channels: int) -> dict[str, int]:
+    """Return the tile of its second pass: a thread has up to eight channels of a pixel, which share its indices."""
+    return {"BLOCK_C": min(triton.next_power_of_2(channels), 8), "BLOCK_P": 64, "num_warps": 2}
 
 
 def of_pixels(itemsize: int) -> dict[str, int]:

@@ -89,17 +89,17 @@ def _features_backward(
 
 # One program handles some pixels of one image, over all channels: the sums over C are its own, and it writes its part
 # of the sums over P to its own rows of `channel_sums` (N, rows, K, C), which `_channel_kernel` adds up. It goes through
-# `steps` blocks of BLOCK_P pixels if a tile has all channels (`whole`), else through the channels of one block.
+# `steps` blocks of BLOCK_P pixels if a tile has all channels (`whole`), else through the channels of one block. Some of
+# these sums may be `wanted`, of them those over C for some `spatial` logits.
 @triton.jit(do_not_specialize=["rows", "steps"])
 def _backward_kernel(
     g, features, s, q, grad_features, ds, channel_sums,
     g_strides, strides, s_strides, q_strides, grad_strides, channels, pixels, rows, steps,
-    whole: tl.constexpr,
+    whole: tl.constexpr, wanted: tl.constexpr, spatial: tl.constexpr,
     K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1).to(tl.int64)
-    wanted: tl.constexpr = ds is not None or channel_sums is not None
     if whole:
         c = tl.arange(0, BLOCK_C).to(tl.int64)
         inside_c = c < channels
@@ -116,7 +116,7 @@ def _backward_kernel(
                 g, features, grad_features, g_strides, strides, grad_strides, n, c, p, a, b, inside,
                 wanted, K, arithmetic,
             )  # fmt: skip
-            if ds is not None:
+            if spatial:
                 sums = ()
                 for k in tl.static_range(K):
                     sums = sums + (tl.sum(b[k][:, None] * gx[k], axis=0),)
@@ -134,9 +134,11 @@ def _backward_kernel(
         p = row * BLOCK_P + tl.arange(0, BLOCK_P)
         inside_p = p < pixels
         a = _factor(s, s_strides, n, p, inside_p, K, arithmetic)
-        totals = ()  # over the channels, of g B_k F_k
+        # Over the channels, of g B_k F_k. The rows of a tile are added up behind the loop only: they lie in several
+        # warps, which would pass them through shared memory in every iteration.
+        totals = ()
         for _ in tl.static_range(K):
-            totals = totals + (tl.zeros([BLOCK_P], arithmetic),)
+            totals = totals + (tl.zeros([BLOCK_C, BLOCK_P], arithmetic),)
         for first in range(0, channels, BLOCK_C):
             c = first + tl.arange(0, BLOCK_C).to(tl.int64)
             inside_c = c < channels
@@ -146,17 +148,20 @@ def _backward_kernel(
                 g, features, grad_features, g_strides, strides, grad_strides, n, c, p, a, b, inside,
                 wanted, K, arithmetic,
             )  # fmt: skip
-            if ds is not None:
+            if spatial:
                 added = ()
                 for k in tl.static_range(K):
-                    added = added + (totals[k] + tl.sum(b[k][:, None] * gx[k], axis=0),)
+                    added = added + (totals[k] + b[k][:, None] * gx[k],)
                 totals = added
             if channel_sums is not None:
                 for k in tl.static_range(K):
                     at = channel_sums + ((n * rows + row) * K + k) * channels + c
                     tl.store(at, tl.sum(a[k][None, :] * gx[k], axis=1), mask=inside_c)
-        if ds is not None:
-            _write_gradients(s, s_strides, ds, n, pixels, p, totals, a, inside_p, K, arithmetic)
+        if spatial:
+            sums = ()
+            for k in tl.static_range(K):
+                sums = sums + (tl.sum(totals[k], axis=0),)
+            _write_gradients(s, s_strides, ds, n, pixels, p, sums, a, inside_p, K, arithmetic)
 
 
 @triton.jit
@@ -248,10 +253,11 @@ def backward(
     launch(
         _backward_kernel, (rows, batch),
         grad, tuple(features), tuple(spatial_logits), tuple(channel_logits),
-        dx, ds if any(needed[inputs : 2 * inputs]) else None, channel_sums,
+        dx, ds, channel_sums,
         layout.strides(grad), *strides,
         strides_of(dx), channels, pixels, rows, steps,
-        whole=whole, K=inputs, **tile, arithmetic=arithmetic_of(grad),
+        whole=whole, wanted=any(needed[inputs:]), spatial=any(needed[inputs : 2 * inputs]),
+        K=inputs, **tile, arithmetic=arithmetic_of(grad),
     )  # fmt: skip
     if channel_sums is not None:
         add = of_rows(channel_sums, inputs)

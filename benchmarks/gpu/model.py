@@ -101,8 +101,10 @@ def moved(launch: Launch) -> int:
     sizes = {name: v.numel() * v.itemsize for name, v in found.items() if isinstance(v, Tensor) and name not in skipped}
     if "first_row" not in found:
         return sum(sizes.values())
-    whole = ("grad", "grad_out") if found["first_row"] or launch.grid[0] < _all_rows(found) else tuple(sizes)
     share = launch.grid[0] / _all_rows(found)
+    whole = {"grad", "grad_out", "sums"} if found["first_row"] or share < 1 else set(sizes)
+    if "first_out_row" in found and found["out"].shape[2] != (found["size.0"] + 1) // 2:
+        whole.add("out")  # it has no rows but the band's
     return round(sum(size * (1 if name in whole else min(share, 1)) for name, size in sizes.items()))
 
 
@@ -111,7 +113,7 @@ def _all_rows(found: Mapping[str, Any]) -> int:
     gathers = "size.0" in found
     height, width = (found[f"{'size' if gathers else 'out_size'}.{i}"] for i in range(2))
     if gathers:  # passed `encoded`, as afa_kernels.triton_kernels._resize says
-        height, width = (height + 1) // 2, (width + 1) // 2
+        height, width = (height + 1) // 2, (width + 1) // 2 * found.get("unit", 1)
     return height * math.ceil(width / found["BLOCK_P"])
 
 

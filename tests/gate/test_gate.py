@@ -34,7 +34,7 @@ NARROW = {
     "channel_attention": "its output has one value a channel",
     **dict.fromkeys(
         (
-            "_gather_kernel",
+            "_gather_along_kernel",
             "_labels",
             "_cross_entropy",
             "scale_space_accumulate",
@@ -42,6 +42,7 @@ NARROW = {
         ),
         "neighbouring outputs read sources that are not neighbours, as in scale_space_render",
     ),
+    "_gather_down_kernel": "a thread takes four pixels of four channels, in float16 8 bytes of each",
     "_channel_kernel": "the output of the fusions' last sum has one value a channel",
     "global_avg_max_pool": "its outputs, and the gradients that reach it, have one value a channel",
 }

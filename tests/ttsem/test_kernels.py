@@ -10,7 +10,7 @@ from ttsem import sanitize
 import afa_kernels
 from afa_kernels import backends
 from afa_kernels.testing import Case, Dtypes, check
-from afa_kernels.triton_kernels import _launch, scale_space_cross_entropy
+from afa_kernels.triton_kernels import _cross_entropy, _launch, _resize, scale_space_cross_entropy
 
 VALUES_ONLY = (
     "saturated",
@@ -91,6 +91,54 @@ def test_labels_are_compared_in_64_bits(dtype: torch.dtype, label: int, ignored:
     else:
         rendered = afa_kernels.scale_space_render(predictions, logits)
         torch.testing.assert_close(losses, torch.nn.functional.cross_entropy(rendered, target.long(), reduction="none"))
+
+
+RESIZES = [
+    ((3, 5), (9, 17)),
+    ((3, 4), (12, 16)),
+    ((9, 13), (4, 5)),
+    ((7, 3), (5, 12)),
+    ((3, 5), (3, 12)),
+    ((3, 8), (11, 8)),
+    ((3, 8), (3, 8)),
+    ((1, 1), (3, 140)),
+]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("size, size_out", RESIZES, ids=str)
+@pytest.mark.usefixtures("poisoned", "checked")
+def test_the_gradient_of_a_resize(
+    size: tuple[int, int], size_out: tuple[int, int], format: torch.memory_format, weighted: bool
+) -> None:
+    """At once and in bands of rows, up and down and along one axis only; what one pixel has reaches what it reads."""
+    torch.manual_seed(0)
+    grad = torch.randn(2, 5, *size_out, dtype=torch.float64).contiguous(memory_format=format)
+    weights = torch.rand(2, 3, *size_out, dtype=torch.float64) + 0.5 if weighted else None
+    y, x = size_out[0] // 2, size_out[1] // 2
+    y, x = y - (size_out[0] == 2 * y + 1), x - (size_out[1] == 2 * x + 1)  # off the middle, whose share may be zero
+
+    def gathered(grad: torch.Tensor, band: int) -> torch.Tensor:
+        out = torch.empty(2, 5, *size, dtype=grad.dtype).contiguous(memory_format=format)
+        for (rows,), first, last in _cross_entropy.bands(size_out[0], [size[0]], band):
+            if rows[0] < rows[1]:
+                of_band = grad[:, :, first:last].contiguous(memory_format=format)
+                _resize.gather(of_band, weights, 1, out, size_out[0], rows, first)
+        return out
+
+    def expected(grad: torch.Tensor) -> torch.Tensor:
+        of_weights = 1.0 if weights is None else weights[:, 1:2]
+        maps = torch.zeros(2, 5, *size, dtype=grad.dtype, requires_grad=True)
+        resized = torch.nn.functional.interpolate(maps, size=size_out, mode="bilinear")
+        return torch.autograd.grad(resized, maps, grad * of_weights)[0]
+
+    one = torch.zeros_like(grad)
+    one[1, 3, y, x] = 1.0
+    for band in (size_out[0], 2):
+        torch.testing.assert_close(gathered(grad, band), expected(grad))
+        found = gathered(torch.where(one > 0, float("inf"), grad), band)
+        assert torch.equal(found.isinf(), expected(one) > 0) and not found.isnan().any()
 
 
 @pytest.mark.usefixtures("poisoned")
