@@ -8,7 +8,8 @@ A backend is a set of implementations of the same operations, of which it may la
     reference   plain PyTorch, for every device: the specification the others answer to
 
 The automatic choice is the first backend of `ORDER[device type]` that has the operation and can run here. An operation
-made of ATen's own kernels (`aten_kernels/`) runs on these on every device, whatever is asked for but the reference.
+made of ATen's own kernels (`aten_kernels/`) runs on these on every device, whatever is asked for but the reference;
+where Triton would be the choice, or is asked for and can run, its `parts` are Triton kernels.
 In an ONNX export the automatic choice is the reference, whose operators every runtime has.
 
 The first call on CPU tensors that lands on the reference without having asked for it warns, once a process, with the
@@ -30,6 +31,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -182,7 +184,7 @@ def _has(name: str, op: str) -> bool:
 @_constant_when_compiled
 @functools.cache
 def made_of_aten(op: str) -> bool:
-    """Whether `op` has no kernel of ours, but one made of ATen's own."""
+    """Whether `op` has no kernel of ours, but one made of ATen's own, of which Triton may have `parts`."""
     if importlib.util.find_spec(f"afa_kernels.aten_kernels.{op}") is None:
         return False
     return hasattr(importlib.import_module(f"afa_kernels.aten_kernels.{op}"), "forward")
@@ -193,6 +195,17 @@ def of_aten(function: str) -> Callable[..., Any]:
     """The function of `aten_kernels` of the name "module.name"."""
     module, name = function.split(".")
     return getattr(importlib.import_module(f"afa_kernels.aten_kernels.{module}"), name)
+
+
+def parts(op: str, device_type: str, backend: str | None) -> ModuleType | None:
+    """The Triton launchers of parts of `op`, which is made of ATen's kernels; None where they are ATen's too."""
+    return importlib.import_module(f"afa_kernels.triton_kernels.{op}") if on_triton(op, device_type, backend) else None
+
+
+def on_triton(op: str, device_type: str, backend: str | None) -> bool:
+    """Whether a call of `op` that asks for `backend`, or for none, launches Triton kernels."""
+    name = available(op, device_type)[0] if backend is None else backend
+    return name == "triton" and why_not(name, op, device_type) is None
 
 
 @functools.cache

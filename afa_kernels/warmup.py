@@ -89,7 +89,7 @@ def _prepare(op: Any, args: tuple[Any, ...]) -> int:
     stem = op._schema.name.removeprefix("afa::").removesuffix("_backward")
     given = dict(zip((argument.name for argument in op._schema.arguments), args))
     devices = {t.device.type for t in tree_leaves(args) if isinstance(t, Tensor)}
-    if not all((given.get("backend") or backends.automatic(stem, device)) == "triton" for device in devices):
+    if not all(backends.on_triton(stem, device, given.get("backend")) for device in devices):
         return 0
     from afa_kernels.triton_kernels._launch import Launch, hooked
 

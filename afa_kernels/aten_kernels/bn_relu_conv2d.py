@@ -1,4 +1,7 @@
-"""bn_relu_conv2d of PyTorch's convolution and batch norm (cuDNN, oneDNN); backward computes the input again."""
+"""bn_relu_conv2d of PyTorch's convolution (cuDNN, oneDNN), whose input backward computes again.
+
+The batch norm is PyTorch's too, or by `kernels`: the launchers of triton_kernels.bn_relu_conv2d.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +30,28 @@ def forward(
     eps: float,
     activation_slope: float,
     abs_weight: bool,
+    kernels: Any = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     arithmetic = dtypes.arithmetic(hidden)
-    gamma, beta = _affine(hidden, weight, bias, eps, abs_weight)
+    if hidden.numel() == 0:
+        kernels = None  # nothing is launched
+    of_batch = running_mean is None or running_var is None
     if running_mean is None or running_var is None:
-        # A running statistic that the batch replaces altogether is that of the batch.
-        mean, variance = (torch.zeros_like(beta) for _ in range(2))
-        count = hidden.shape[0] * hidden.shape[2] * hidden.shape[3]
-        y = _normalised(hidden, gamma, beta, mean, variance, eps, True)
-        variance *= (count - 1) / count if count else 0
+        make = torch.zeros if kernels is None else torch.empty
+        mean, variance = (make(hidden.shape[1], dtype=arithmetic, device=hidden.device) for _ in range(2))
     else:
         mean, variance = (t.to(arithmetic, copy=True) for t in (running_mean, running_var))
-        y = _normalised(hidden, gamma, beta, mean, variance, eps)
-    activated = _rectified(y, activation_slope).to(conv_weight.dtype)
-    return _convolution(activated, conv_weight, conv_bias, stride, padding, dilation, groups), mean, variance
+    norm, options = (hidden, weight, bias, mean, variance), (eps, activation_slope, abs_weight)
+    if kernels is None:
+        activated = _activated(*norm, *options, of_batch)
+    else:
+        if of_batch:
+            kernels.statistics(_map(hidden), mean, variance)
+        activated = _activated_by(kernels, *norm, *options, conv_weight.dtype)
+    out = aten.convolution(
+        activated.to(conv_weight.dtype), conv_weight, conv_bias, stride, padding, dilation, False, [0, 0], groups
+    )
+    return out, mean, variance
 
 
 def backward(
@@ -60,38 +71,89 @@ def backward(
     activation_slope: float,
     abs_weight: bool,
     needed: list[bool],
+    kernels: Any = None,
 ) -> list[Tensor]:
     if hidden.numel() == 0:
         inputs = hidden, weight, bias, conv_weight
         grads = [torch.zeros_like(t) for t, wanted in zip(inputs, needed) if wanted]
         return [*grads, conv_weight.new_zeros(conv_weight.shape[0])] if needed[-1] else grads
-    of_hidden, of_weight, of_bias, of_conv_weight, of_conv_bias = needed
-    of_norm = [of_hidden, of_weight, of_bias]
-    gamma, beta = _affine(hidden, weight, bias, eps, abs_weight)
-    activated = _rectified(_normalised(hidden, gamma, beta, mean, variance, eps), activation_slope)
+    of_norm, (of_conv_weight, of_conv_bias) = needed[:3], needed[3:]
+    norm, options = (hidden, weight, bias, mean, variance), (eps, activation_slope, abs_weight)
+    if kernels is None:
+        activated = _activated(*norm, *options)
+    else:
+        activated = _activated_by(kernels, *norm, *options, conv_weight.dtype)
     grad_activated, grad_conv_weight, grad_conv_bias = aten.convolution_backward(
         grad, activated.to(conv_weight.dtype), conv_weight, [conv_weight.shape[0]], stride, padding, dilation,
         False, [0, 0], groups, [any(of_norm), of_conv_weight, of_conv_bias],
     )  # fmt: skip
-    grad_hidden = grad_weight = grad_bias = None
-    if any(of_norm):
-        grad_activated = grad_activated.to(hidden.dtype)
-        if activation_slope:
-            grad_y = aten.leaky_relu_backward(grad_activated, activated, activation_slope, True)
-        else:
-            grad_y = aten.threshold_backward(grad_activated, activated, 0)
-        grad_hidden, grad_weight, grad_bias = aten.native_batch_norm_backward(
-            grad_y, _dense(hidden), gamma, mean, variance, mean, torch.rsqrt(variance + eps), batch_statistics, eps,
-            of_norm,
-        )  # fmt: skip
-        if abs_weight and of_weight:
-            grad_weight = grad_weight * weight.sign()
-    if grad_hidden is not None:
-        grad_hidden = grad_hidden.contiguous(memory_format=layout.memory_format(hidden))
-    found = grad_hidden, grad_weight, grad_bias, grad_conv_weight, grad_conv_bias
-    parameters = None, weight, bias, conv_weight, None
-    wanted = ((g, x) for g, x, asked in zip(found, parameters, needed) if asked)
-    return [g if x is None else layout.as_gradient(g, x) for g, x in wanted]
+    grads = []
+    if any(of_norm) and kernels is None:
+        grads = _norm_backward(grad_activated, activated, *norm, batch_statistics, *options, of_norm)
+    elif any(of_norm):
+        grads = _norm_backward_by(kernels, grad_activated, *norm, batch_statistics, *options, of_norm)
+    if of_conv_weight:
+        grads.append(layout.as_gradient(grad_conv_weight, conv_weight))
+    if of_conv_bias:
+        grads.append(grad_conv_bias)
+    return grads
+
+
+def _activated(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    activation_slope: float,
+    abs_weight: bool,
+    of_batch: bool = False,
+) -> Tensor:
+    """By `mean` and `variance`; or by the statistics `of_batch`, which these become."""
+    dense = _dense(hidden)
+    if hidden.numel() == 0:  # which ATen's kernel for CUDA refuses
+        return torch.empty_like(dense)
+    gamma, beta = _affine(hidden, weight, bias, eps, abs_weight)
+    # A running statistic that the batch replaces altogether is that of the batch.
+    y = aten.native_batch_norm(dense, gamma, beta, mean, variance, of_batch, float(of_batch), eps)[0]
+    if of_batch:
+        count = hidden.shape[0] * hidden.shape[2] * hidden.shape[3]
+        variance *= (count - 1) / count
+    return aten.leaky_relu_(y, activation_slope) if activation_slope else aten.relu_(y)
+
+
+def _norm_backward(
+    grad_activated: Tensor,
+    activated: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    batch_statistics: bool,
+    eps: float,
+    activation_slope: float,
+    abs_weight: bool,
+    needed: list[bool],
+) -> list[Tensor]:
+    """The gradients that are needed of hidden, weight and bias."""
+    grad_activated = grad_activated.to(hidden.dtype)
+    if activation_slope:
+        grad_y = aten.leaky_relu_backward(grad_activated, activated, activation_slope, True)
+    else:
+        grad_y = aten.threshold_backward(grad_activated, activated, 0)
+    gamma, _ = _affine(hidden, weight, bias, eps, abs_weight)
+    grad_hidden, grad_weight, grad_bias = aten.native_batch_norm_backward(
+        grad_y, _dense(hidden), gamma, mean, variance, mean, torch.rsqrt(variance + eps), batch_statistics, eps, needed
+    )
+    of_hidden, of_weight, of_bias = needed
+    grads = [_dense(grad_hidden, hidden)] if of_hidden else []
+    if of_weight:
+        grads.append(layout.as_gradient(grad_weight * weight.sign() if abs_weight else grad_weight, weight))
+    if of_bias:
+        grads.append(layout.as_gradient(grad_bias, bias))
+    return grads
 
 
 def _affine(hidden: Tensor, weight: Tensor, bias: Tensor, eps: float, abs_weight: bool) -> tuple[Tensor, Tensor]:
@@ -100,32 +162,56 @@ def _affine(hidden: Tensor, weight: Tensor, bias: Tensor, eps: float, abs_weight
     return gamma.abs() + eps if abs_weight else gamma, beta
 
 
-def _normalised(
-    hidden: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, eps: float, of_batch: bool = False
+def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """`x` in its memory format, so that what is computed of it has the same; or in that of another."""
+    return x.contiguous(memory_format=layout.memory_format(x if like is None else like))
+
+
+def _activated_by(
+    kernels: Any,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    activation_slope: float,
+    abs_weight: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """By `mean` and `variance`; or by the statistics `of_batch`, which these become."""
-    dense = _dense(hidden)
-    if hidden.numel() == 0:  # which ATen's kernel for CUDA refuses
-        return torch.empty_like(dense)
-    return aten.native_batch_norm(dense, gamma, beta, mean, variance, of_batch, float(of_batch), eps)[0]
+    activated = layout.empty(hidden.shape, hidden, dtype)
+    rows = _rows(hidden, weight, bias, mean, variance)
+    kernels.activate(_map(hidden), *rows, eps, activation_slope, abs_weight, activated)
+    return activated
 
 
-def _rectified(y: Tensor, activation_slope: float) -> Tensor:
-    return aten.leaky_relu_(y, activation_slope) if activation_slope else aten.relu_(y)
+def _norm_backward_by(
+    kernels: Any,
+    grad_activated: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    batch_statistics: bool,
+    eps: float,
+    activation_slope: float,
+    abs_weight: bool,
+    needed: list[bool],
+) -> list[Tensor]:
+    of_hidden, *of_parameters = needed
+    grads = [layout.empty(hidden.shape, hidden)] if of_hidden else []
+    grads += [layout.empty_parameter(x) for x, wanted in zip((weight, bias), of_parameters) if wanted]
+    maps = layout.as_map(grad_activated, layout.memory_format(hidden)), _map(hidden)
+    rows = _rows(hidden, weight, bias, mean, variance)
+    kernels.differentiate(*maps, *rows, batch_statistics, eps, activation_slope, abs_weight, needed, grads)
+    return grads
 
 
-def _convolution(
-    activated: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    return aten.convolution(activated, conv_weight, conv_bias, stride, padding, dilation, False, [0, 0], groups)
+def _map(x: Tensor) -> Tensor:
+    return layout.as_map(x, layout.memory_format(x))
 
 
-def _dense(hidden: Tensor) -> Tensor:
-    """`hidden` in its memory format, so that what is computed of it has the same."""
-    return hidden.contiguous(memory_format=layout.memory_format(hidden))
+def _rows(hidden: Tensor, *parameters: Tensor) -> list[Tensor]:
+    """The parameters in the type of the arithmetic, their values side by side."""
+    return [x.to(dtypes.arithmetic(hidden)).contiguous() for x in parameters]

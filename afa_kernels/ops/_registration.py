@@ -55,7 +55,7 @@ def define(
     """
     arguments, returns = _arguments(schema), schema.rsplit("->", 1)[1]
     name, given = schema.split("(")[0], len(arguments)
-    first = next(i for i, a in enumerate(arguments) if a.startswith("Tensor") and "?" not in a)
+    first = _first_tensor(arguments)
     stem = name if name.endswith("_backward") else f"{name}_forward"
     several = "," in returns  # outputs of a list are launched as a list
 
@@ -88,24 +88,41 @@ def define(
 
 
 def define_by_aten(
-    schema: str, allocate: Callable[..., Any], function: str, functional: Callable[..., Any] | None = None
+    schema: str,
+    allocate: Callable[..., Any],
+    function: str,
+    functional: Callable[..., Any] | None = None,
+    parts: str | None = None,
 ) -> Op:
     """Define the op of `schema`, which a `function` of `aten_kernels`, "module.name", computes, outputs and all.
 
-    Where that writes into what it has made, `functional` computes the same for programs, which may not.
+    Where that writes into what it has made, `functional` computes the same for programs, which may not. A `function`
+    that leaves `parts` to the Triton launchers of the operation of that name takes these after the arguments of
+    `schema`: where the call does not run on Triton, and in programs, it takes none.
     """
-    given = len(_arguments(schema))
+    arguments = _arguments(schema)
+    given, first = len(arguments), _first_tensor(arguments)
+
+    def in_programs(*args: Any) -> Any:
+        return (functional or backends.of_aten(function))(*args[:given])
 
     def kernel(*args: Any) -> Any:
-        return backends.of_aten(function)(*args[:given])
+        if parts is None:
+            return backends.of_aten(function)(*args[:given])
+        backend = args[given] if len(args) > given else None
+        return backends.of_aten(function)(*args[:given], backends.parts(parts, args[first].device.type, backend))
 
     op = _defined(schema, kernel, lambda *args: allocate(*args[:given]))
-    decompositions[op] = kernel if functional is None else lambda *args: functional(*args[:given])
+    decompositions[op] = in_programs
     return op
 
 
 def _arguments(schema: str) -> list[str]:
     return schema[schema.index("(") + 1 : schema.rindex(") ->")].split(", ")
+
+
+def _first_tensor(arguments: Sequence[str]) -> int:
+    return next(i for i, a in enumerate(arguments) if a.startswith("Tensor") and "?" not in a)
 
 
 def _flat(args: Sequence[Any]) -> list[Any]:

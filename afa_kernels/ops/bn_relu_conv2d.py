@@ -39,8 +39,9 @@ def bn_relu_conv2d(
 
         out = conv2d(y if y > 0 else activation_slope * y, conv_weight, conv_bias, stride, padding, dilation, groups)
 
-    The convolution, forward and backward, is PyTorch's (cuDNN, oneDNN), and so is the batch norm. Its input is
-    computed a second time in backward: one map the size of `hidden` less is kept, for one read and one write of it.
+    The convolution, forward and backward, is PyTorch's (cuDNN, oneDNN), and so is the batch norm where the backend is
+    not triton. Its input is computed a second time in backward: one map the size of `hidden` less is kept, for one read
+    and one write of it.
 
     Args:
         hidden: (N, C, H, W), the output of a convolution.
@@ -173,12 +174,14 @@ _op = registration.define_by_aten(
     _allocate,
     "bn_relu_conv2d.forward",
     reference.bn_relu_conv2d,
+    parts="bn_relu_conv2d",
 )
 _backward_op = registration.define_by_aten(
     "bn_relu_conv2d_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor conv_weight, "
     f"Tensor mean, Tensor variance, bool batch_statistics, {_OPTIONS}, bool[] needed) -> Tensor[] grads",
     _allocate_backward,
     "bn_relu_conv2d.backward",
+    parts="bn_relu_conv2d",
 )
 registration.differentiate(
     _op,

@@ -71,11 +71,11 @@ GPUS = (
 SECOND_STAGE = (
     "_channel_kernel",
     "global_avg_max_pool._combine_kernel",
-    "bn_relu_project._merge_kernel",
-    "bn_relu_project._parameters_kernel",
+    "_statistics._merge_kernel",
+    "_parameters_kernel",
 )
 # Tensors of which a kernel reads one pixel of each channel.
-ONE_PIXEL = {"bn_relu_project._merge_kernel": ("hidden",), "bn_relu_project._statistics_kernel": ("origin_image",)}
+ONE_PIXEL = {"_statistics._merge_kernel": ("hidden",), "_statistics._statistics_kernel": ("origin_image",)}
 
 
 def values(launch: Launch) -> dict[str, Any]:

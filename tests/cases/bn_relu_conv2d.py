@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from afa_kernels.testing import Case, Dtypes, Shape
-from cases._values import FLOAT32, HALVES, NON_FINITE
+from cases._values import FLOAT32, HALVES, LARGE, MANY_MAPS, NAN, NON_FINITE, ODD
 
 
 def call(
@@ -79,7 +79,22 @@ CASES: tuple[Case, ...] = (
     ),
     call("one image expanded over the batch", layout="expanded", padding=1),
     call("NaN and infinity", running=True, padding=1, planted={0: NON_FINITE}),
+    call("NaN in training", padding=1, planted={0: NAN}),
+    call("NaN and infinity, leaky", layout="channels_last", running=True, slope=0.01, planted={0: NON_FINITE}),
+    call("prime sizes, several blocks along every axis", ODD, 2, padding=1),
+    call("prime sizes in channels_last, running statistics", ODD, 2, layout="channels_last", running=True, slope=0.01),
+    call("many pixel blocks in channels_last, summed in several steps", (1, 2, 67, 71), 2, layout="channels_last"),
+    call("many channels in channels_last", (1, 131, 3, 5), 1, (1, 1), "channels_last"),
     call("zero and negative weights", abs_weight=True, planted={1: (0.0, -1.0, 1.0, -0.5)}),
 )
 
-LARGE_CASES: tuple[Case, ...] = ()  # its kernels are ATen's: there is no launch to compile
+# Sizes of real networks. The convolution is ATen's: the least that there is.
+LARGE_CASES: tuple[Case, ...] = (
+    *(
+        call(f"{name}, {layout}", shape, 1, (1, 1), layout, dtypes=ALL, thorough=name == "sizes divide by 16")
+        for name, shape in LARGE
+        for layout in ("contiguous", "channels_last")
+    ),
+)
+
+MANY_IMAGES = call("many images", MANY_MAPS, 1, (1, 1))

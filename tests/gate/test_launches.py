@@ -25,6 +25,7 @@ import triton
 from cases import CASES, LARGE_CASES
 from cases._values import MANY
 from support.parts import FIRST
+from support.session import on_triton
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
@@ -46,8 +47,8 @@ FLOAT32_ONLY = [case for case in CASES if case.layouts in (("contiguous",), ("ch
 SECOND_STAGE = (
     "_channel_kernel",
     "global_avg_max_pool._combine_kernel",
-    "bn_relu_project._merge_kernel",
-    "bn_relu_project._parameters_kernel",
+    "_statistics._merge_kernel",
+    "_parameters_kernel",
     "channel_attention._forward_kernel",
 )
 SMALL_MAP = 2**16  # elements, in tiles: maps of one channel at the attention's resolution
@@ -56,7 +57,7 @@ SMALL_MAP = 2**16  # elements, in tiles: maps of one channel at the attention's 
 @pytest.mark.parametrize("case", [case for case in FIRST if differentiable(case.op)], ids=str)
 def test_the_front_end_takes_every_gradient_alone(case: Case) -> None:
     """And all others without it: what nobody asked for is None in a kernel, which Triton 3.6 takes not everywhere."""
-    if backends.made_of_aten(case.op):
+    if not on_triton(case.op):
         pytest.skip("it has no launch")
     count = len(tensors(case.unfilled(torch.float32)))
     alone = [[i == j for i in range(count)] for j in range(count)]
@@ -91,7 +92,7 @@ def test_grids_and_tiles(case: Case) -> None:
             assert 0 < made.grid[0] < 2**31
 
 
-MANY_IMAGES = tuple(cases.of(op, "MANY_IMAGES") for op in operations() if not backends.made_of_aten(op))
+MANY_IMAGES = tuple(cases.of(op, "MANY_IMAGES") for op in operations() if on_triton(op))
 
 
 @pytest.mark.parametrize("case", MANY_IMAGES, ids=str)
@@ -392,7 +393,7 @@ def test_warmup_compiles_what_a_model_needs(compilations: list[tuple[str, bool]]
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-WARMED_UP = ("attentive_fusion", "progressive_fusion", "global_avg_max_pool")
+WARMED_UP = ("attentive_fusion", "bn_relu_conv2d", "progressive_fusion", "global_avg_max_pool")
 
 
 @pytest.mark.parametrize("case", {c.op: c for c in LARGE_CASES if c.op in WARMED_UP}.values(), ids=str)

@@ -15,8 +15,8 @@ import torch
 from cases import CASES
 from torch.nn.functional import pad
 
-from afa_kernels import backends
 from afa_kernels.testing import Case, differentiable, operation, tensors
+from support.session import on_triton
 
 CONSTANT = {
     "resized_labels": "what it gives is constant, as it says",
@@ -50,7 +50,7 @@ def over(
 ) -> Callable[..., Any]:
     """Parametrise a test of the battery by the cases it applies to; tuples go to several `names`.
 
-    Triton's interpreter gets the first case of each operation, or all; no operation made of ATen's kernels.
+    Triton's interpreter gets the first case of each operation, or all.
     """
 
     def decorate(test: Any) -> Any:
@@ -59,7 +59,7 @@ def over(
             case = values[0] if isinstance(values, tuple) else values
             if case.op in NOT_FOR.get(test.__name__, ()) or (gradient and not differentiable(case.op)):
                 continue
-            skipped = backends.made_of_aten(case.op) or not (all_interpreted or case in FIRST)
+            skipped = not (on_triton(case.op) and (all_interpreted or case in FIRST))
             given = values if isinstance(values, tuple) else (values,)
             chosen.append(pytest.param(*given, marks=once if skipped else ()))
         return pytest.mark.parametrize(names, chosen, ids=name)(test)

@@ -31,6 +31,11 @@ def runnable(name: str) -> str:
     return name
 
 
+def on_triton(op: str) -> bool:
+    """Whether Triton has kernels of `op`: all of it, or parts of what is made of ATen's kernels."""
+    return importlib.util.find_spec(f"afa_kernels.triton_kernels.{op}") is not None
+
+
 def has_kernel(backend: str, op: str) -> bool:
     """Whether the backend has a launcher for `op`, such as "attentive_fusion_forward"."""
     if backend in ("cpu", "cuda"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import CASES
+from support.session import on_triton
 from ttsem import sanitize
 
 import afa_kernels
-from afa_kernels import backends
 from afa_kernels.testing import Case, Dtypes, check
 from afa_kernels.triton_kernels import _cross_entropy, _launch, _resize, scale_space_cross_entropy
 
@@ -19,7 +19,7 @@ VALUES_ONLY = (
     "sixteen scales by",
     "sixteen inputs",
 )  # corners that move no address: left to the interpreter
-KERNELS = [case for case in CASES if not backends.made_of_aten(case.op)]
+KERNELS = [case for case in CASES if on_triton(case.op)]
 CHOSEN = [
     (case, dtypes)
     for case in KERNELS
