@@ -21,7 +21,7 @@ def warmup(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> in
     number out of a tensor, it gets the number if the tensor has no dimensions, else 1 or False. Call it for every
     combination of shapes (sizes that 16 divides and others), element types and memory formats that will come.
 
-    PyTorch's own kernels, of a convolution or `bn_relu_conv2d`, are not prepared: the libraries they call set
+    PyTorch's own kernels, of a convolution, that of `bn_relu_conv2d` too, are not prepared: the libraries they call set
     themselves up in their first call, which must not be inside a CUDA graph. Before one is captured, run `function` and
     its backward pass a few times on a side stream, as PyTorch asks for.
 

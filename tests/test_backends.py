@@ -280,6 +280,22 @@ def test_an_operation_of_aten_runs_on_its_kernels_everywhere() -> None:
         assert backends.choose("bn_relu_conv2d", "cpu") == "reference"
 
 
+def test_parts_of_an_operation_of_aten_are_triton_kernels_where_triton_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_triton(device_type: str) -> list[bool]:
+        return [backends.on_triton("bn_relu_conv2d", device_type, name) for name in (None, "triton", "cuda", "cpu")]
+
+    monkeypatch.setattr(
+        backends, "_missing_for_triton", lambda device_type: None if device_type == "cuda" else "no GPU"
+    )
+    assert by_triton("cuda") == [True, True, False, False]
+    assert by_triton("cpu") == [False] * 4
+    monkeypatch.setattr(backends, "_missing_for_triton", lambda device_type: None)  # as in the interpreter
+    assert by_triton("cpu") == [False, True, False, False]
+    monkeypatch.setattr(backends, "_missing_for_triton", lambda device_type: "triton is not installed")
+    assert by_triton("cuda") == by_triton("cpu") == [False] * 4
+    assert backends.parts("bn_relu_conv2d", "cpu", None) is None
+
+
 @pytest.mark.parametrize("inside", ["reference", "triton"])
 def test_backward_runs_on_the_backend_of_its_forward(inside: str, kernel: str) -> None:
     shallow = FUSION[0].clone().requires_grad_()

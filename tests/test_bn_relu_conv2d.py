@@ -1,4 +1,4 @@
-"""bn_relu_conv2d: against F.batch_norm, F.relu and F.conv2d, whose kernels it uses, and what it keeps for backward."""
+"""bn_relu_conv2d: against F.batch_norm, F.relu and F.conv2d, whose kernels it may use, and what it keeps."""
 
 from __future__ import annotations
 

@@ -51,5 +51,5 @@ def gpu(quick: bool) -> list[Case]:
 
 
 TRAFFIC = (call(SMALL, "contiguous", "training, NCHW"),)
-# Of the traffic: PyTorch's kernels. The normalised map is written, read, written rectified, and read again.
+# Of the traffic: PyTorch's kernels, on the CPU. The normalised map is written, read, written rectified, and read again.
 MOST = {"forward": 1.88, "backward": 2.46}

@@ -53,7 +53,10 @@ SPILLS = {
     ("sixteen inputs", "float32", "_backward_kernel"): (16, "all 255 registers are taken"),
     ("sixteen inputs", "bfloat16", "_backward_kernel"): (8, "all 255 registers are taken"),
     ("sixteen inputs", "float16", "_backward_kernel"): (8, "all 255 registers are taken"),
-    ("bn_relu_project: odd sizes", "float64", "_statistics_kernel"): (8, "ptxas takes 48 registers on sm_80"),
+    ("bn_relu_", "odd sizes", "float64", "_statistics_kernel"): (8, "ptxas takes 48 registers on sm_80"),
+    ("bn_relu_conv2d: sizes divide by 16", "float64", "_sums_kernel"): (8, "ptxas takes 64 registers on sm_80"),
+    ("bn_relu_conv2d: sizes divide by 16", "float64", "_gradient_kernel"): (8, "ptxas takes 48 registers on sm_120"),
+    ("bn_relu_conv2d: odd sizes", "float16", "_sums_kernel"): (16, "all 255 registers are taken on sm_120"),
     ("scale_space_render: sixteen scales", "float64", "_forward_kernel"): (248, "the indices of 16 scales stay"),
     **dict.fromkeys(
         [
