@@ -56,7 +56,8 @@ SPILLS = {
     ("bn_relu_", "odd sizes", "float64", "_statistics_kernel"): (8, "ptxas takes 48 registers on sm_80"),
     ("bn_relu_conv2d: sizes divide by 16", "float64", "_sums_kernel"): (8, "ptxas takes 64 registers on sm_80"),
     ("bn_relu_conv2d: sizes divide by 16", "float64", "_gradient_kernel"): (8, "ptxas takes 48 registers on sm_120"),
-    ("bn_relu_conv2d: odd sizes", "float16", "_sums_kernel"): (16, "all 255 registers are taken on sm_120"),
+    ("bn_relu_conv2d: odd sizes", "float16", "_sums_kernel"): (56, "all 255 registers are taken on sm_100 and 120"),
+    ("bn_relu_conv2d: odd sizes", "float16", "_gradient_kernel"): (32, "ptxas takes 80 registers on sm_100"),
     ("scale_space_render: sixteen scales", "float64", "_forward_kernel"): (248, "the indices of 16 scales stay"),
     **dict.fromkeys(
         [
