@@ -9,7 +9,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch
-from afa_kernels.triton_kernels._rearrange import in_rows
+from afa_kernels.triton_kernels._rearrange import copy, in_rows, rows_for
 from afa_kernels.triton_kernels._resize import sample, size_of, strides_and_size
 
 
@@ -55,16 +55,16 @@ def _forward_kernel(
 def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool) -> None:
     batch, channels, height, width = rendered.shape
     (prediction,) = in_rows([prediction])
-    tile = (
-        _tiles.of_copy(channels)
-        if _tiles.channels_last(rendered)
-        else _tiles.of_row(max(channels, 1), width, 1, rendered.itemsize)
-    )
+    rows = rows_for(rendered)
+    if not first:
+        copy(rendered, rows)
+    tile = _tiles.of_row(max(channels, 1), width, 1, rendered.itemsize)
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
-        None if first else rendered, None if first else transmittance, prediction, weight, rendered, transmittance,
+        None if first else rows, None if first else transmittance, prediction, weight, rows, transmittance,
         *strides_and_size(prediction), *strides_and_size(weight),
-        layout.strides(rendered), size_of(rendered), channels,
-        same_size=size_of(prediction) == size_of(rendered), weight_same_size=size_of(weight) == size_of(rendered),
-        **tile, arithmetic=arithmetic_of(rendered),
+        layout.strides(rows), size_of(rows), channels,
+        same_size=size_of(prediction) == size_of(rows), weight_same_size=size_of(weight) == size_of(rows),
+        **tile, arithmetic=arithmetic_of(rows),
     )  # fmt: skip
+    copy(rows, rendered)

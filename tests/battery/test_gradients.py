@@ -11,7 +11,7 @@ from support.recorder import Recorder, backward_stems, stems
 from torch import Tensor
 
 from afa_kernels import backends
-from afa_kernels.testing import LAYOUTS, Case, cotangents, doubled, gradients, listed, tensors, with_tensors
+from afa_kernels.testing import DEVICE, LAYOUTS, Case, cotangents, doubled, gradients, listed, tensors, with_tensors
 
 pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.device]
 
@@ -27,7 +27,10 @@ def test_gradcheck(case: Case, backend: str) -> None:
 
 @over(FIRST, gradient=True)
 def test_partial_requires_grad(case: Case, kernel: str) -> None:
-    """A gradient nobody asked for is not computed; the others do not change by a bit."""
+    """A gradient nobody asked for is not computed; the others do not change by a bit, but on a GPU by a rounding.
+
+    There a kernel that leaves something out is compiled anew, and which products are fused into sums is the compiler's.
+    """
     arguments = case.inputs(torch.float32)
     every = gradients(lambda a: case.outputs(a, kernel), arguments)
     alone = [[i == j for i in range(len(every))] for j in range(len(every))]
@@ -36,7 +39,8 @@ def test_partial_requires_grad(case: Case, kernel: str) -> None:
             grads = gradients(lambda a: case.outputs(a, kernel), arguments, wanted=wanted)
         asked = [e for e, w in zip(every, wanted, strict=True) if w]
         for grad, expected in zip(grads, asked, strict=True):
-            if backends.made_of_aten(case.op):  # whose convolutions choose by what is asked for
+            # The convolutions of ATen choose by what is asked for.
+            if backends.made_of_aten(case.op) or DEVICE != "cpu":
                 torch.testing.assert_close(grad, expected)
             else:
                 assert torch.equal(grad, expected)
