@@ -21,7 +21,9 @@ from afa_kernels.triton_kernels._rearrange import copy, in_rows, rows_for
 from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_and_size, strides_of
 from afa_kernels.triton_kernels._softmax import add_exp
 
-BAND_BYTES = 2**24  # of the gradient of a band: it stays in the second-level cache of a large GPU
+# Of the gradient of a band. With a quarter, which stays in the second-level cache, ten bands of an image of 1024 x 2048
+# pixels took 0.63 ms of an H200's time, and 5.4 ms of the CPU's to be launched.
+BAND_BYTES = 2**26
 
 
 @triton.jit
