@@ -61,6 +61,6 @@ TRAFFIC = (
         {"scales": (0.5, 1.0), "size": (16, 64)},
     ),
 )
-# Of the traffic: backward writes the weights at output resolution, reads the gradient once a scale, and writes and reads
-# what its rows are summed up to.
+# Of the traffic: backward writes the weights at output resolution, reads the gradient once a scale, and writes and
+# reads what its rows are summed up to.
 MOST = {"forward": 1.06, "backward": 2.11}

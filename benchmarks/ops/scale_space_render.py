@@ -47,6 +47,6 @@ def gpu(quick: bool) -> list[Case]:
 
 
 TRAFFIC = (small_pyramid(OP),)
-# Of the traffic: backward writes the weights at output resolution, reads the gradient once a scale, and writes and reads
-# what its rows are summed up to.
+# Of the traffic: backward writes the weights at output resolution, reads the gradient once a scale, and writes and
+# reads what its rows are summed up to.
 MOST = {"forward": 1.06, "backward": 2.28}
