@@ -35,7 +35,7 @@ demo-train: $(VENV)/installed
 test: test-cpu test-triton test-cuda test-cubin
 
 test-cpu: $(VENV)/installed
-	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests
+	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests -n auto --maxprocesses 8
 
 # Every recorded network, in float64 and float32; make test has the small ones.
 test-networks: $(VENV)/installed
