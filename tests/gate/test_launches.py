@@ -52,6 +52,7 @@ SECOND_STAGE = (
     "channel_attention._forward_kernel",
 )
 SMALL_MAP = 2**16  # elements, in tiles: maps of one channel at the attention's resolution
+SMALL_COPY = 2**18  # of predictions, which take a GPU a few microseconds
 
 
 @pytest.mark.parametrize("case", [case for case in FIRST if differentiable(case.op)], ids=str)
@@ -75,7 +76,8 @@ def test_large_maps_fill_the_gpu(case: Case) -> None:
         tile = math.prod(size for name, size in made.keywords.items() if name.startswith("BLOCK"))
         grids.append(programs)
         if not offline.title(made).endswith(SECOND_STAGE):
-            assert programs >= MULTIPROCESSORS or programs * tile <= SMALL_MAP, (offline.title(made), made.grid)
+            small = SMALL_COPY if offline.title(made) == "_rearrange._copy_kernel" else SMALL_MAP
+            assert programs >= MULTIPROCESSORS or programs * tile <= small, (offline.title(made), made.grid)
     assert max(grids) >= MULTIPROCESSORS
 
 
