@@ -204,8 +204,15 @@ def parts(op: str, device_type: str, backend: str | None) -> ModuleType | None:
 
 def on_triton(op: str, device_type: str, backend: str | None) -> bool:
     """Whether a call of `op` that asks for `backend`, or for none, launches Triton kernels."""
-    name = available(op, device_type)[0] if backend is None else backend
-    return name == "triton" and why_not(name, op, device_type) is None
+    if backend is None:
+        return _first(op, device_type) == "triton"
+    return backend == "triton" and why_not(backend, op, device_type) is None
+
+
+@functools.cache
+def _first(op: str, device_type: str) -> str:
+    """The backend that would be chosen if `op` were not made of ATen's kernels."""
+    return available(op, device_type)[0]
 
 
 @functools.cache

@@ -282,6 +282,7 @@ def test_an_operation_of_aten_runs_on_its_kernels_everywhere() -> None:
 
 def test_parts_of_an_operation_of_aten_are_triton_kernels_where_triton_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def by_triton(device_type: str) -> list[bool]:
+        backends._first.cache_clear()
         return [backends.on_triton("bn_relu_conv2d", device_type, name) for name in (None, "triton", "cuda", "cpu")]
 
     monkeypatch.setattr(
@@ -294,6 +295,7 @@ def test_parts_of_an_operation_of_aten_are_triton_kernels_where_triton_runs(monk
     monkeypatch.setattr(backends, "_missing_for_triton", lambda device_type: "triton is not installed")
     assert by_triton("cuda") == by_triton("cpu") == [False] * 4
     assert backends.parts("bn_relu_conv2d", "cpu", None) is None
+    backends._first.cache_clear()
 
 
 @pytest.mark.parametrize("inside", ["reference", "triton"])

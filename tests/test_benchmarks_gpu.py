@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from benchmarks import report
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import calls, fresh, kernels
-from benchmarks.gpu.session import Session, SkippedError
+from benchmarks.gpu.session import Session, SkippedError, in_processes
 from benchmarks.gpu.timing import Timer
 
 pytestmark = pytest.mark.once
@@ -142,6 +143,14 @@ def test_what_fails_hides_nothing(tmp_path: Path) -> None:
     session.go({"first": fail, "second": skip, "third": lambda: "well"})
     assert [line["outcome"] for line in lines(path)] == ["failed", "skipped", "passed"]
     assert session.bad == 1
+
+
+def test_what_processes_do_in_time_counts() -> None:
+    """And what fails in one hides nothing of the others."""
+    assert in_processes(abs, [1, -2, "no number", -4], 120.0) == 7  # type: ignore[list-item]
+    start = time.time()
+    assert in_processes(time.sleep, [600.0], 1.0) == 0  # type: ignore[arg-type]
+    assert time.time() - start < 300
 
 
 def test_budget(tmp_path: Path) -> None:

@@ -238,3 +238,14 @@ def test_batch_norm_gets_no_empty_map(training: bool, monkeypatch: pytest.Monkey
     assert out.shape == (0, 4, 5, 7) and not mean.any() and bool((var == 1).all())
     for grad in torch.autograd.grad(out, (hidden, weight, bias, conv_weight), torch.ones_like(out)):
         assert not grad.any()
+
+
+def test_what_the_convolution_rounds_to_zero_has_its_gradient(kernel: str) -> None:
+    """The ReLU is open where y > 0, in the type of the arithmetic and not in the convolution's."""
+    hidden = torch.zeros(1, 2, 3, 3, requires_grad=True)
+    norm = torch.ones(2), torch.full((2,), 1e-9), torch.zeros(2), torch.ones(2)
+    with afa_kernels.use_backend(kernel), torch.autocast("cpu", torch.float16):
+        out = afa_kernels.bn_relu_conv2d(hidden, *norm, torch.ones(1, 2, 1, 1), False)
+    assert out.dtype == torch.float16 and not out.any()
+    (grad,) = torch.autograd.grad(out, hidden, torch.ones_like(out))
+    torch.testing.assert_close(grad, torch.ones_like(grad))

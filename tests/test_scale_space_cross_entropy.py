@@ -100,13 +100,13 @@ def test_targets_that_are_no_class(kernel: str) -> None:
 
 @pytest.mark.parametrize("layout", ["NCHW", "channels_last"])
 def test_bands_of_rows(layout: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Triton backward goes a few rows at a time."""
+    """The Triton backward goes an image and a few rows at a time."""
     if backend != "triton":
         pytest.skip("bands of rows are made in Triton only; on cpu the case of many rows has several")
     kernels = importlib.import_module("afa_kernels.triton_kernels._cross_entropy")
     covers = "three scales, prime sizes, NCHW" if layout == "NCHW" else "channels_last"
     case = next(c for c in CASES if c.op == "scale_space_cross_entropy" and c.covers == covers)
-    monkeypatch.setattr(kernels, "BAND_BYTES", 2 * 2 * 3 * 21 * 4)  # two rows
+    monkeypatch.setattr(kernels, "BAND_BYTES", 2 * 3 * 21 * 4)  # two rows of one image
     check(case, case.inputs(torch.float32), backend)
 
 

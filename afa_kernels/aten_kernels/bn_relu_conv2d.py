@@ -5,7 +5,7 @@ The batch norm is PyTorch's too, or by `kernels`: the launchers of triton_kernel
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,19 @@ from torch import Tensor
 from afa_kernels import dtypes, layout
 
 aten: Any = torch.ops.aten
+
+
+class _Norm(NamedTuple):
+    """A batch norm by `mean` and `variance`, and the leaky ReLU behind it."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    variance: Tensor
+    eps: float
+    activation_slope: float
+    abs_weight: bool
 
 
 def forward(
@@ -41,13 +54,10 @@ def forward(
         mean, variance = (make(hidden.shape[1], dtype=arithmetic, device=hidden.device) for _ in range(2))
     else:
         mean, variance = (t.to(arithmetic, copy=True) for t in (running_mean, running_var))
-    norm, options = (hidden, weight, bias, mean, variance), (eps, activation_slope, abs_weight)
-    if kernels is None:
-        activated = _activated(*norm, *options, of_batch)
-    else:
-        if of_batch:
-            kernels.statistics(_map(hidden), mean, variance)
-        activated = _activated_by(kernels, *norm, *options, conv_weight.dtype)
+    norm = _Norm(hidden, weight, bias, mean, variance, eps, activation_slope, abs_weight)
+    if kernels is not None and of_batch:
+        kernels.statistics(_map(hidden), mean, variance)
+    activated = _activated(norm, conv_weight.dtype, kernels, of_batch)
     out = aten.convolution(
         activated.to(conv_weight.dtype), conv_weight, conv_bias, stride, padding, dilation, False, [0, 0], groups
     )
@@ -78,20 +88,17 @@ def backward(
         grads = [torch.zeros_like(t) for t, wanted in zip(inputs, needed) if wanted]
         return [*grads, conv_weight.new_zeros(conv_weight.shape[0])] if needed[-1] else grads
     of_norm, (of_conv_weight, of_conv_bias) = needed[:3], needed[3:]
-    norm, options = (hidden, weight, bias, mean, variance), (eps, activation_slope, abs_weight)
-    if kernels is None:
-        activated = _activated(*norm, *options)
-    else:
-        activated = _activated_by(kernels, *norm, *options, conv_weight.dtype)
+    norm = _Norm(hidden, weight, bias, mean, variance, eps, activation_slope, abs_weight)
+    activated = _activated(norm, conv_weight.dtype, kernels)
     grad_activated, grad_conv_weight, grad_conv_bias = aten.convolution_backward(
         grad, activated.to(conv_weight.dtype), conv_weight, [conv_weight.shape[0]], stride, padding, dilation,
         False, [0, 0], groups, [any(of_norm), of_conv_weight, of_conv_bias],
     )  # fmt: skip
     grads = []
     if any(of_norm) and kernels is None:
-        grads = _norm_backward(grad_activated, activated, *norm, batch_statistics, *options, of_norm)
+        grads = _norm_backward(norm, grad_activated, activated, batch_statistics, of_norm)
     elif any(of_norm):
-        grads = _norm_backward_by(kernels, grad_activated, *norm, batch_statistics, *options, of_norm)
+        grads = _norm_backward_by(kernels, norm, grad_activated, batch_statistics, of_norm)
     if of_conv_weight:
         grads.append(layout.as_gradient(grad_conv_weight, conv_weight))
     if of_conv_bias:
@@ -99,51 +106,35 @@ def backward(
     return grads
 
 
-def _activated(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    eps: float,
-    activation_slope: float,
-    abs_weight: bool,
-    of_batch: bool = False,
-) -> Tensor:
-    """By `mean` and `variance`; or by the statistics `of_batch`, which these become."""
+def _activated(norm: _Norm, dtype: torch.dtype, kernels: Any, of_batch: bool = False) -> Tensor:
+    """What the convolution gets, by `kernels` in its `dtype`. ATen makes mean and variance those `of_batch`."""
+    hidden, *_, eps, activation_slope, abs_weight = norm
+    if kernels is not None:
+        activated = layout.empty(hidden.shape, hidden, dtype)
+        kernels.activate(_map(hidden), *_parameters(norm), eps, activation_slope, abs_weight, activated)
+        return activated
     dense = _dense(hidden)
     if hidden.numel() == 0:  # which ATen's kernel for CUDA refuses
         return torch.empty_like(dense)
-    gamma, beta = _affine(hidden, weight, bias, eps, abs_weight)
     # A running statistic that the batch replaces altogether is that of the batch.
-    y = aten.native_batch_norm(dense, gamma, beta, mean, variance, of_batch, float(of_batch), eps)[0]
+    y = aten.native_batch_norm(dense, *_affine(norm), norm.mean, norm.variance, of_batch, float(of_batch), eps)[0]
     if of_batch:
         count = hidden.shape[0] * hidden.shape[2] * hidden.shape[3]
-        variance *= (count - 1) / count
+        norm.variance.mul_((count - 1) / count)
     return aten.leaky_relu_(y, activation_slope) if activation_slope else aten.relu_(y)
 
 
 def _norm_backward(
-    grad_activated: Tensor,
-    activated: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    batch_statistics: bool,
-    eps: float,
-    activation_slope: float,
-    abs_weight: bool,
-    needed: list[bool],
+    norm: _Norm, grad_activated: Tensor, activated: Tensor, batch_statistics: bool, needed: list[bool]
 ) -> list[Tensor]:
     """The gradients that are needed of hidden, weight and bias."""
+    hidden, weight, bias, mean, variance, eps, activation_slope, abs_weight = norm
     grad_activated = grad_activated.to(hidden.dtype)
     if activation_slope:
         grad_y = aten.leaky_relu_backward(grad_activated, activated, activation_slope, True)
     else:
         grad_y = aten.threshold_backward(grad_activated, activated, 0)
-    gamma, _ = _affine(hidden, weight, bias, eps, abs_weight)
+    gamma, _ = _affine(norm)
     grad_hidden, grad_weight, grad_bias = aten.native_batch_norm_backward(
         grad_y, _dense(hidden), gamma, mean, variance, mean, torch.rsqrt(variance + eps), batch_statistics, eps, needed
     )
@@ -156,10 +147,28 @@ def _norm_backward(
     return grads
 
 
-def _affine(hidden: Tensor, weight: Tensor, bias: Tensor, eps: float, abs_weight: bool) -> tuple[Tensor, Tensor]:
+def _norm_backward_by(
+    kernels: Any, norm: _Norm, grad_activated: Tensor, batch_statistics: bool, needed: list[bool]
+) -> list[Tensor]:
+    hidden, weight, bias, *_, eps, activation_slope, abs_weight = norm
+    of_hidden, *of_parameters = needed
+    grads = [layout.empty(hidden.shape, hidden)] if of_hidden else []
+    grads += [layout.empty_parameter(x) for x, wanted in zip((weight, bias), of_parameters) if wanted]
+    maps = layout.as_map(grad_activated, layout.memory_format(hidden)), _map(hidden)
+    kernels.differentiate(*maps, *_parameters(norm), batch_statistics, eps, activation_slope, abs_weight, needed, grads)
+    return grads
+
+
+def _affine(norm: _Norm) -> tuple[Tensor, Tensor]:
     """gamma and beta in the type of the arithmetic."""
-    gamma, beta = (t.to(dtypes.arithmetic(hidden)) for t in (weight, bias))
-    return gamma.abs() + eps if abs_weight else gamma, beta
+    gamma, beta = (t.to(dtypes.arithmetic(norm.hidden)) for t in (norm.weight, norm.bias))
+    return gamma.abs() + norm.eps if norm.abs_weight else gamma, beta
+
+
+def _parameters(norm: _Norm) -> list[Tensor]:
+    """Weight, bias, mean and variance in the type of the arithmetic, their values side by side."""
+    arithmetic = dtypes.arithmetic(norm.hidden)
+    return [x.to(arithmetic).contiguous() for x in (norm.weight, norm.bias, norm.mean, norm.variance)]
 
 
 def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
@@ -167,51 +176,5 @@ def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
     return x.contiguous(memory_format=layout.memory_format(x if like is None else like))
 
 
-def _activated_by(
-    kernels: Any,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    eps: float,
-    activation_slope: float,
-    abs_weight: bool,
-    dtype: torch.dtype,
-) -> Tensor:
-    activated = layout.empty(hidden.shape, hidden, dtype)
-    rows = _rows(hidden, weight, bias, mean, variance)
-    kernels.activate(_map(hidden), *rows, eps, activation_slope, abs_weight, activated)
-    return activated
-
-
-def _norm_backward_by(
-    kernels: Any,
-    grad_activated: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    batch_statistics: bool,
-    eps: float,
-    activation_slope: float,
-    abs_weight: bool,
-    needed: list[bool],
-) -> list[Tensor]:
-    of_hidden, *of_parameters = needed
-    grads = [layout.empty(hidden.shape, hidden)] if of_hidden else []
-    grads += [layout.empty_parameter(x) for x, wanted in zip((weight, bias), of_parameters) if wanted]
-    maps = layout.as_map(grad_activated, layout.memory_format(hidden)), _map(hidden)
-    rows = _rows(hidden, weight, bias, mean, variance)
-    kernels.differentiate(*maps, *rows, batch_statistics, eps, activation_slope, abs_weight, needed, grads)
-    return grads
-
-
 def _map(x: Tensor) -> Tensor:
     return layout.as_map(x, layout.memory_format(x))
-
-
-def _rows(hidden: Tensor, *parameters: Tensor) -> list[Tensor]:
-    """The parameters in the type of the arithmetic, their values side by side."""
-    return [x.to(dtypes.arithmetic(hidden)).contiguous() for x in parameters]

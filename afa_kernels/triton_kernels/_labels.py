@@ -12,7 +12,7 @@ from torch import Tensor
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch
-from afa_kernels.triton_kernels._rearrange import in_rows
+from afa_kernels.triton_kernels._nchw import as_nchw
 from afa_kernels.triton_kernels._resize import sample, size_of, sizes_of, strides_and_size, strides_of
 from afa_kernels.triton_kernels._softmax import add_exp
 
@@ -89,7 +89,7 @@ def forward(
 ) -> None:
     batch, height, width = labels.shape
     channels = predictions[0].shape[1]
-    predictions = in_rows(predictions)
+    predictions = as_nchw(predictions)
     arithmetic = arithmetic_of(*predictions)
     tile = _tiles.of_row(channels, width, len(predictions), arithmetic.primitive_bitwidth // 8)
     launch(

@@ -92,6 +92,7 @@ def _first_reader(i, size, size_out, narrow: tl.constexpr):
 
 @triton.jit
 def _times(number, unit: tl.constexpr):
+    """Return a decoded number of units, in 64 bits."""
     return tl.cast(decoded(number), tl.int64) * unit
 
 

@@ -14,7 +14,7 @@ from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite
 from afa_kernels.triton_kernels._launch import arithmetic_of, check_counts, launch, sized, split_batch, spread
-from afa_kernels.triton_kernels._rearrange import copy, in_rows, rows_for
+from afa_kernels.triton_kernels._nchw import as_nchw, copy, empty_nchw
 from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of
 
 
@@ -123,7 +123,7 @@ def _opacities_backward_kernel(
 def forward(predictions: list[Tensor], attentions: list[Tensor], premultiplied: bool, out: Tensor) -> None:
     check_counts(attentions=(attentions, len(predictions) - 1))
     batch, channels, height, width = out.shape
-    predictions, fused = in_rows(predictions), rows_for(out)
+    predictions, fused = as_nchw(predictions), empty_nchw(out)
     tile = _tiles.of_row(channels, width, len(predictions), out.itemsize)
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
@@ -154,7 +154,7 @@ def backward(
     places = spread(grads, needed)
     weights = grad.new_empty((batch, scales, height, width), dtype=dtype) if any(needed[:scales]) else None
     grad_opacities = grad.new_empty((batch, scales - 1, height, width), dtype=dtype) if any(needed[scales:]) else None
-    predictions, (grad,) = in_rows(predictions), in_rows([grad])
+    predictions, (grad,) = as_nchw(predictions), as_nchw([grad])
     tile = _tiles.of_row(channels, width, scales, grad.itemsize)
     launch(
         _opacities_backward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
@@ -167,9 +167,9 @@ def backward(
     )  # fmt: skip
     for k, grad_prediction in enumerate(places[:scales]):
         if grad_prediction is not None:
-            rows = rows_for(grad_prediction)
-            gather(grad, weights, k, rows, height)
-            copy(rows, grad_prediction)
+            grad_nchw = empty_nchw(grad_prediction)
+            gather(grad, weights, k, grad_nchw, height)
+            copy(grad_nchw, grad_prediction)
     for k, grad_attention in enumerate(places[scales:]):
         if grad_attention is not None and grad_opacities is not None:
             gather(grad_opacities[:, k : k + 1], None, 0, grad_attention, height)

@@ -9,7 +9,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch
-from afa_kernels.triton_kernels._rearrange import copy, in_rows, rows_for
+from afa_kernels.triton_kernels._nchw import as_nchw, copy, empty_nchw
 from afa_kernels.triton_kernels._resize import sample, size_of, strides_and_size
 
 
@@ -54,17 +54,17 @@ def _forward_kernel(
 @split_batch()
 def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, weight: Tensor, first: bool) -> None:
     batch, channels, height, width = rendered.shape
-    (prediction,) = in_rows([prediction])
-    rows = rows_for(rendered)
+    (prediction,) = as_nchw([prediction])
+    into = empty_nchw(rendered)
     if not first:
-        copy(rendered, rows)
+        copy(rendered, into)
     tile = _tiles.of_row(max(channels, 1), width, 1, rendered.itemsize)
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
-        None if first else rows, None if first else transmittance, prediction, weight, rows, transmittance,
+        None if first else into, None if first else transmittance, prediction, weight, into, transmittance,
         *strides_and_size(prediction), *strides_and_size(weight),
-        layout.strides(rows), size_of(rows), channels,
-        same_size=size_of(prediction) == size_of(rows), weight_same_size=size_of(weight) == size_of(rows),
-        **tile, arithmetic=arithmetic_of(rows),
+        layout.strides(into), size_of(into), channels,
+        same_size=size_of(prediction) == size_of(into), weight_same_size=size_of(weight) == size_of(into),
+        **tile, arithmetic=arithmetic_of(into),
     )  # fmt: skip
-    copy(rows, rendered)
+    copy(into, rendered)

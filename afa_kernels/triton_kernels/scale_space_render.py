@@ -10,7 +10,7 @@ from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
-from afa_kernels.triton_kernels._rearrange import copy, in_rows, rows_for
+from afa_kernels.triton_kernels._nchw import as_nchw, copy, empty_nchw
 from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_and_size, strides_of
 from afa_kernels.triton_kernels._weights import make_maps, maps_backward
 
@@ -109,7 +109,7 @@ def forward(
     predictions: list[Tensor], logits: Tensor, phi: str, opaque_last: bool, resize_opacities: bool, out: Tensor
 ) -> None:
     batch, channels, height, width = out.shape
-    predictions, rendered = in_rows(predictions), rows_for(out)
+    predictions, rendered = as_nchw(predictions), empty_nchw(out)
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     tile = _tiles.of_row(channels, width, len(predictions), out.itemsize)
     launch(
@@ -138,7 +138,7 @@ def backward(
 ) -> None:
     *grad_predictions, grad_logits = spread(grads, needed)
     batch, channels, height, width = grad.shape
-    predictions, (grad,) = in_rows(predictions), in_rows([grad])
+    predictions, (grad,) = as_nchw(predictions), as_nchw([grad])
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     resized = (batch, len(predictions), height, width)
     weights_out = maps.new_empty(resized) if any(needed[:-1]) else None
@@ -155,8 +155,8 @@ def backward(
     )  # fmt: skip
     for k, grad_prediction in enumerate(grad_predictions):
         if grad_prediction is not None:
-            rows = rows_for(grad_prediction)
-            gather(grad, weights_out, k, rows, height)
-            copy(rows, grad_prediction)
+            grad_nchw = empty_nchw(grad_prediction)
+            gather(grad, weights_out, k, grad_nchw, height)
+            copy(grad_nchw, grad_prediction)
     if grad_logits is not None and grad_maps_out is not None:
         maps_backward(grad_maps_out, maps, logits, phi, opaque_last, resize_opacities, grad_logits)

@@ -31,7 +31,7 @@ NARROW = {
     "_parameters_kernel": "its outputs have one value a channel",
     "bn_relu_project._project_kernel": "its output has one channel: 256 pixels are 2 a thread",
     "channel_attention": "its output has one value a channel",
-    "_rearrange._copy_kernel": "of few classes a pixel in channels_last begins where 16 does not divide",
+    "_nchw._copy_kernel": "of few classes a pixel in channels_last begins where 16 does not divide",
     **dict.fromkeys(
         (
             "_gather_along_kernel",

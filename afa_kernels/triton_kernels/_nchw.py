@@ -1,9 +1,8 @@
-"""Maps copied between NCHW and channels_last.
+"""Maps that are computed in NCHW, whatever format they have: copied from channels_last, and back.
 
 What resizes on the fly reads four neighbours of a pixel for each channel: along a row of NCHW they lie side by side for
 the threads of a warp. In channels_last the indices of a pixel would be made anew for every few channels, and on a GPU a
-rendering of 19 classes took four times as long as in NCHW. So it is computed in NCHW, and the maps that are in
-channels_last are copied first, or last.
+rendering of 19 classes took four times as long. The copy costs a read and a write of the map, and holds another one.
 """
 
 from __future__ import annotations
@@ -47,16 +46,15 @@ def copy(x: Tensor, out: Tensor) -> None:
     )  # fmt: skip
 
 
-def rows_for(out: Tensor) -> Tensor:
-    """Return where to compute what `out` shall have: there, or in NCHW if it is in channels_last, to be copied."""
+def empty_nchw(out: Tensor) -> Tensor:
+    """Return where to compute `out`: there, or in an empty map in NCHW if it is in channels_last."""
     return torch.empty(out.shape, dtype=out.dtype, device=out.device) if _tiles.channels_last(out) else out
 
 
-def in_rows(maps: Sequence[Tensor]) -> list[Tensor]:
+def as_nchw(maps: Sequence[Tensor]) -> list[Tensor]:
     """Return the maps in NCHW: themselves, or copies of those in channels_last."""
     found = []
     for x in maps:
-        rows = rows_for(x)
-        copy(x, rows)
-        found.append(rows)
+        found.append(empty_nchw(x))
+        copy(x, found[-1])
     return found
