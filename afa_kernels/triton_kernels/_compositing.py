@@ -9,24 +9,44 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from afa_kernels.triton_kernels._resize import sample
+from afa_kernels.triton_kernels._resize import sample, taps
 
 
 @triton.jit
 def sample_maps(
     maps, strides, size, n, y, x, size_out, inside,
-    K: tl.constexpr, same_size: tl.constexpr, ones_last: tl.constexpr, arithmetic: tl.constexpr,
+    K: tl.constexpr, same_size: tl.constexpr, ones_last: tl.constexpr,
+    index: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """Return the K maps at the output pixels, each [1, BLOCK_P]; the last is 1 if `ones_last`."""
+    """Return the K maps at the output pixels, each [BLOCK_P]; the last is 1 if `ones_last`."""
+    found = taps(strides, size, n, y, x, size_out, same_size, index, arithmetic)
     values = ()
     for k in tl.static_range(K):
         if ones_last and k == K - 1:
             value = tl.full(x.shape, 1.0, arithmetic)
         else:
-            c = tl.full([], k, tl.int64)
-            value = sample(maps, strides, size, n, c, y, x, size_out, inside, same_size, arithmetic)
+            value = sample(maps, strides, k, found, inside, same_size, arithmetic)
         values = values + (value,)
     return values
+
+
+@triton.jit
+def sums_of_products(
+    grad, grad_c, at, predictions, strides, found, channels, inside,
+    K: tl.constexpr, same_sizes: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    """Return sum_c grad_c up(prediction_k)_c of each scale, which is the gradient that reaches its weight."""
+    sums = ()
+    for _ in tl.static_range(K):
+        sums = sums + (tl.zeros(at.shape, arithmetic),)
+    for c in range(0, channels):
+        g = tl.load(grad + tl.cast(c, tl.int64) * grad_c + at, mask=inside, other=0.0).to(arithmetic)
+        added = ()
+        for k in tl.static_range(K):
+            prediction = sample(predictions[k], strides[k], c, found[k], inside, same_sizes[k], arithmetic)
+            added = added + (sums[k] + g * prediction,)
+        sums = added
+    return sums
 
 
 @triton.jit

@@ -18,7 +18,16 @@ from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch
 from afa_kernels.triton_kernels._nchw import as_nchw, copy, empty_nchw
-from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_and_size, strides_of
+from afa_kernels.triton_kernels._resize import (
+    gather,
+    index_of,
+    sample,
+    size_of,
+    sizes_of,
+    strides_and_size,
+    strides_of,
+    taps_of_all,
+)
 from afa_kernels.triton_kernels._softmax import add_exp
 
 # Of the gradient of a band. A quarter would stay in the second-level cache; but ten bands of an image of 1024 x 2048
@@ -38,20 +47,20 @@ def _target(target, class_weight, ignore_index, channels, inside, arithmetic: tl
     return t, tl.where(t == ignore_index, 0.0, weight)
 
 
-# One program makes the losses of BLOCK_P pixels of one row of one image, whose channels it sees BLOCK_C at a time.
+# One program makes the losses of BLOCK_P pixels of one row of one image.
 @triton.jit
 def _forward_kernel(
     predictions, maps, target, class_weight, smoothing, losses, lse_out,
     strides, sizes, maps_strides, maps_size, out_size, channels, ignore_index,
     K: tl.constexpr, same_sizes: tl.constexpr, maps_same_size: tl.constexpr,
     resize_opacities: tl.constexpr, opaque_last: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+    BLOCK_P: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(1).to(tl.int64)
     height, width = out_size
     blocks = tl.cdiv(width, BLOCK_P)
     y = (tl.program_id(0) // blocks).to(tl.int64)
-    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+    x = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_x = x < width
     p = n * height * width + y * width + x
     t, weight = _target(target + p, class_weight, ignore_index, channels, inside_x, arithmetic)
@@ -59,37 +68,32 @@ def _forward_kernel(
     if maps is not None:
         weights = sample_maps(
             maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
-            K, maps_same_size, resize_opacities and opaque_last, arithmetic,
+            K, maps_same_size, resize_opacities and opaque_last, index, arithmetic,
         )  # fmt: skip
         if resize_opacities:
             weights, _ = composite(weights, K)
-    best = tl.full([1, BLOCK_P], float("-inf"), arithmetic)
-    total = tl.zeros([1, BLOCK_P], arithmetic)
-    score_of_target = tl.zeros([1, BLOCK_P], arithmetic)
-    smooth = tl.zeros([1, BLOCK_P], arithmetic)  # sum_c smoothing_c r_c
-    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 8):
-        c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
-        inside = (c < channels) & inside_x
-        score = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+    found = taps_of_all(strides, sizes, n, y, x, out_size, K, same_sizes, index, arithmetic)
+    best = tl.full([BLOCK_P], float("-inf"), arithmetic)
+    total = tl.zeros([BLOCK_P], arithmetic)
+    score_of_target = tl.zeros([BLOCK_P], arithmetic)
+    smooth = tl.zeros([BLOCK_P], arithmetic)  # sum_c smoothing_c r_c
+    for c in range(0, channels):
+        score = tl.zeros([BLOCK_P], arithmetic)
         for k in tl.static_range(K):
-            value = sample(
-                predictions[k], strides[k], sizes[k], n, c, y, x, out_size, inside, same_sizes[k], arithmetic
-            )
+            value = sample(predictions[k], strides[k], c, found[k], inside_x, same_sizes[k], arithmetic)
             if maps is not None:
                 value *= weights[k]
             score += value
         if smoothing is not None:
-            smooth += tl.sum(tl.load(smoothing + c, mask=c < channels, other=0.0) * score, axis=0)[None, :]
-        score = tl.where(c < channels, score, float("-inf"))
-        largest = tl.max(score, axis=0)[None, :]
-        total = add_exp(total, best, score, largest, c < channels)
-        best = tl.maximum(best, largest)
-        score_of_target += tl.sum(tl.where(c == t, score, 0.0), axis=0)[None, :]
+            smooth += tl.load(smoothing + c) * score
+        total = add_exp(total, best, score)
+        best = tl.maximum(best, score)
+        score_of_target = tl.where(c == t, score, score_of_target)
     # an infinite score has no softmax
     lse = tl.where(best == float("inf"), float("nan"), best + tl.log(total))
     loss = weight * (lse - score_of_target)
     if smoothing is not None:
-        loss += tl.load(smoothing + tl.full([], channels, tl.int64)) * lse - smooth
+        loss += tl.load(smoothing + channels) * lse - smooth
     loss = tl.where(t == ignore_index, 0.0, loss)
     tl.store(lse_out + p, lse, mask=inside_x)
     tl.store(losses + p, loss, mask=inside_x)
@@ -104,7 +108,7 @@ def _gradient_kernel(
     grad_strides, strides, sizes, maps_strides, maps_size, out_size, channels, ignore_index, first_row,
     K: tl.constexpr, same_sizes: tl.constexpr, maps_same_size: tl.constexpr,
     resize_opacities: tl.constexpr, opaque_last: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+    BLOCK_P: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     grad_n, grad_c, grad_p = grad_strides
     height, width = out_size
@@ -112,7 +116,7 @@ def _gradient_kernel(
     blocks = tl.cdiv(width, BLOCK_P)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     y = first_row + row
-    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+    x = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
     p = y * width + x
     inside_x = x < width
     of_image = n * height * width
@@ -125,7 +129,7 @@ def _gradient_kernel(
     if maps is not None:
         opacities = sample_maps(
             maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
-            K, maps_same_size, resize_opacities and opaque_last, arithmetic,
+            K, maps_same_size, resize_opacities and opaque_last, index, arithmetic,
         )  # fmt: skip
         weights, transmittances = opacities, opacities
         if resize_opacities:
@@ -135,31 +139,27 @@ def _gradient_kernel(
             tl.store(weights_out + (n * K + k) * height * width + p, weights[k], mask=inside_x)
     sums = ()  # over the channels, of the gradient times up(pred_k): what reaches w_k
     for _ in tl.static_range(K):
-        sums = sums + (tl.zeros([1, BLOCK_P], arithmetic),)
-    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 8):
-        c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
-        inside = (c < channels) & inside_x
-        score = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+        sums = sums + (tl.zeros([BLOCK_P], arithmetic),)
+    found = taps_of_all(strides, sizes, n, y, x, out_size, K, same_sizes, index, arithmetic)
+    if grad_out is not None:
+        grad_out += n * grad_n + row * width * grad_p
+    for c in range(0, channels):
+        score = tl.zeros([BLOCK_P], arithmetic)
         values = ()
         for k in tl.static_range(K):
-            value = sample(
-                predictions[k], strides[k], sizes[k], n, c, y, x, out_size, inside, same_sizes[k], arithmetic
-            )
+            value = sample(predictions[k], strides[k], c, found[k], inside_x, same_sizes[k], arithmetic)
             values = values + (value,)
             score += weights[k] * value if maps is not None else value
         softmax = tl.exp(score - log_sum_exp)
         g = factor * (softmax - tl.where(c == t, 1.0, 0.0))
         if smoothing is not None:
-            smooth = tl.load(smoothing + c, mask=c < channels, other=0.0)
-            g += upstream * (tl.load(smoothing + tl.full([], channels, tl.int64)) * softmax - smooth)
-        g = tl.where(inside, g, 0.0)
+            g += upstream * (tl.load(smoothing + channels) * softmax - tl.load(smoothing + c))
         if grad_out is not None:
-            at = grad_out + n * grad_n + c * grad_c + (row * width + x) * grad_p
-            tl.store(at, g, mask=inside)
+            tl.store(grad_out + tl.cast(c, tl.int64) * grad_c + x * grad_p, g, mask=inside_x)
         if maps is not None:
             added = ()
             for k in tl.static_range(K):
-                added = added + (sums[k] + tl.sum(g * values[k], axis=0)[None, :],)
+                added = added + (sums[k] + g * values[k],)
             sums = added
     if grad_maps_out is not None:
         store_map_gradients(
@@ -188,7 +188,7 @@ def forward(
     channels = predictions[0].shape[1]
     _check_smoothing(smoothing, channels)
     predictions = as_nchw(predictions)
-    tile = _tiles.of_row(channels, width, len(predictions), losses.itemsize)
+    tile = _tiles.of_row(width, len(predictions), losses.itemsize)
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         tuple(predictions), maps, target, weight, smoothing, losses, lse,
@@ -196,7 +196,8 @@ def forward(
         (height, width), channels, ignore_index,
         K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
         maps_same_size=maps is not None and size_of(maps) == (height, width), resize_opacities=resize_opacities,
-        opaque_last=opaque_last, **tile, arithmetic=arithmetic_of(losses),
+        opaque_last=opaque_last, **tile,
+        index=index_of(predictions if maps is None else [*predictions, maps]), arithmetic=arithmetic_of(losses),
     )  # fmt: skip
 
 
@@ -234,7 +235,8 @@ def backward(
     weights_out = None
     if maps is not None and wanted:
         weights_out = maps.new_empty((batch, len(predictions), height, width))
-    tile = _tiles.of_row(channels, width, len(predictions), grad.itemsize)
+    tile = _tiles.of_row(width, len(predictions), grad.itemsize)
+    index = index_of(predictions if maps is None else [*predictions, maps])
     sources = [x.shape[2] for _, _, x in wanted]
     for owned, first, last in bands(height, sources, BAND_BYTES // (batch * channels * width * grad.itemsize)):
         band = None
@@ -248,7 +250,7 @@ def backward(
             (height, width), channels, ignore_index, first,
             K=len(predictions), same_sizes=tuple(size_of(x) == (height, width) for x in predictions),
             maps_same_size=maps is not None and size_of(maps) == (height, width), resize_opacities=resize_opacities,
-            opaque_last=opaque_last, **tile, arithmetic=arithmetic_of(grad),
+            opaque_last=opaque_last, **tile, index=index, arithmetic=arithmetic_of(grad),
         )  # fmt: skip
         for (k, grad_nchw, _), rows in zip(wanted, owned):
             if band is not None and rows[0] < rows[1]:

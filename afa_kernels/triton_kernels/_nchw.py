@@ -47,12 +47,13 @@ def copy(x: Tensor, out: Tensor) -> None:
 
 
 def empty_nchw(out: Tensor) -> Tensor:
-    """Return where to compute `out`: there, or in an empty map in NCHW if it is in channels_last."""
-    return torch.empty(out.shape, dtype=out.dtype, device=out.device) if _tiles.channels_last(out) else out
+    """Return where to compute `out`: there, or in an empty map in NCHW if its pixels do not lie side by side."""
+    nchw = out.shape[2] * out.shape[3] == 1 or layout.strides(out)[2] == 1
+    return out if nchw else torch.empty(out.shape, dtype=out.dtype, device=out.device)
 
 
 def as_nchw(maps: Sequence[Tensor]) -> list[Tensor]:
-    """Return the maps in NCHW: themselves, or copies of those in channels_last."""
+    """Return the maps in NCHW: themselves, or copies of those whose pixels do not lie side by side."""
     found = []
     for x in maps:
         found.append(empty_nchw(x))

@@ -44,29 +44,55 @@ def _source(dst, size, size_out, arithmetic: tl.constexpr):
 
 
 @triton.jit
-def sample(
-    data, strides, size, n, c, y, x, size_out, inside, same_size: tl.constexpr, arithmetic: tl.constexpr
+def taps(
+    strides, size, n, y, x, size_out, same_size: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr
 ):  # fmt: skip
-    """Return channels c, [BLOCK_C, 1] or a scalar, of image n at the output pixels y, a scalar, and x, [1, BLOCK_P].
+    """Return where the output pixels y, a scalar, and x, [BLOCK_P], read every channel of image n of a map in NCHW.
 
-    `strides` and `size` are `encoded`, `size_out` is not.
+    The offset of the image, those of two rows, two columns, and the shares of the four pixels; one row and x where the
+    sizes are the same. Offsets inside an image are of the type `index`. `strides` and `size` are `encoded`.
     """
-    data_n, data_c, data_p = decoded(strides[0]), decoded(strides[1]), decoded(strides[2])
+    of_image = n * decoded(strides[0])
     height, width = decoded(size[0]), decoded(size[1])
     height_out, width_out = size_out
-    data += n * data_n + c * data_c
     if same_size:
-        value = tl.load(data + (y * width + x) * data_p, mask=inside, other=0.0).to(arithmetic)
+        found = (of_image, y.to(index) * width, x)
     else:
         y0, y1, below = _source(y, height, height_out, arithmetic)
-        x0, x1, right = _source(x, width, width_out, arithmetic)
-        y0, y1, x0, x1 = y0.to(tl.int64), y1.to(tl.int64), x0.to(tl.int64), x1.to(tl.int64)
-        v00 = tl.load(data + (y0 * width + x0) * data_p, mask=inside, other=0.0).to(arithmetic)
-        v01 = tl.load(data + (y0 * width + x1) * data_p, mask=inside, other=0.0).to(arithmetic)
-        v10 = tl.load(data + (y1 * width + x0) * data_p, mask=inside, other=0.0).to(arithmetic)
-        v11 = tl.load(data + (y1 * width + x1) * data_p, mask=inside, other=0.0).to(arithmetic)
-        value = (1.0 - below) * ((1.0 - right) * v00 + right * v01) + below * ((1.0 - right) * v10 + right * v11)
+        x0, x1, right = _source(tl.minimum(x, width_out - 1), width, width_out, arithmetic)  # also where x is outside
+        found = (
+            of_image, y0.to(index) * width, y1.to(index) * width, x0, x1,
+            (1.0 - below) * (1.0 - right), (1.0 - below) * right, below * (1.0 - right), below * right,
+        )  # fmt: skip
+    return found
+
+
+@triton.jit
+def sample(data, strides, c, found, inside, same_size: tl.constexpr, arithmetic: tl.constexpr):
+    """Return channel c, a scalar, at the `taps` that were found; `inside` says where the output has a pixel."""
+    of_channel = tl.cast(c, found[1].dtype) * decoded(strides[1])
+    data += found[0]
+    if same_size:
+        value = tl.load(data + (of_channel + found[1] + found[2]), mask=inside, other=0.0).to(arithmetic)
+    else:
+        top, bottom = of_channel + found[1], of_channel + found[2]
+        value = found[5] * tl.load(data + (top + found[3])).to(arithmetic)
+        value += found[6] * tl.load(data + (top + found[4])).to(arithmetic)
+        value += found[7] * tl.load(data + (bottom + found[3])).to(arithmetic)
+        value += found[8] * tl.load(data + (bottom + found[4])).to(arithmetic)
     return value
+
+
+@triton.jit
+def taps_of_all(
+    strides, sizes, n, y, x, size_out,
+    K: tl.constexpr, same_sizes: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    """Return the `taps` of K maps."""
+    found = ()
+    for k in tl.static_range(K):
+        found = found + (taps(strides[k], sizes[k], n, y, x, size_out, same_sizes[k], index, arithmetic),)
+    return found
 
 
 @triton.jit
@@ -252,11 +278,17 @@ def sizes_of(tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
     return tuple(encoded(size_of(x)) for x in tensors)
 
 
+def index_of(tensors: Sequence[Tensor]) -> tl.dtype:
+    """Return the type of offsets inside an image of each: of 32 bits, which a GPU adds at once, if they fit."""
+    fits = all((x.shape[1] - 1) * x.stride(1) + x.shape[2] * x.shape[3] < 2**31 for x in tensors)
+    return tl.int32 if fits else tl.int64
+
+
 def strides_of(tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
-    """Return the encoded strides of what a kernel samples."""
-    return tuple(encoded(layout.strides(x)) for x in tensors)
+    """Return the encoded strides of what a kernel samples, of image and channel: its pixels lie side by side."""
+    return tuple(encoded(layout.strides(x)[:2]) for x in tensors)
 
 
 def strides_and_size(maps: Tensor | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the encoded strides and size of what a kernel samples, or of nothing."""
-    return ((0, 0, 0), (0, 0)) if maps is None else (encoded(layout.strides(maps)), encoded(size_of(maps)))
+    return ((0, 0), (0, 0)) if maps is None else (*strides_of([maps]), encoded(size_of(maps)))

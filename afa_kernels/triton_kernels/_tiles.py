@@ -78,15 +78,12 @@ def of_maps(tile: dict[str, int], inputs: int, channels_last: bool, aligned: boo
     return {**tile, "BLOCK_C": elements // block_p, "BLOCK_P": block_p}
 
 
-def of_row(channels: int, width: int, scales: int, itemsize: int) -> dict[str, int]:
-    """Return BLOCK_C, BLOCK_P and the warps: one, with two pixels a thread, the fastest tried on an H200.
+def of_row(width: int, scales: int, itemsize: int) -> dict[str, int]:
+    """Return BLOCK_P and the warps: one, with two pixels a thread, the fastest tried on an H200.
 
-    One pixel of many scales or of float64, so that all is kept in registers. The longer side lies along the row.
-    `itemsize` is that of the predictions' type.
+    One pixel of many scales or of float64, so that all is kept in registers. `itemsize` is of the predictions' type.
     """
-    most = 64 if scales <= 8 and itemsize < 8 else 32
-    block_p = min(triton.next_power_of_2(width), most)
-    return {"BLOCK_C": min(triton.next_power_of_2(channels), most // block_p), "BLOCK_P": block_p, "num_warps": 1}
+    return {"BLOCK_P": min(triton.next_power_of_2(width), 64 if scales <= 8 and itemsize < 8 else 32), "num_warps": 1}
 
 
 def of_copy(channels: int) -> dict[str, int]:

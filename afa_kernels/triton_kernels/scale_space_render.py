@@ -8,10 +8,19 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
+from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients, sums_of_products
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
 from afa_kernels.triton_kernels._nchw import as_nchw, copy, empty_nchw
-from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_and_size, strides_of
+from afa_kernels.triton_kernels._resize import (
+    gather,
+    index_of,
+    sample,
+    size_of,
+    sizes_of,
+    strides_and_size,
+    strides_of,
+    taps_of_all,
+)
 from afa_kernels.triton_kernels._weights import make_maps, maps_backward
 
 
@@ -22,30 +31,29 @@ def _forward_kernel(
     strides, sizes, maps_strides, maps_size, out_strides, out_size, channels,
     K: tl.constexpr, same_sizes: tl.constexpr, maps_same_size: tl.constexpr,
     resize_opacities: tl.constexpr, opaque_last: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+    BLOCK_P: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     out_n, out_c, out_p = out_strides
     n = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(out_size[1], BLOCK_P)
     y = (tl.program_id(0) // blocks).to(tl.int64)
-    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+    x = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_x = x < out_size[1]
     weights = sample_maps(
         maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
-        K, maps_same_size, resize_opacities and opaque_last, arithmetic,
+        K, maps_same_size, resize_opacities and opaque_last, index, arithmetic,
     )  # fmt: skip
     if resize_opacities:
         weights, _ = composite(weights, K)
-    for first in tl.range(0, channels, BLOCK_C, disable_licm=K > 8):
-        c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
-        inside = (c < channels) & inside_x
-        rendered = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+    found = taps_of_all(strides, sizes, n, y, x, out_size, K, same_sizes, index, arithmetic)
+    out += n * out_n + y * out_size[1] * out_p
+    for c in range(0, channels):
+        rendered = tl.zeros([BLOCK_P], arithmetic)
         for k in tl.static_range(K):
             rendered += weights[k] * sample(
-                predictions[k], strides[k], sizes[k], n, c, y, x, out_size, inside, same_sizes[k], arithmetic
+                predictions[k], strides[k], c, found[k], inside_x, same_sizes[k], arithmetic
             )
-        at = out + n * out_n + c * out_c + (y * out_size[1] + x) * out_p
-        tl.store(at, rendered.to(out.dtype.element_ty), mask=inside)
+        tl.store(out + tl.cast(c, tl.int64) * out_c + x * out_p, rendered.to(out.dtype.element_ty), mask=inside_x)
 
 
 # One program handles BLOCK_P output pixels of one row of one image, over all channels: it writes their weights and the
@@ -56,19 +64,19 @@ def _maps_backward_kernel(
     grad_strides, strides, sizes, maps_strides, maps_size, out_size, channels,
     K: tl.constexpr, same_sizes: tl.constexpr, maps_same_size: tl.constexpr,
     resize_opacities: tl.constexpr, opaque_last: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
+    BLOCK_P: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     grad_n, grad_c, grad_p = grad_strides
     height, width = out_size
     n = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(width, BLOCK_P)
     y = (tl.program_id(0) // blocks).to(tl.int64)
-    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+    x = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
     p = y * width + x
     inside_x = x < width
     opacities = sample_maps(
         maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
-        K, maps_same_size, resize_opacities and opaque_last, arithmetic,
+        K, maps_same_size, resize_opacities and opaque_last, index, arithmetic,
     )  # fmt: skip
     weights, transmittances = opacities, opacities
     if resize_opacities:
@@ -77,27 +85,11 @@ def _maps_backward_kernel(
         for k in tl.static_range(K):
             tl.store(weights_out + (n * K + k) * height * width + p, weights[k], mask=inside_x)
     if grad_maps_out is not None:
-        # Four scales at a time: the indices and shares of more would not fit in the registers.
-        sums = ()  # over the channels, of grad up(pred_k): the gradient that reaches w_k
-        for first_k in tl.static_range(0, K, 4):
-            part = ()
-            for k in tl.static_range(first_k, first_k + 4):
-                if k < K:
-                    part = part + (tl.zeros([1, BLOCK_P], arithmetic),)
-            for first in range(0, channels, BLOCK_C):
-                c = first + tl.arange(0, BLOCK_C)[:, None].to(tl.int64)
-                inside = (c < channels) & inside_x
-                g = tl.load(grad + n * grad_n + c * grad_c + p * grad_p, mask=inside, other=0.0).to(arithmetic)
-                added = ()
-                for k in tl.static_range(first_k, first_k + 4):
-                    if k < K:
-                        prediction = sample(
-                            predictions[k], strides[k], sizes[k], n, c, y, x, out_size, inside, same_sizes[k],
-                            arithmetic,
-                        )  # fmt: skip
-                        added = added + (part[k - first_k] + tl.sum(g * prediction, axis=0)[None, :],)
-                part = added
-            sums = sums + part
+        found = taps_of_all(strides, sizes, n, y, x, out_size, K, same_sizes, index, arithmetic)
+        sums = sums_of_products(
+            grad + n * grad_n + y * width * grad_p, grad_c, x * grad_p, predictions, strides, found, channels, inside_x,
+            K, same_sizes, arithmetic,
+        )  # fmt: skip
         store_map_gradients(
             grad_maps_out, n, p, out_size, sums, opacities, transmittances, inside_x, K, resize_opacities
         )
@@ -111,7 +103,7 @@ def forward(
     batch, channels, height, width = out.shape
     predictions, rendered = as_nchw(predictions), empty_nchw(out)
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
-    tile = _tiles.of_row(channels, width, len(predictions), out.itemsize)
+    tile = _tiles.of_row(width, len(predictions), out.itemsize)
     launch(
         _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         tuple(predictions), maps, rendered,
@@ -119,7 +111,7 @@ def forward(
         layout.strides(rendered), size_of(out), channels,
         K=len(predictions), same_sizes=tuple(size_of(x) == size_of(out) for x in predictions),
         maps_same_size=size_of(maps) == size_of(out), resize_opacities=resize_opacities, opaque_last=opaque_last,
-        **tile, arithmetic=arithmetic_of(maps),
+        **tile, index=index_of([*predictions, maps]), arithmetic=arithmetic_of(maps),
     )  # fmt: skip
     copy(rendered, out)
 
@@ -143,7 +135,7 @@ def backward(
     resized = (batch, len(predictions), height, width)
     weights_out = maps.new_empty(resized) if any(needed[:-1]) else None
     grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
-    tile = _tiles.of_row(channels, width, len(predictions), grad.itemsize)
+    tile = _tiles.of_row(width, len(predictions), grad.itemsize)
     launch(
         _maps_backward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
         grad, tuple(predictions), maps, weights_out, grad_maps_out,
@@ -151,7 +143,7 @@ def backward(
         *strides_and_size(maps), size_of(grad), channels,
         K=len(predictions), same_sizes=tuple(size_of(x) == size_of(grad) for x in predictions),
         maps_same_size=size_of(maps) == size_of(grad), resize_opacities=resize_opacities, opaque_last=opaque_last,
-        **tile, arithmetic=arithmetic_of(maps),
+        **tile, index=index_of([*predictions, maps]), arithmetic=arithmetic_of(maps),
     )  # fmt: skip
     for k, grad_prediction in enumerate(grad_predictions):
         if grad_prediction is not None:
