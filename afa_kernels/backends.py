@@ -133,7 +133,7 @@ def _warn(reason: str) -> None:
 @_constant_when_compiled
 def automatic(op: str, device_type: str) -> str:
     """The first backend of `ORDER` that can run `op` for tensors of `device_type`; "aten" if it is made of that."""
-    return "aten" if made_of_aten(op) else available(op, device_type)[0]
+    return "aten" if made_of_aten(op) else _first(op, device_type)
 
 
 def available(op: str, device_type: str) -> tuple[str, ...]:

@@ -52,4 +52,5 @@ def as_map(x: Tensor, format: torch.memory_format) -> Tensor:
 
 def strides(x: Tensor) -> tuple[int, int, int]:
     """The strides of the batch, the channel and the pixel of a map."""
-    return x.stride(0), x.stride(1), x.stride(3 if x.shape[3] > 1 else 2)
+    of_image, of_channel, of_row, of_pixel = x.stride()
+    return of_image, of_channel, of_pixel if x.shape[3] > 1 else of_row

@@ -37,6 +37,7 @@ def fresh_answers() -> Iterator[None]:
         backends._triton_missing,
         backends.launcher,
         backends._warn,
+        backends._first,
     ):
         answer.cache_clear()
 
@@ -47,6 +48,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, **reasons: str | None) -> None:
     monkeypatch.setattr(
         backends, "why_not", lambda name, op, device: reasons[name] if name in reasons else actual(name, op, device)
     )
+    backends._first.cache_clear()
 
 
 def test_order_of_choice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def _forward_kernel(
     height, width = out_size
     blocks = tl.cdiv(width, BLOCK_P)
     y = (tl.program_id(0) // blocks).to(tl.int64)
-    x = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_x = x < width
     p = n * height * width + y * width + x
     t, weight = _target(target + p, class_weight, ignore_index, channels, inside_x, arithmetic)
@@ -85,7 +85,7 @@ def _forward_kernel(
                 value *= weights[k]
             score += value
         if smoothing is not None:
-            smooth += tl.load(smoothing + c) * score
+            smooth += tl.load(smoothing + tl.cast(c, tl.int64)) * score
         total = add_exp(total, best, score)
         best = tl.maximum(best, score)
         score_of_target = tl.where(c == t, score, score_of_target)
@@ -93,7 +93,7 @@ def _forward_kernel(
     lse = tl.where(best == float("inf"), float("nan"), best + tl.log(total))
     loss = weight * (lse - score_of_target)
     if smoothing is not None:
-        loss += tl.load(smoothing + channels) * lse - smooth
+        loss += tl.load(smoothing + tl.cast(channels, tl.int64)) * lse - smooth
     loss = tl.where(t == ignore_index, 0.0, loss)
     tl.store(lse_out + p, lse, mask=inside_x)
     tl.store(losses + p, loss, mask=inside_x)
@@ -116,7 +116,7 @@ def _gradient_kernel(
     blocks = tl.cdiv(width, BLOCK_P)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     y = first_row + row
-    x = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
     p = y * width + x
     inside_x = x < width
     of_image = n * height * width
@@ -153,7 +153,9 @@ def _gradient_kernel(
         softmax = tl.exp(score - log_sum_exp)
         g = factor * (softmax - tl.where(c == t, 1.0, 0.0))
         if smoothing is not None:
-            g += upstream * (tl.load(smoothing + channels) * softmax - tl.load(smoothing + c))
+            g += upstream * (
+                tl.load(smoothing + tl.cast(channels, tl.int64)) * softmax - tl.load(smoothing + tl.cast(c, tl.int64))
+            )
         if grad_out is not None:
             tl.store(grad_out + tl.cast(c, tl.int64) * grad_c + x * grad_p, g, mask=inside_x)
         if maps is not None:
@@ -190,7 +192,7 @@ def forward(
     predictions = as_nchw(predictions)
     tile = _tiles.of_row(width, len(predictions), losses.itemsize)
     launch(
-        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        _forward_kernel, (height * _tiles.cdiv(width, tile["BLOCK_P"]), batch),
         tuple(predictions), maps, target, weight, smoothing, losses, lse,
         strides_of(predictions), sizes_of(predictions), *strides_and_size(maps),
         (height, width), channels, ignore_index,
@@ -243,7 +245,7 @@ def backward(
         if wanted:
             band = grad.new_empty((batch, channels, last - first, width))
         launch(
-            _gradient_kernel, ((last - first) * triton.cdiv(width, tile["BLOCK_P"]), batch),
+            _gradient_kernel, ((last - first) * _tiles.cdiv(width, tile["BLOCK_P"]), batch),
             grad, target, weight, smoothing, lse, tuple(predictions), maps, band, weights_out, grad_maps_out,
             (0, 0, 0) if band is None else layout.strides(band),
             strides_of(predictions), sizes_of(predictions), *strides_and_size(maps),

@@ -39,7 +39,7 @@ def _forward_kernel(
     height, width = out_size
     blocks = tl.cdiv(width, BLOCK_P)
     y = (tl.program_id(0) // blocks).to(tl.int64)
-    x = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_x = x < width
     weights = ()
     if maps is not None:
@@ -88,7 +88,7 @@ def forward(
     arithmetic = arithmetic_of(*predictions)
     tile = _tiles.of_row(width, len(predictions), arithmetic.primitive_bitwidth // 8)
     launch(
-        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        _forward_kernel, (height * _tiles.cdiv(width, tile["BLOCK_P"]), batch),
         tuple(predictions), maps, labels, values,
         strides_of(predictions), sizes_of(predictions), *strides_and_size(maps),
         (height, width), predictions[0].shape[1],

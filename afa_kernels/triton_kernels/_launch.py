@@ -28,7 +28,7 @@ class Launch:
 
     def run(self) -> None:
         with on_device_of(self.arguments):
-            self.kernel[self.grid](*self.arguments, **self.keywords)
+            _run(self.kernel, self.grid, self.arguments, self.keywords)
 
     def compile(self) -> None:
         """Compile for the device what this launch needs and load it there, and run nothing."""
@@ -39,12 +39,45 @@ class Launch:
 
 
 _handle: ContextVar[Callable[[Launch], None] | None] = ContextVar("_handle", default=None)
+# Of the launches so far how Triton launches the compiled kernel, and the constants that come after the arguments. It
+# would find the kernel anew for each call, in twice the time that the launch takes.
+_plans: dict[tuple[Any, ...], tuple[Callable[..., None], tuple[Any, ...]]] = {}
+MOST_PLANS = 4096
 
 
 def launch(kernel: JITFunction[Any], grid: tuple[int, ...], *arguments: Any, **keywords: Any) -> None:
     """Launch `kernel` on the device of its first tensor, or let who has hooked launches have it."""
-    made = Launch(kernel, grid, arguments, {**keywords, "enable_fp_fusion": True})
-    (_handle.get() or Launch.run)(made)
+    keywords["enable_fp_fusion"] = True
+    handle = _handle.get()
+    made = Launch(kernel, grid, arguments, keywords)
+    if handle is None:
+        made.run()
+    else:
+        handle(made)
+
+
+def _run(kernel: JITFunction[Any], grid: tuple[int, ...], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    """Launch on the current device, by the plan of an earlier launch where nothing but addresses is another."""
+    key = (id(kernel), grid, *map(_specialized, arguments), *keywords.items())
+    plan = _plans.get(key)
+    if plan is not None:
+        start, constants = plan
+        return start(*arguments, *constants)
+    compiled = kernel[grid](*arguments, **keywords)
+    if compiled is not None:  # the interpreter compiles nothing
+        if len(_plans) >= MOST_PLANS:
+            _plans.clear()
+        constants = tuple(keywords[name] for name in kernel.arg_names[len(arguments) :])
+        _plans[key] = compiled[(*grid, 1, 1)[:3]], constants
+
+
+def _specialized(argument: Any) -> Any:
+    """All of an argument that a compiled kernel depends on, and more: of a tensor its device, type and alignment."""
+    if isinstance(argument, Tensor):
+        return argument.device.index, argument.dtype, argument.data_ptr() % 16 == 0
+    if type(argument) is tuple and argument and type(argument[0]) is not int:
+        return tuple(map(_specialized, argument))
+    return argument
 
 
 @contextlib.contextmanager
@@ -95,9 +128,9 @@ def sized(**shapes: str) -> Callable[[_Launcher], _Launcher]:
     def decorate(launcher: _Launcher) -> _Launcher:
         given = [(i, n) for i, n in enumerate(inspect.signature(launcher).parameters) if n in shapes]
         op = launcher.__module__.rpartition(".")[2]
+        fitting: set[tuple[Any, ...]] = set()
 
-        @functools.wraps(launcher)
-        def run(*arguments: Any) -> None:
+        def check(arguments: tuple[Any, ...]) -> None:
             sizes = {"1": 1}
             for i, name in given:
                 for x in _tensors((arguments[i],)):
@@ -108,11 +141,26 @@ def sized(**shapes: str) -> Callable[[_Launcher], _Launcher]:
                     if not fits:
                         wanted = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
                         raise ValueError(f"{op}: {name} must have the shape ({wanted}), got {tuple(shape)}")
+
+        @functools.wraps(launcher)
+        def run(*arguments: Any) -> None:
+            found = tuple(_shapes(arguments[i]) for i, _ in given)
+            if found not in fitting:
+                check(arguments)
+                if len(fitting) >= MOST_PLANS:
+                    fitting.clear()
+                fitting.add(found)
             launcher(*arguments)
 
         return run  # type: ignore[return-value]
 
     return decorate
+
+
+def _shapes(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        return argument.shape
+    return None if argument is None else tuple(map(_shapes, argument))
 
 
 def check_counts(**lists: tuple[Sequence[Any], int]) -> None:
@@ -125,7 +173,9 @@ def check_counts(**lists: tuple[Sequence[Any], int]) -> None:
 def on_device_of(arguments: Sequence[Any]) -> contextlib.AbstractContextManager[None]:
     """Make the device of the first tensor the current one: Triton launches there, whose ever the tensors are."""
     x = next(_tensors(arguments))
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+    if not x.is_cuda or x.device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(x.device)
 
 
 def _tensors(arguments: Sequence[Any]) -> Iterator[Tensor]:

@@ -41,7 +41,7 @@ def copy(x: Tensor, out: Tensor) -> None:
     pixels = height * width
     tile = _tiles.of_copy(channels)
     launch(
-        _copy_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        _copy_kernel, (_tiles.cdiv(pixels, tile["BLOCK_P"]), _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
         x, out, layout.strides(x), layout.strides(out), channels, pixels, **tile,
     )  # fmt: skip
 

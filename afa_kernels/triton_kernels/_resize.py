@@ -56,7 +56,7 @@ def taps(
     height, width = decoded(size[0]), decoded(size[1])
     height_out, width_out = size_out
     if same_size:
-        found = (of_image, y.to(index) * width, x)
+        found = (of_image, y.to(index) * width, x.to(index))
     else:
         y0, y1, below = _source(y, height, height_out, arithmetic)
         x0, x1, right = _source(tl.minimum(x, width_out - 1), width, width_out, arithmetic)  # also where x is outside
@@ -235,7 +235,7 @@ def gather(
     tile = _tiles.of_gather_down(channels)
     launch(
         _gather_down_kernel,
-        ((end - begin) * triton.cdiv(width, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        ((end - begin) * _tiles.cdiv(width, tile["BLOCK_P"]), _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
         grad, weights, sums,
         _encoded_by(unit, strides), _encoded_by(unit, sums_strides), encoded((out_height, width // unit)),
         *encoded((height,)), channels,
@@ -248,7 +248,7 @@ def gather(
     tile = _tiles.of_gather_along(channels)
     launch(
         _gather_along_kernel,
-        ((end - begin) * triton.cdiv(out_width, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        ((end - begin) * _tiles.cdiv(out_width, tile["BLOCK_P"]), _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
         sums, out,
         encoded(layout.strides(out)), encoded(size_of(out)), *encoded((width,)), channels,
         _readers(out_width, width) - 1, end - begin, begin,  # but the first, if it does not read
@@ -262,7 +262,7 @@ def _encoded_by(unit: int, strides: tuple[int, int, int]) -> tuple[int, ...]:
 
 def _readers(size: int, size_out: int) -> int:
     """Return how many output pixels from `_first_reader` on may read a source pixel, along one axis."""
-    return 2 if size == size_out else triton.cdiv(2 * size_out, size) + 2
+    return 2 if size == size_out else _tiles.cdiv(2 * size_out, size) + 2
 
 
 def _narrow(size: int, size_out: int) -> bool:

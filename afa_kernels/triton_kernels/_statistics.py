@@ -106,7 +106,7 @@ def statistics(hidden: Tensor, mean: Tensor, variance: Tensor) -> None:
     _launch_statistics(hidden, hidden, steps, means, squares)
     add = of_rows(means)
     launch(
-        _merge_kernel, (triton.cdiv(channels, add["BLOCK_C"]),),
+        _merge_kernel, (_tiles.cdiv(channels, add["BLOCK_C"]),),
         hidden, means, squares, mean, variance, layout.strides(hidden), batch * parts, batch * pixels,
         channels, pixels, parts, steps * tile_of_sums(hidden)["BLOCK_P"],
         **add, arithmetic=arithmetic_of(hidden),
@@ -118,7 +118,7 @@ def _launch_statistics(hidden: Tensor, first_image: Tensor, steps: int, means: T
     batch, parts, channels = means.shape
     tile = tile_of_sums(hidden)
     launch(
-        _statistics_kernel, (parts * triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        _statistics_kernel, (parts * _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
         hidden, first_image, means, squares,
         layout.strides(hidden), channels, hidden.shape[2] * hidden.shape[3], parts, steps,
         TOGETHER=_tiles.TOGETHER, **tile, arithmetic=arithmetic_of(hidden),
@@ -129,11 +129,11 @@ def parts_and_steps(hidden: Tensor) -> tuple[int, int]:
     """Return in how many parts the sums over the pixels of an image are taken, and the blocks of pixels of each."""
     batch, channels, height, width = hidden.shape
     tile = tile_of_sums(hidden)
-    blocks = triton.cdiv(height * width, tile["BLOCK_P"])
+    blocks = _tiles.cdiv(height * width, tile["BLOCK_P"])
     steps = _tiles.steps(
-        blocks, batch * blocks * triton.cdiv(channels, tile["BLOCK_C"]), least=8, together=_tiles.TOGETHER
+        blocks, batch * blocks * _tiles.cdiv(channels, tile["BLOCK_C"]), least=8, together=_tiles.TOGETHER
     )
-    return triton.cdiv(blocks, steps), steps
+    return _tiles.cdiv(blocks, steps), steps
 
 
 def tile_of_sums(hidden: Tensor) -> dict[str, int]:

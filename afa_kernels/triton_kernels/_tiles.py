@@ -6,13 +6,22 @@ None depends on the number of images, so that neither do the values of an image.
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from afa_kernels import layout
 
 PROGRAMS = 1024  # that keep the memory of a large GPU busy: about eight for each multiprocessor
 TOGETHER = 4  # blocks of pixels that a program which only sums reads before it waits for them
+
+
+def cdiv(a: int, b: int) -> int:
+    """Return a / b rounded up, as triton.cdiv does in ten times as long."""
+    return -(-a // b)
+
+
+def power_of_2(n: int) -> int:
+    """Return the smallest one that is at least n."""
+    return 1 << (n - 1).bit_length()
 
 
 def channels_last(x: Tensor) -> bool:
@@ -26,7 +35,7 @@ def of_map(channels: int, channels_last: bool, itemsize: int) -> dict[str, int]:
     besides, a value a pixel and one a channel, is little. In float16 the fastest of those tried on an H200.
     """
     widest = 64 if itemsize == 8 else 128
-    block_c = min(max(triton.next_power_of_2(channels), 16), widest) if channels_last else widest // 8
+    block_c = min(max(power_of_2(channels), 16), widest) if channels_last else widest // 8
     return {"BLOCK_C": block_c, "BLOCK_P": 4096 // itemsize // block_c, "num_warps": 4}
 
 
@@ -47,9 +56,9 @@ def of_sums(channels: int, pixels: int, channels_last: bool, itemsize: int, wide
     """
     if channels_last:
         most = 64 if itemsize == 8 else 256
-        block_c = max(triton.next_power_of_2(channels), 16) if channels <= most else min(most, 128)
+        block_c = max(power_of_2(channels), 16) if channels <= most else min(most, 128)
         return {"BLOCK_C": block_c, "BLOCK_P": (256 if itemsize == 8 else 1024) // block_c, "num_warps": 4}
-    block_p = next((block for block in (widest, 64) if triton.cdiv(pixels, block) >= PROGRAMS // 4), 32)
+    block_p = next((block for block in (widest, 64) if cdiv(pixels, block) >= PROGRAMS // 4), 32)
     warps = 8 if block_p == 32 else 4
     return {"BLOCK_C": (128 if itemsize == 8 else 256) * warps // block_p, "BLOCK_P": block_p, "num_warps": warps}
 
@@ -60,7 +69,7 @@ def steps(blocks: int, of: int, least: int, together: int = 1) -> int:
     At least `least`, so that the row of partial sums that each program leaves is little beside what it has read; and a
     multiple of how many it reads `together`.
     """
-    return triton.cdiv(min(max(triton.cdiv(of, PROGRAMS), least), blocks), together) * together
+    return cdiv(min(max(cdiv(of, PROGRAMS), least), blocks), together) * together
 
 
 def of_maps(tile: dict[str, int], inputs: int, channels_last: bool, aligned: bool = True) -> dict[str, int]:
@@ -83,12 +92,12 @@ def of_row(width: int, scales: int, itemsize: int) -> dict[str, int]:
 
     One pixel of many scales or of float64, so that all is kept in registers. `itemsize` is of the predictions' type.
     """
-    return {"BLOCK_P": min(triton.next_power_of_2(width), 64 if scales <= 8 and itemsize < 8 else 32), "num_warps": 1}
+    return {"BLOCK_P": min(power_of_2(width), 64 if scales <= 8 and itemsize < 8 else 32), "num_warps": 1}
 
 
 def of_copy(channels: int) -> dict[str, int]:
     """Return the tile of a copy between NCHW and channels_last: in each of them as many values as a line of memory."""
-    block_c = min(triton.next_power_of_2(channels), 32)
+    block_c = min(power_of_2(channels), 32)
     return {"BLOCK_C": block_c, "BLOCK_P": 2048 // block_c, "num_warps": 4}
 
 
@@ -97,12 +106,12 @@ def of_gather_down(channels: int) -> dict[str, int]:
 
     Four, for channels that are no power of two: of 19 a fifth block has the last three.
     """
-    return {"BLOCK_C": min(triton.next_power_of_2(channels), 4), "BLOCK_P": 128, "num_warps": 1}
+    return {"BLOCK_C": min(power_of_2(channels), 4), "BLOCK_P": 128, "num_warps": 1}
 
 
 def of_gather_along(channels: int) -> dict[str, int]:
     """Return the tile of its second pass: a thread has up to eight channels of a pixel, which share its indices."""
-    return {"BLOCK_C": min(triton.next_power_of_2(channels), 8), "BLOCK_P": 64, "num_warps": 2}
+    return {"BLOCK_C": min(power_of_2(channels), 8), "BLOCK_P": 64, "num_warps": 2}
 
 
 def of_pixels(itemsize: int) -> dict[str, int]:

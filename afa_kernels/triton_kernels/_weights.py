@@ -147,7 +147,7 @@ def weigh(
     batch, scales, height, width = logits.shape
     tile = _tiles.of_pixels(min(logits.itemsize, weights.itemsize))
     launch(
-        _weights_kernel, (triton.cdiv(height * width, tile["BLOCK_P"]), batch),
+        _weights_kernel, (_tiles.cdiv(height * width, tile["BLOCK_P"]), batch),
         logits, weights, transmittance, height * width, layout.strides(logits),
         K=scales, phi=phi, opaque_last=opaque_last, composite=composite,
         **tile, arithmetic=arithmetic_of(weights),
@@ -169,7 +169,7 @@ def weigh_backward(
     strides = ((0, 0, 0) if x is None else layout.strides(x) for x in grads)
     tile = _tiles.of_pixels(min(logits.itemsize, grad_logits.itemsize))
     launch(
-        _weights_backward_kernel, (triton.cdiv(height * width, tile["BLOCK_P"]), batch),
+        _weights_backward_kernel, (_tiles.cdiv(height * width, tile["BLOCK_P"]), batch),
         logits, *grads, grad_logits, height * width, layout.strides(logits), *strides,
         K=scales, phi=phi, opaque_last=opaque_last, composite=composite,
         **tile, arithmetic=arithmetic_of(*(x for x in grads if x is not None)),

@@ -128,7 +128,7 @@ def forward(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_logit
     pixels = height * width
     tile = _tiles.of_map(channels, _tiles.channels_last(out), shallow.itemsize)
     launch(
-        _forward_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        _forward_kernel, (_tiles.cdiv(pixels, tile["BLOCK_P"]), _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
         shallow, deep, spatial_logits, channel_logits, out,
         strides_of((shallow, deep, out)), layout.strides(spatial_logits)[::2], channel_logits.stride()[:2],
         channels, pixels, **tile, arithmetic=arithmetic_of(shallow),
@@ -150,9 +150,9 @@ def backward(
     batch, channels, height, width = shallow.shape
     pixels = height * width
     tile = _tiles.of_sums(channels, pixels, _tiles.channels_last(grad), shallow.itemsize)
-    blocks, whole = triton.cdiv(pixels, tile["BLOCK_P"]), channels <= tile["BLOCK_C"]
+    blocks, whole = _tiles.cdiv(pixels, tile["BLOCK_P"]), channels <= tile["BLOCK_C"]
     steps = _tiles.steps(blocks, blocks, least=4) if whole else 1
-    rows = triton.cdiv(blocks, steps)
+    rows = _tiles.cdiv(blocks, steps)
     channel_sums = None
     if grad_channel is not None:
         dtype = torch.float64 if shallow.dtype == torch.float64 else torch.float32
@@ -167,6 +167,6 @@ def backward(
     if grad_channel is not None and channel_sums is not None:
         add = of_rows(channel_sums)
         launch(
-            _channel_kernel, (triton.cdiv(channels, add["BLOCK_C"]), batch),
+            _channel_kernel, (_tiles.cdiv(channels, add["BLOCK_C"]), batch),
             channel_sums, grad_channel, channels, rows, **add,
         )  # fmt: skip

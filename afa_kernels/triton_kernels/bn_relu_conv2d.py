@@ -179,7 +179,7 @@ def differentiate(
         _sums(grad_activated, hidden, weight, bias, mean, variance, steps, sums, options)
         add = of_rows(sums[0])
         launch(
-            _parameters_kernel, (triton.cdiv(channels, add["BLOCK_C"]),),
+            _parameters_kernel, (_tiles.cdiv(channels, add["BLOCK_C"]),),
             *sums, weight, bias, mean, variance, grad_weight, grad_bias, constants, slopes,
             batch * parts, batch * height * width, channels,
             EPS=eps, ABS_WEIGHT=abs_weight, **add,
@@ -205,7 +205,7 @@ def _sums(
     tile = _statistics.tile_of_sums(hidden)
     # Of two maps, it reads as many values before it waits as the statistics of one.
     launch(
-        _sums_kernel, (parts * triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        _sums_kernel, (parts * _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
         grad, hidden, weight, bias, mean, variance, *sums,
         strides_of((grad, hidden)), channels, hidden.shape[2] * hidden.shape[3], parts, steps,
         **options, TOGETHER=_tiles.TOGETHER // 2, **tile, arithmetic=arithmetic_of(hidden),
@@ -231,4 +231,4 @@ def _gradient(
 
 def _grid(hidden: Tensor, tile: dict[str, int]) -> tuple[int, int, int]:
     batch, channels, height, width = hidden.shape
-    return triton.cdiv(height * width, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch
+    return _tiles.cdiv(height * width, tile["BLOCK_P"]), _tiles.cdiv(channels, tile["BLOCK_C"]), batch

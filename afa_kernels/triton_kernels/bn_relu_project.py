@@ -208,10 +208,10 @@ def _launch_projection(
     batch, channels, height, width = hidden.shape
     pixels = height * width
     tile = _tiles.of_sums(channels, pixels, _tiles.channels_last(hidden), hidden.itemsize, widest=64)
-    blocks, whole = triton.cdiv(pixels, tile["BLOCK_P"]), channels <= tile["BLOCK_C"]
+    blocks, whole = _tiles.cdiv(pixels, tile["BLOCK_P"]), channels <= tile["BLOCK_C"]
     steps = _tiles.steps(blocks, blocks, least=4) if whole else 1
     launch(
-        _project_kernel, (triton.cdiv(blocks, steps), batch),
+        _project_kernel, (_tiles.cdiv(blocks, steps), batch),
         hidden, weight, bias, project_weight, mean, variance, logits,
         layout.strides(hidden), channels, pixels, steps,
         **options, whole=whole, **tile, arithmetic=arithmetic_of(hidden),
@@ -244,7 +244,7 @@ def backward(
         _sums(grad, hidden, weight, bias, mean, variance, steps, sums, options)
         add = of_rows(sums[0])
         launch(
-            _parameters_kernel, (triton.cdiv(channels, add["BLOCK_C"]),),
+            _parameters_kernel, (_tiles.cdiv(channels, add["BLOCK_C"]),),
             *sums, weight, bias, project_weight, mean, variance,
             *of_parameters, constants, slopes, batch * parts, batch * height * width, channels,
             EPS=eps, ABS_WEIGHT=abs_weight, **add,
@@ -270,7 +270,7 @@ def _sums(
     tile = tile_of_sums(hidden)
     # Beside each block it reads the gradient, and keeps three sums: with four blocks at a time it spills.
     launch(
-        _sums_kernel, (parts * triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        _sums_kernel, (parts * _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
         grad, hidden, weight, bias, mean, variance, *sums,
         layout.strides(grad), layout.strides(hidden), channels, hidden.shape[2] * hidden.shape[3], parts, steps,
         **options, TOGETHER=_tiles.TOGETHER // 2, **tile, arithmetic=arithmetic_of(hidden),
@@ -287,7 +287,7 @@ def _gradient(
 ) -> None:
     batch, channels, height, width = hidden.shape
     tile = _tiles.of_map(channels, _tiles.channels_last(hidden), hidden.itemsize)
-    blocks = triton.cdiv(height * width, tile["BLOCK_P"]) * triton.cdiv(channels, tile["BLOCK_C"])
+    blocks = _tiles.cdiv(height * width, tile["BLOCK_P"]) * _tiles.cdiv(channels, tile["BLOCK_C"])
     launch(
         _gradient_kernel, (blocks, batch),
         grad, hidden, *parameters, grad_hidden,

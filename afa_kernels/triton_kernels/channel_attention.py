@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch
 from afa_kernels.triton_kernels._norm import norm, rectify
 
@@ -76,7 +77,7 @@ def forward(
     batch, outputs = logits.shape[:2]
     hidden, inputs = conv1_weight.shape[:2]
     launch(
-        _forward_kernel, (triton.cdiv(outputs, BLOCKS["BLOCK_O"]), batch),
+        _forward_kernel, (_tiles.cdiv(outputs, BLOCKS["BLOCK_O"]), batch),
         avg, max, conv1_weight, weight, bias, running_mean, running_var, conv2_weight, logits,
         inputs, hidden, outputs,
         EPS=eps, SLOPE=activation_slope, ABS_WEIGHT=abs_weight, **BLOCKS,

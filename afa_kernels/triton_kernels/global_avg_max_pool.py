@@ -114,9 +114,9 @@ def forward(x: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
     batch, channels, height, width = x.shape
     pixels = height * width
     tile = _tiles.of_reduction(channels, _tiles.channels_last(x), x.itemsize)
-    blocks, channel_blocks = triton.cdiv(pixels, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"])
+    blocks, channel_blocks = _tiles.cdiv(pixels, tile["BLOCK_P"]), _tiles.cdiv(channels, tile["BLOCK_C"])
     steps = _tiles.steps(blocks, blocks * channel_blocks, least=8, together=_tiles.TOGETHER)
-    parts = triton.cdiv(blocks, steps)
+    parts = _tiles.cdiv(blocks, steps)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     sums, maxima = (torch.empty((batch, parts, channels), dtype=dtype, device=x.device) for _ in range(2))
     indices = torch.empty((batch, parts, channels), dtype=torch.int64, device=x.device)
@@ -127,7 +127,7 @@ def forward(x: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
     )  # fmt: skip
     rows = of_rows(sums)
     launch(
-        _combine_kernel, (triton.cdiv(channels, rows["BLOCK_C"]), batch),
+        _combine_kernel, (_tiles.cdiv(channels, rows["BLOCK_C"]), batch),
         sums, maxima, indices, avg, max, index, channels, pixels, parts,
         **rows, arithmetic=arithmetic_of(x),
     )  # fmt: skip
@@ -140,7 +140,7 @@ def backward(grad_avg: Tensor | None, grad_max: Tensor | None, index: Tensor, gr
     pixels = height * width
     tile = _tiles.of_map(channels, _tiles.channels_last(grad_x), grad_x.itemsize)
     launch(
-        _backward_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        _backward_kernel, (_tiles.cdiv(pixels, tile["BLOCK_P"]), _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
         grad_avg, grad_max, index, grad_x, layout.strides(grad_x), channels, pixels,
         **tile, arithmetic=arithmetic_of(grad_x),
     )  # fmt: skip

@@ -43,7 +43,7 @@ def _forward_kernel(
     n = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(out_size[1], BLOCK_P)
     y = (tl.program_id(0) // blocks).to(tl.int64)
-    x = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_x = x < out_size[1]
     opacities = _sample_opacities(
         attentions, attention_strides, attention_sizes, n, y, x, out_size, inside_x,
@@ -75,7 +75,7 @@ def _opacities_backward_kernel(
     n = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(width, BLOCK_P)
     y = (tl.program_id(0) // blocks).to(tl.int64)
-    x = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
     p = y * width + x
     inside_x = x < width
     opacities = _sample_opacities(
@@ -113,7 +113,7 @@ def forward(predictions: list[Tensor], attentions: list[Tensor], premultiplied: 
     predictions, attentions, fused = as_nchw(predictions), as_nchw(attentions), empty_nchw(out)
     tile = _tiles.of_row(width, len(predictions), out.itemsize)
     launch(
-        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        _forward_kernel, (height * _tiles.cdiv(width, tile["BLOCK_P"]), batch),
         tuple(predictions), tuple(attentions), fused,
         strides_of(predictions), sizes_of(predictions), strides_of(attentions), sizes_of(attentions),
         layout.strides(fused), size_of(out), channels,
@@ -144,7 +144,7 @@ def backward(
     predictions, attentions, (grad,) = as_nchw(predictions), as_nchw(attentions), as_nchw([grad])
     tile = _tiles.of_row(width, scales, grad.itemsize)
     launch(
-        _opacities_backward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        _opacities_backward_kernel, (height * _tiles.cdiv(width, tile["BLOCK_P"]), batch),
         grad, tuple(predictions), tuple(attentions), weights, grad_opacities,
         layout.strides(grad), strides_of(predictions), sizes_of(predictions),
         strides_of(attentions), sizes_of(attentions), size_of(grad), channels,

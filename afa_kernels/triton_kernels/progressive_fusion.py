@@ -216,7 +216,7 @@ def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits
     channels_last = _tiles.channels_last(out)
     tile = _tiles.of_maps(_tiles.of_map(channels, channels_last, out.itemsize), len(features), channels_last)
     launch(
-        _forward_kernel, (triton.cdiv(pixels, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]), batch),
+        _forward_kernel, (_tiles.cdiv(pixels, tile["BLOCK_P"]), _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
         tuple(features), tuple(spatial_logits), tuple(channel_logits), out,
         *_strides(features, spatial_logits, channel_logits), layout.strides(out), channels, pixels,
         K=len(features), **tile, arithmetic=arithmetic_of(out),
@@ -239,9 +239,9 @@ def backward(
     channels_last = _tiles.channels_last(grad)
     tile = _tiles.of_sums(channels, pixels, channels_last, grad.itemsize)
     tile = _tiles.of_maps(tile, len(features), channels_last, aligned=channels % 8 == 0)
-    blocks, whole = triton.cdiv(pixels, tile["BLOCK_P"]), channels <= tile["BLOCK_C"]
+    blocks, whole = _tiles.cdiv(pixels, tile["BLOCK_P"]), channels <= tile["BLOCK_C"]
     steps = _tiles.steps(blocks, blocks, least=4) if whole else 1
-    rows = triton.cdiv(blocks, steps)
+    rows = _tiles.cdiv(blocks, steps)
     inputs = len(features)
     places = spread(grads, needed)
     dx, ds, dq = places[:inputs], places[inputs : 2 * inputs], places[2 * inputs :]
@@ -262,7 +262,7 @@ def backward(
     if channel_sums is not None:
         add = of_rows(channel_sums, inputs)
         launch(
-            _channel_kernel, (triton.cdiv(channels, add["BLOCK_C"]), batch),
+            _channel_kernel, (_tiles.cdiv(channels, add["BLOCK_C"]), batch),
             channel_sums, tuple(channel_logits), dq, strides[2], channels, rows,
             K=inputs, **add, arithmetic=arithmetic_of(grad),
         )  # fmt: skip

@@ -27,7 +27,7 @@ def _forward_kernel(
     n = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(width, BLOCK_P)
     y = (tl.program_id(0) // blocks).to(tl.int64)
-    x = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_x = x < width
     p = y * width + x
     of_weight = taps(weight_strides, weight_size, n, y, x, out_size, weight_same_size, index, arithmetic)
@@ -57,7 +57,7 @@ def forward(rendered: Tensor, transmittance: Tensor | None, prediction: Tensor, 
         copy(rendered, into)
     tile = _tiles.of_row(width, 1, rendered.itemsize)
     launch(
-        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        _forward_kernel, (height * _tiles.cdiv(width, tile["BLOCK_P"]), batch),
         None if first else into, None if first else transmittance, prediction, weight, into, transmittance,
         *strides_and_size(prediction), *strides_and_size(weight),
         layout.strides(into), size_of(into), channels,

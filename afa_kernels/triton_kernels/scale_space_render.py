@@ -37,7 +37,7 @@ def _forward_kernel(
     n = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(out_size[1], BLOCK_P)
     y = (tl.program_id(0) // blocks).to(tl.int64)
-    x = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
     inside_x = x < out_size[1]
     weights = sample_maps(
         maps, maps_strides, maps_size, n, y, x, out_size, inside_x,
@@ -71,7 +71,7 @@ def _maps_backward_kernel(
     n = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(width, BLOCK_P)
     y = (tl.program_id(0) // blocks).to(tl.int64)
-    x = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    x = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
     p = y * width + x
     inside_x = x < width
     opacities = sample_maps(
@@ -105,7 +105,7 @@ def forward(
     maps = make_maps(predictions, logits, phi, opaque_last, resize_opacities)
     tile = _tiles.of_row(width, len(predictions), out.itemsize)
     launch(
-        _forward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        _forward_kernel, (height * _tiles.cdiv(width, tile["BLOCK_P"]), batch),
         tuple(predictions), maps, rendered,
         strides_of(predictions), sizes_of(predictions), *strides_and_size(maps),
         layout.strides(rendered), size_of(out), channels,
@@ -137,7 +137,7 @@ def backward(
     grad_maps_out = maps.new_empty(resized) if grad_logits is not None else None
     tile = _tiles.of_row(width, len(predictions), grad.itemsize)
     launch(
-        _maps_backward_kernel, (height * triton.cdiv(width, tile["BLOCK_P"]), batch),
+        _maps_backward_kernel, (height * _tiles.cdiv(width, tile["BLOCK_P"]), batch),
         grad, tuple(predictions), maps, weights_out, grad_maps_out,
         layout.strides(grad), strides_of(predictions), sizes_of(predictions),
         *strides_and_size(maps), size_of(grad), channels,
