@@ -190,7 +190,7 @@ def forward(
     channels = predictions[0].shape[1]
     _check_smoothing(smoothing, channels)
     predictions = as_nchw(predictions)
-    tile = _tiles.of_row(width, len(predictions), losses.itemsize)
+    tile = _tiles.of_row(width, len(predictions), losses.itemsize, pixels=1)
     launch(
         _forward_kernel, (height * _tiles.cdiv(width, tile["BLOCK_P"]), batch),
         tuple(predictions), maps, target, weight, smoothing, losses, lse,

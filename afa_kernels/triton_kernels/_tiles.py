@@ -87,12 +87,14 @@ def of_maps(tile: dict[str, int], inputs: int, channels_last: bool, aligned: boo
     return {**tile, "BLOCK_C": elements // block_p, "BLOCK_P": block_p}
 
 
-def of_row(width: int, scales: int, itemsize: int) -> dict[str, int]:
-    """Return BLOCK_P and the warps: one, with two pixels a thread, the fastest tried on an H200.
+def of_row(width: int, scales: int, itemsize: int, pixels: int = 2) -> dict[str, int]:
+    """Return BLOCK_P and the warps: two, with two pixels a thread or one, the fastest tried on an H200.
 
     One pixel of many scales or of float64, so that all is kept in registers. `itemsize` is of the predictions' type.
     """
-    return {"BLOCK_P": min(power_of_2(width), 64 if scales <= 8 and itemsize < 8 else 32), "num_warps": 1}
+    if scales > 8 or itemsize == 8:
+        pixels = 1
+    return {"BLOCK_P": min(power_of_2(width), 64 * pixels), "num_warps": 2}
 
 
 def of_copy(channels: int) -> dict[str, int]:
