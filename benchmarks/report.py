@@ -45,7 +45,6 @@ HEADLINES = (
     ("scale_space_cross_entropy", "training step", "NCHW"),
     ("hierarchical_fusion", "training step", "NCHW"),
 )
-ALLOCATORS = ("default", "THP")  # by the value of THP_MEM_ALLOC_ENABLE
 MEBIBYTE = 2**20
 
 Record = dict[str, Any]
@@ -60,7 +59,7 @@ def newest(folder: Path) -> Path:
     runs = {
         path: found
         for path in folder.glob("*.jsonl")
-        if {"thp", "op", "contestant"} <= (found := load(path))[0].keys() and "style" not in found[0]
+        if {"allocator", "op", "contestant"} <= (found := load(path))[0].keys() and "style" not in found[0]
     }
     if not runs:
         raise SystemExit(f"no benchmark run in {folder}; make one with: python -m benchmarks.run")
@@ -77,7 +76,7 @@ def by_contestant(records: Iterable[Record]) -> list[dict[str, Record]]:
     """The records of each workload and allocator setting, by contestant; a refused workload has one, "refused"."""
     found: dict[tuple[Any, ...], dict[str, Record]] = {}
     for r in records:
-        key = (r["op"], r["pass"], r["layout"], r["shape"], r["thp"])
+        key = (r["op"], r["pass"], r["layout"], r["shape"], r["allocator"])
         found.setdefault(key, {})[r.get("contestant", "refused")] = r
     return list(found.values())
 
@@ -85,7 +84,7 @@ def by_contestant(records: Iterable[Record]) -> list[dict[str, Record]]:
 def line(entry: dict[str, Record]) -> list[str]:
     """A row of the table of `operation`."""
     any_record = next(iter(entry.values()))
-    begin = [any_record["pass"], any_record["layout"], ALLOCATORS[any_record["thp"]], any_record["shape"]]
+    begin = [any_record["pass"], any_record["layout"], any_record["allocator"], any_record["shape"]]
     if "refused" in entry:
         return [*begin, "refused: " + any_record["refused"].replace("|", "/"), *7 * [""]]
     contestants = [entry[name] for name in ("eager", "compiled", "afa_kernels")]
@@ -107,13 +106,13 @@ def operation(entries: list[dict[str, Record]]) -> str:
     return table(header, [line(entry) for entry in entries])
 
 
-def groups(entries: Iterable[dict[str, Record]]) -> dict[tuple[str, str, str], dict[int, list[dict[str, Record]]]]:
+def groups(entries: Iterable[dict[str, Record]]) -> dict[tuple[str, str, str], dict[str, list[dict[str, Record]]]]:
     """Return the workloads by operation, pass and layout, then by allocator; those refused are left out."""
-    found: dict[tuple[str, str, str], dict[int, list[dict[str, Record]]]] = {}
+    found: dict[tuple[str, str, str], dict[str, list[dict[str, Record]]]] = {}
     for entry in entries:
         if "refused" not in entry:
             r = entry["afa_kernels"]
-            found.setdefault((r["op"], r["pass"], r["layout"]), {}).setdefault(r["thp"], []).append(entry)
+            found.setdefault((r["op"], r["pass"], r["layout"]), {}).setdefault(r["allocator"], []).append(entry)
     return found
 
 
@@ -133,9 +132,9 @@ def means(entries: Iterable[dict[str, Record]]) -> str:
     """The geometric means of the ratios over the shapes, for each operation, pass, layout and allocator."""
     rows = []
     for (op, pass_name, layout), by_allocator in groups(entries).items():
-        for thp, group in by_allocator.items():
+        for allocator, group in by_allocator.items():
             shape = group[0]["eager"]["shape"] if len(group) == 1 else f"{len(group)} shapes"
-            row = [f"`{op}`", pass_name, layout, ALLOCATORS[thp], shape]
+            row = [f"`{op}`", pass_name, layout, allocator, shape]
             rows.append(row + [f"{ratio:.2f}" for ratio in ratios(group)])
     header = ["operation", "pass", "layout", "allocator", "shape", "vs eager", "vs compiled", "memory"]
     return table(header, rows)
@@ -146,11 +145,11 @@ def headline(records: list[Record]) -> str:
     found = groups(by_contestant(r for r in records if r["op"] != "import"))
     lines = ["| operation | pass | layout | vs eager | vs torch.compile | memory |", "|---|---|---|---:|---:|---:|"]
     for op, pass_name, layout in HEADLINES:
-        by_allocator = {thp: ratios(group) for thp, group in found.get((op, pass_name, layout), {}).items()}
-        if set(by_allocator) != {0, 1}:
+        by_allocator = {name: ratios(group) for name, group in found.get((op, pass_name, layout), {}).items()}
+        if not {"default", "THP"} <= set(by_allocator):
             raise SystemExit(f"the record has no {pass_name} of {op} in {layout}: python -m benchmarks.run --op {op}")
-        eager, compiled = (f"{by_allocator[0][i]:.1f} / {by_allocator[1][i]:.1f}" for i in (0, 1))
-        lines.append(f"| `{op}` | {pass_name} | {layout} | {eager} | {compiled} | {by_allocator[0][2]:.1f} |")
+        eager, compiled = (f"{by_allocator['default'][i]:.1f} / {by_allocator['THP'][i]:.1f}" for i in (0, 1))
+        lines.append(f"| `{op}` | {pass_name} | {layout} | {eager} | {compiled} | {by_allocator['default'][2]:.1f} |")
     first = records[0]
     return "\n".join(
         (
@@ -170,7 +169,8 @@ def origin(records: list[Record]) -> str:
     return (
         f"{first['device']}, {first['threads']} threads, float32; torch {first['torch']}, triton {first['triton']}, "
         f'afa_kernels {first["version"]}: {made}. Medians of alternating calls; "vs" is how many times as fast '
-        "afa_kernels is. The allocator is torch's default, or with `THP_MEM_ALLOC_ENABLE=1`."
+        "afa_kernels is. The allocators are those of benchmarks/run.py: torch's default, `THP_MEM_ALLOC_ENABLE=1`, and "
+        "memory that is reused."
     )
 
 

@@ -3,9 +3,8 @@
     python -m benchmarks.run                                  everything, into benchmarks/results/<date>.jsonl
     python -m benchmarks.run --op attentive_fusion --quick    a smoke run: few shapes, a quarter of each side
 
-Every workload runs in two processes, without and with transparent huge pages (THP_MEM_ALLOC_ENABLE=0 and 1, which torch
-reads when it starts). A workload whose results are wrong gets a record that says so and no number, and the exit status
-is 1.
+Every workload runs in a process for each of the ALLOCATORS, because users meet them all. A workload whose results are
+wrong gets a record that says so and no number, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -33,7 +32,19 @@ from afa_kernels.testing import alternate, listed, operations, peak_bytes, saved
 from benchmarks.workload import Workload, workloads
 
 ROOT = Path(__file__).parents[1]
-THP = "THP_MEM_ALLOC_ENABLE"
+GIB = 2**30
+# What fresh memory costs, by environment variables that a process reads when it starts. By default every large output
+# gets new pages of 4 KiB, each of which faults when it is first written. THP makes them 2 MiB for everybody. What
+# is reused costs nothing, as with jemalloc or tcmalloc or inside a compiled graph: that compares the kernels.
+ALLOCATORS = {
+    "default": {},
+    "THP": {"THP_MEM_ALLOC_ENABLE": "1"},
+    "reused": {
+        "MALLOC_MMAP_THRESHOLD_": str(8 * GIB),
+        "MALLOC_TRIM_THRESHOLD_": str(8 * GIB),
+        "MALLOC_TOP_PAD_": str(GIB // 4),
+    },
+}
 
 Record = dict[str, Any]
 
@@ -123,7 +134,7 @@ def circumstances() -> Record:
     return {
         "device": processor(),
         "threads": torch.get_num_threads(),
-        "thp": int(os.environ.get(THP, "0")),
+        "allocator": allocator(),
         "torch": torch.__version__,
         "triton": version("triton"),
         "version": afa_kernels.__version__,
@@ -131,6 +142,17 @@ def circumstances() -> Record:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "benchmarks.run", *(a for a in sys.argv[1:] if a != "--in-process")]),
     }
+
+
+def allocator() -> str:
+    """The setting among ALLOCATORS that this process was started with."""
+    return next(name for name in reversed(ALLOCATORS) if ALLOCATORS[name].items() <= os.environ.items())
+
+
+def with_allocator(name: str) -> dict[str, str]:
+    """The environment of a process with that setting and no other."""
+    variables = {variable for setting in ALLOCATORS.values() for variable in setting}
+    return {**{k: v for k, v in os.environ.items() if k not in variables}, **ALLOCATORS[name]}
 
 
 def processor() -> str:
@@ -165,12 +187,11 @@ def run(arguments: argparse.Namespace) -> Iterator[Record]:
     """Every record of this process's allocator setting, with a line of progress on stderr for each workload."""
     shared = circumstances()
     seconds = 0.0 if arguments.quick else arguments.seconds
-    setting = f"{THP}={shared['thp']}"
     for workload in workloads(arguments.quick):
         if workload.case.op not in arguments.op:
             continue
         records = [{**record, **shared} for record in measure(workload, seconds)]
-        print(f"{setting} {workload}: {summary(records)}", file=sys.stderr, flush=True)
+        print(f"{shared['allocator']} {workload}: {summary(records)}", file=sys.stderr, flush=True)
         yield from records
 
 
@@ -182,12 +203,18 @@ def summary(records: Sequence[Record]) -> str:
     return f"{times}: {ours['speedup_over_eager']:.2f}x eager, {ours['speedup_over_compiled']:.2f}x compiled"
 
 
+def replaced(record: Record, arguments: argparse.Namespace) -> bool:
+    """Whether a run with these arguments makes the record anew."""
+    return record["op"] in arguments.op and (record["op"] == "import" or record["allocator"] in arguments.allocator)
+
+
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     everything = (*operations(), "import")
     parser.add_argument("--op", nargs="+", choices=everything, default=everything, help="default: all")
     parser.add_argument("--quick", action="store_true", help="few shapes, a quarter of each side, few repetitions")
-    parser.add_argument("--output", type=Path, help="the file to write, which keeps its records of other operations")
+    parser.add_argument("--output", type=Path, help="the file to write, which keeps what this run does not measure")
+    parser.add_argument("--allocator", nargs="+", choices=ALLOCATORS, default=[*ALLOCATORS], help="default: all")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--seconds", type=float, default=2.0, help="per contestant and workload; default: 2")
     parser.add_argument("--in-process", action="store_true", help="this process's allocator only, records to stdout")
@@ -207,9 +234,9 @@ def main() -> int:
         records = [{**r, **circumstances()} for r in measure_import(3 if arguments.quick else 15)]
         print(f"import: afa_kernels adds {records[1]['p50_ms']:.1f} ms to import torch", file=sys.stderr)
         lines += [json.dumps(record) for record in records]
-    for setting in ("0", "1"):
+    for name in arguments.allocator:
         command = [sys.executable, "-m", "benchmarks.run", *sys.argv[1:], "--in-process"]
-        done = subprocess.run(command, env={**os.environ, THP: setting}, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, env=with_allocator(name), stdout=subprocess.PIPE, text=True, check=True)
         lines += done.stdout.splitlines()
     output = arguments.output
     if output is None and not arguments.quick:
@@ -218,7 +245,7 @@ def main() -> int:
         output.parent.mkdir(parents=True, exist_ok=True)
         if output.exists():
             old = output.read_text().splitlines()
-            lines = [line for line in old if json.loads(line)["op"] not in arguments.op] + lines
+            lines = [line for line in old if not replaced(json.loads(line), arguments)] + lines
         output.write_text("".join(f"{line}\n" for line in lines))
         print(f"{len(lines)} records in {output}", file=sys.stderr)
     refused = [record for record in map(json.loads, lines) if "refused" in record]
