@@ -40,26 +40,20 @@ template <class Scores, class Acc = typename Scores::Acc>
 __global__ void __launch_bounds__(THREADS) cross_entropy_forward(Canvas canvas, Scores scores, Target<Acc> target,
                                                                  Acc* __restrict__ losses, Acc* __restrict__ lse) {
   const Spot spot(canvas);
+  if (!spot.inside) return;
   const auto shared = scores.at(spot);
-  const int64_t at = spot.n * canvas.height * canvas.width + spot.p;
-  const int64_t t = spot.inside ? target.at(at) : IGNORED;
+  const int64_t at = spot.n * canvas.height * canvas.width + spot.p, t = target.at(at);
   Acc best = -std::numeric_limits<Acc>::infinity(), total = 0, score_of_target = 0, smooth = 0;
-  for (int64_t c = spot.lane; c < canvas.channels && spot.inside; c += canvas.lanes) {
-    const Acc score = scores.score(shared, spot, c);
-    add_exp(score, best, total);
-    if (c == t) score_of_target = score;
-    if (target.smoothing != nullptr) smooth += target.smoothing[c] * score;
-  }
-  for (int32_t d = canvas.lanes / 2; d > 0; d /= 2) {
-    const Acc other = __shfl_xor_sync(0xffffffffu, best, d), other_total = __shfl_xor_sync(0xffffffffu, total, d);
-    const Acc difference = best == other ? Acc(0) : best - other;  // equal infinities differ by nothing
-    const Acc share = exp(difference > 0 ? -difference : difference);
-    total = difference > 0 ? total + share * other_total : share * total + other_total;
-    best = difference > 0 ? best : other;
-  }
-  score_of_target = sum_over(score_of_target, canvas.lanes);  // one thread has it
-  smooth = sum_over(smooth, canvas.lanes);
-  if (!spot.inside || spot.lane != 0) return;
+  for_each_channel<Scores::at_once>(spot.first, spot.last, [&](auto count, int64_t c) {
+    Acc read[count];
+    scores.read(shared, spot.n, c, read);
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      add_exp(read[i], best, total);
+      if (c + i == t) score_of_target = read[i];
+      if (target.smoothing != nullptr) smooth += target.smoothing[c + i] * read[i];
+    }
+  });
   const bool infinite = best == std::numeric_limits<Acc>::infinity();  // such a score has no softmax
   const Acc value = infinite ? std::numeric_limits<Acc>::quiet_NaN() : best + std::log(total);
   const bool smoothed = target.smoothing != nullptr && t >= 0;
@@ -94,7 +88,6 @@ struct CrossEntropy {
     const Acc smoothed = target.smoothing != nullptr ? target.smoothing[target.channels] : Acc(0);
     return {target.smoothing, t, target.weighted(t, grad[i]), upstream, smoothed, lse[i]};
   }
-  __device__ Acc at(const Spot& spot, int64_t c, Acc score) const { return of(spot.n, spot.p)(c, score); }
 };
 
 }  // namespace afa

@@ -71,6 +71,29 @@ struct Place {
   __device__ bool inside(int i) const { return (packed ? first : element(i)) < length; }
 };
 
+// An element that nobody writes to meanwhile.
+template <class T>
+__device__ acc_t<T> fetch(const T* address) {
+  if constexpr (sizeof(T) == 2) {
+    const uint16_t bits = __ldg(reinterpret_cast<const uint16_t*>(address));
+    T value;
+    memcpy(&value, &bits, sizeof bits);
+    return static_cast<acc_t<T>>(value);
+  } else {
+    return __ldg(address);
+  }
+}
+
+// An address that offsets of 32 bits are added to, with one instruction each. nvcc, if it knew where the address came
+// from, would add them to the other offsets first, with four.
+template <class T>
+__device__ const T* as_base(const T* address) {
+#ifdef __CUDA_ARCH__
+  asm("" : "+l"(address));
+#endif
+  return address;
+}
+
 // The values of this thread's elements of a row; 0 outside it.
 template <bool packed, class T, int pack>
 __device__ void load(const T* row, const Place<packed, pack>& place, acc_t<T> (&values)[pack]) {

@@ -22,34 +22,7 @@ struct Best {
     score = better ? value : score;
     label = better ? channel : label;
   }
-
-  // The same whichever of the two comes first.
-  __device__ void merge(const Best& other) {
-    if (other.label == INT32_MAX) return;
-    const bool nan = score != score, other_nan = other.score != other.score;
-    const bool earlier = other.label < label;
-    const bool better =
-        label == INT32_MAX ||
-        (nan || other_nan ? other_nan && (!nan || earlier) : other.score > score || (other.score == score && earlier));
-    const Acc difference = score == other.score ? Acc(0) : score - other.score;  // equal infinities differ by nothing
-    const Acc share = exp(difference > 0 ? -difference : difference);
-    total = difference > 0 ? total + share * other.total : share * total + other.total;
-    score = better ? other.score : score;
-    label = better ? other.label : label;
-  }
 };
-
-template <class Acc>
-__device__ Best<Acc> best_of(Best<Acc> best, int32_t lanes) {
-  for (int32_t d = lanes / 2; d > 0; d /= 2) {
-    Best<Acc> other;
-    other.score = __shfl_xor_sync(0xffffffffu, best.score, d);
-    other.total = __shfl_xor_sync(0xffffffffu, best.total, d);
-    other.label = __shfl_xor_sync(0xffffffffu, best.label, d);
-    best.merge(other);
-  }
-  return best;
-}
 
 // A label of the type that was asked for.
 struct Labels {
@@ -70,12 +43,15 @@ template <class Scores, class Acc = typename Scores::Acc>
 __global__ void __launch_bounds__(THREADS)
     most_likely(Canvas canvas, Scores scores, bool probability, Labels labels, Acc* __restrict__ values) {
   const Spot spot(canvas);
+  if (!spot.inside) return;
   const auto shared = scores.at(spot);
   Best<Acc> best;
-  for (int64_t c = spot.lane; c < canvas.channels && spot.inside; c += canvas.lanes)
-    best.take(scores.score(shared, spot, c), static_cast<int32_t>(c));
-  best = best_of(best, canvas.lanes);
-  if (!spot.inside || spot.lane != 0) return;
+  for_each_channel<Scores::at_once>(spot.first, spot.last, [&](auto count, int64_t c) {
+    Acc read[count];
+    scores.read(shared, spot.n, c, read);
+#pragma unroll
+    for (int i = 0; i < count; ++i) best.take(read[i], static_cast<int32_t>(c) + i);
+  });
   const int64_t at = spot.n * canvas.height * canvas.width + spot.p;
   labels.write(at, best.label);
   if (values != nullptr) values[at] = probability ? 1 / best.total : best.score;

@@ -1,8 +1,9 @@
-// Kernels of a rendering: out[p] = sum_k m_k[p] up(prediction_k)[p], and its gradients.
+// Kernels of a rendering: out[p] = sum_k m_k[p] up(prediction_k)[p], and its gradients. All maps are in NCHW
+// (nchw.cuh).
 //
-// Forward, a thread has a pixel of the output, and of every scale where it reads and with which fractions. Backward, a
-// thread has a pixel of an input and collects from the outputs that read it, in order: no two threads write one
-// address. Where channels lie side by side, neighbouring threads have neighbouring channels of a pixel.
+// Forward, a thread has a pixel of the output, and of every scale where it reads and what each element is weighed by;
+// of its channels it reads several before it uses any. Backward, a thread has a pixel of an input, or of a sum on the
+// way there, and collects from what reads it, in order: no two threads write one address.
 #pragma once
 
 #include "../arithmetic/bilinear.h"
@@ -16,7 +17,14 @@ struct Axis {
   int32_t in, out;
   Acc ratio, inverse;  // in / out, and out / in: kernels divide nothing, which would put registers on the stack
 
-  __device__ Source<Acc> source(int32_t o) const { return source_of<Acc>(o, ratio, in); }
+  // As source_of, in 32 bits.
+  __device__ Source<Acc> source(int32_t o) const {
+    const Acc centered = (static_cast<Acc>(o) + Acc(0.5)) * ratio - Acc(0.5);
+    const Acc source = centered < 0 ? Acc(0) : centered;
+    const auto low = static_cast<int32_t>(source);
+    const int32_t inside = low < in ? low : in - 1;
+    return {inside, source - static_cast<Acc>(inside)};
+  }
   __device__ int32_t high(const Source<Acc>& s) const { return in != out && s.low + 1 < in ? s.low + 1 : s.low; }
 
   // Of the outputs first to last are all that read element i; `share` says how much, if any does.
@@ -43,67 +51,115 @@ struct Resize {
   bool identity;
 };
 
-// Where an output pixel reads, in elements from the channel's first, and with which fractions.
+// Where an output pixel reads in a channel, whose elements 32 bits can count, and what each is weighed by.
 template <class Acc>
 struct Taps {
-  int64_t at, right, below;
-  Acc across, down;
+  int32_t at[4];
+  Acc share[4];
+
+  // Of the upper left, the upper right, the lower left and the lower right one.
+  __device__ void set_shares(Acc down, Acc across) {
+    const Acc up = 1 - down, back = 1 - across;
+    share[0] = up * back;
+    share[1] = up * across;
+    share[2] = down * back;
+    share[3] = down * across;
+  }
+  template <class F>
+  __device__ Acc sum(const F& value) const {
+    Acc total = share[0] * value(0);
+#pragma unroll
+    for (int i = 1; i < 4; ++i) total += share[i] * value(i);
+    return total;
+  }
 };
 
 template <class T>
 struct Resized {
   using Acc = acc_t<T>;
   const T* data;
-  int64_t sn, sc, sp;
+  int64_t sn, sc;
   Resize<Acc> resize;
 
   __device__ Taps<Acc> taps(int32_t y, int32_t x) const {
-    const int64_t width = resize.columns.in;
-    if (resize.identity) return {(y * width + x) * sp, 0, 0, 0, 0};
+    const int32_t width = resize.columns.in;
+    Taps<Acc> taps{};
+    taps.at[0] = y * width + x;
+    if (resize.identity) return taps;
     const Source<Acc> row = resize.rows.source(y), column = resize.columns.source(x);
-    return {(row.low * width + column.low) * sp, (resize.columns.high(column) - column.low) * sp,
-            (resize.rows.high(row) - row.low) * width * sp, column.fraction, row.fraction};
+    const int32_t top = row.low * width, bottom = resize.rows.high(row) * width;
+    const int32_t left = column.low, right = resize.columns.high(column);
+    taps.at[0] = top + left;
+    taps.at[1] = top + right;
+    taps.at[2] = bottom + left;
+    taps.at[3] = bottom + right;
+    taps.set_shares(row.fraction, column.fraction);
+    return taps;
   }
 
-  __device__ Acc value(const Taps<Acc>& taps, int64_t n, int64_t c) const {
-    const T* top = data + n * sn + c * sc + taps.at;
-    if (resize.identity) return static_cast<Acc>(*top);
-    const T* bottom = top + taps.below;
-    const Acc left = (1 - taps.down) * static_cast<Acc>(top[0]) + taps.down * static_cast<Acc>(bottom[0]);
-    const Acc right =
-        (1 - taps.down) * static_cast<Acc>(top[taps.right]) + taps.down * static_cast<Acc>(bottom[taps.right]);
-    return (1 - taps.across) * left + taps.across * right;
+  // `count` channels from c on.
+  template <int count>
+  __device__ void read(const Taps<Acc>& taps, int64_t n, int64_t c, Acc (&values)[count]) const {
+    const T* channel = data + n * sn + c * sc;
+    if (resize.identity) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) values[i] = fetch(channel + i * sc + taps.at[0]);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const T* plane = as_base(channel + i * sc);
+      values[i] = taps.sum([&](int j) { return fetch(plane + taps.at[j]); });
+    }
+  }
+  __device__ Acc read_plane(const Taps<Acc>& taps, int64_t n) const {
+    Acc values[1];
+    read(taps, n, 0, values);
+    return values[0];
   }
 };
 
-// The pixels of an output or an input, or of `height` rows of it from `top` on: a group of `lanes` threads for each, of
-// which every one has some channels.
+// The pixels of an output or an input, or of `height` rows of it from `top` on, a thread each. Their channels are
+// shared out to `parts` blocks, `of_part` for each.
 struct Canvas {
-  int32_t height, width, lanes;
-  int64_t channels;
+  int32_t height, width;
+  int64_t channels, of_part, parts;
   int32_t top = 0;
 };
 
 struct Spot {
-  int64_t n;
-  int32_t y, x, lane;
-  int64_t p, part;  // of `parts` blocks that share their pixels
+  int64_t n, first, last;  // the channels are first to last - 1
+  int64_t p;
+  int32_t y, x, local;  // `local`: the pixel among those of the canvas
   bool inside;
 
-  __device__ Spot(const Canvas& canvas, int64_t parts = 1) {
-    const uint32_t pixels = static_cast<uint32_t>(canvas.height) * canvas.width, of_block = THREADS / canvas.lanes;
-    const uint32_t blocks = (pixels + of_block - 1) / of_block, block = blockIdx.x / static_cast<uint32_t>(parts);
-    part = blockIdx.x % static_cast<uint32_t>(parts);
+  __device__ explicit Spot(const Canvas& canvas) {
+    const uint32_t width = canvas.width, pixels = canvas.height * width, parts = canvas.parts;
+    const uint32_t blocks = (pixels + THREADS - 1) / THREADS, block = blockIdx.x / parts;
     n = block / blocks;
-    const uint32_t pixel = block % blocks * of_block + threadIdx.x / canvas.lanes;
-    lane = threadIdx.x % canvas.lanes;
+    first = blockIdx.x % parts * canvas.of_part;
+    last = first + canvas.of_part < canvas.channels ? first + canvas.of_part : canvas.channels;
+    const uint32_t pixel = block % blocks * THREADS + threadIdx.x;  // of at most 2^31 - 1
     inside = pixel < pixels;
-    const uint32_t width = canvas.width, at = canvas.top * width + (inside ? pixel : 0);  // an image has no more
-    p = at;
-    y = static_cast<int32_t>(at / width);
-    x = static_cast<int32_t>(at % width);
+    local = static_cast<int32_t>(inside ? pixel : 0);
+    p = local + static_cast<int64_t>(canvas.top) * canvas.width;
+    y = canvas.top + static_cast<int32_t>(local / width);
+    x = static_cast<int32_t>(local % width);
   }
 };
+
+// Calls body(integral_constant, c) for the channels from c on: for `count` of them, which it reads before it uses any,
+// as long as there are so many, then for half as many, down to one.
+template <int count, class F>
+__device__ void for_each_channel(int64_t c, int64_t last, const F& body) {
+#pragma unroll 1
+  for (; c + count <= last; c += count) body(std::integral_constant<int, count>{}, c);
+  if constexpr (count > 1) for_each_channel<count / 2>(c, last, body);
+}
+
+// So many channels at once as leave the registers to the taps of so many scales.
+template <int most>
+constexpr int AT_ONCE = most <= 6 ? 4 : 2;
 
 // What K predictions are weighed by: weights, or opacities that are composited at the output's resolution, in which the
 // last scale may be opaque and have no map. `premultiplied` predictions have their opacity in them already.
@@ -111,17 +167,19 @@ template <class Acc, int most>
 struct Maps {
   Resized<Acc> planes[most];
   int32_t scales;
-  bool opacities, opaque_last, premultiplied;
+  bool opacities, opaque_last, premultiplied, alike;  // `alike`: all are of one size
 
   __device__ bool opaque(int k) const { return opacities && opaque_last && k == scales - 1; }
 
   // The planes at an output pixel, and what they make of it.
   __device__ void read(const Spot& spot, Acc (&values)[most]) const {
+    Taps<Acc> taps{};
 #pragma unroll
     for (int k = 0; k < most; ++k) {
-      values[k] = 0;
-      if (k >= scales) continue;
-      values[k] = opaque(k) ? Acc(1) : planes[k].value(planes[k].taps(spot.y, spot.x), spot.n, 0);
+      values[k] = 1;
+      if (k >= scales || opaque(k)) continue;
+      if (k == 0 || !alike) taps = planes[k].taps(spot.y, spot.x);
+      values[k] = planes[k].read_plane(taps, spot.n);
     }
   }
   __device__ void composite(const Acc (&values)[most], Acc (&weights)[most]) const {
@@ -156,7 +214,7 @@ struct Predictions {
   Resized<T> scales[most];
 };
 
-// The rendering of a pixel, a channel at a time.
+// The rendering of a pixel, some channels at a time.
 template <class T, int most>
 struct Rendering {
   using Acc = acc_t<T>;
@@ -170,13 +228,19 @@ struct Rendering {
     for (int k = 0; k < most; ++k) taps[k] = k < maps.scales ? predictions.scales[k].taps(spot.y, spot.x) : Taps<Acc>{};
   }
 
-  __device__ Acc score(const Predictions<T, most>& predictions, const Maps<Acc, most>& maps, const Spot& spot,
-                       int64_t c) const {
-    Acc sum = 0;
+  template <int count>
+  __device__ void scores(const Predictions<T, most>& predictions, const Maps<Acc, most>& maps, int64_t n, int64_t c,
+                         Acc (&sums)[count]) const {
 #pragma unroll
-    for (int k = 0; k < most; ++k)
-      if (k < maps.scales) sum += weights[k] * predictions.scales[k].value(taps[k], spot.n, c);
-    return sum;
+    for (int i = 0; i < count; ++i) sums[i] = 0;
+#pragma unroll
+    for (int k = 0; k < most; ++k) {
+      if (k >= maps.scales) continue;
+      Acc values[count];
+      predictions.scales[k].read(taps[k], n, c, values);
+#pragma unroll
+      for (int i = 0; i < count; ++i) sums[i] += weights[k] * values[i];
+    }
   }
 };
 
@@ -202,25 +266,35 @@ __global__ void __launch_bounds__(THREADS) copy_plane(int64_t pixels, AnyMap map
   if (at.p < pixels) plane[at.n * pixels + at.p] = map.read<Acc>(at.n, 0, at.p);
 }
 
-// A thread has a pixel of `canvas` and every `lanes`-th of its channels from part * channels_of_part on.
-template <class T, int most>
+template <class T, int most, class Out>
 __global__ void __launch_bounds__(THREADS)
-    render_forward(Canvas canvas, int64_t parts, Predictions<T, most> predictions, Maps<acc_t<T>, most> maps,
-                   AnyMap out) {
-  const Spot spot(canvas, parts);
+    render_forward(Canvas canvas, Predictions<T, most> predictions, Maps<acc_t<T>, most> maps, Map<Out> out) {
+  const Spot spot(canvas);
   if (!spot.inside) return;
   const Rendering<T, most> rendering(predictions, maps, spot);
-  for (int64_t c = spot.part * canvas.lanes + spot.lane; c < canvas.channels; c += parts * canvas.lanes)
-    out.write(spot.n, c, spot.p, rendering.score(predictions, maps, spot, c));
+  for_each_channel<AT_ONCE<most>>(spot.first, spot.last, [&](auto count, int64_t c) {
+    acc_t<T> scores[count];
+    rendering.scores(predictions, maps, spot.n, c, scores);
+    Out* channel = out.data + spot.n * out.sn + c * out.sc;
+#pragma unroll
+    for (int i = 0; i < count; ++i) channel[i * out.sc + spot.p] = static_cast<Out>(scores[i]);
+  });
 }
 
 // dL/d rendered, as it is given.
-template <class Acc>
+template <class G>
 struct Given {
+  using Acc = acc_t<G>;
   static constexpr bool of_scores = false;
-  AnyMap grad;
+  Map<const G> grad;
 
-  __device__ Acc at(const Spot& spot, int64_t c, Acc) const { return grad.read<Acc>(spot.n, c, spot.p); }
+  struct OfPixel {
+    const G* pixel;
+    int64_t sc;
+
+    __device__ Acc operator()(int64_t c, Acc) const { return fetch(pixel + c * sc); }
+  };
+  __device__ OfPixel of(int64_t n, int64_t p) const { return {grad.data + n * grad.sn + p, grad.sc}; }
 };
 
 // What reaches the maps at every output pixel, to map_grads[n][k][p], and what the predictions are weighed by there, to
@@ -230,20 +304,27 @@ __global__ void __launch_bounds__(THREADS)
     render_backward_maps(Canvas canvas, Predictions<T, most> predictions, Maps<Acc, most> maps, Gradient gradient,
                          Acc* __restrict__ weights, Acc* __restrict__ map_grads) {
   const Spot spot(canvas);
+  if (!spot.inside) return;
   const Rendering<T, most> rendering(predictions, maps, spot);
   Acc sums[most] = {};
-  if (map_grads != nullptr && spot.inside)
-    for (int64_t c = spot.lane; c < canvas.channels; c += canvas.lanes) {
-      const Acc score = Gradient::of_scores ? rendering.score(predictions, maps, spot, c) : Acc(0);
-      const Acc grad = gradient.at(spot, c, score);
+  if (map_grads != nullptr) {
+    const auto grad_of = gradient.of(spot.n, spot.p);
+    for_each_channel<AT_ONCE<most> / 2>(spot.first, spot.last, [&](auto count, int64_t c) {
+      Acc grads[count] = {};
+      if constexpr (Gradient::of_scores) rendering.scores(predictions, maps, spot.n, c, grads);
 #pragma unroll
-      for (int k = 0; k < most; ++k)
-        if (k < maps.scales) sums[k] += grad * predictions.scales[k].value(rendering.taps[k], spot.n, c);
-    }
+      for (int i = 0; i < count; ++i) grads[i] = grad_of(c + i, grads[i]);
 #pragma unroll
-  for (int k = 0; k < most; ++k) sums[k] = sum_over(sums[k], canvas.lanes);
-  maps.composite_backward(rendering.values, sums);
-  if (!spot.inside || spot.lane != 0) return;
+      for (int k = 0; k < most; ++k) {
+        if (k >= maps.scales) continue;
+        Acc values[count];
+        predictions.scales[k].read(rendering.taps[k], spot.n, c, values);
+#pragma unroll
+        for (int i = 0; i < count; ++i) sums[k] += grads[i] * values[i];
+      }
+    });
+    maps.composite_backward(rendering.values, sums);
+  }
   const int64_t pixels = static_cast<int64_t>(canvas.height) * canvas.width;
 #pragma unroll
   for (int k = 0; k < most; ++k) {
@@ -257,13 +338,88 @@ __global__ void __launch_bounds__(THREADS)
 // dL/d rendered of the rows of `canvas`, computed from the rendered scores.
 template <class T, int most, class Gradient, class Acc = acc_t<T>>
 __global__ void __launch_bounds__(THREADS) gradient_rows(Canvas canvas, Predictions<T, most> predictions,
-                                                         Maps<Acc, most> maps, Gradient gradient, AnyMap rows) {
+                                                         Maps<Acc, most> maps, Gradient gradient, Map<Acc> rows) {
   const Spot spot(canvas);
   if (!spot.inside) return;
   const Rendering<T, most> rendering(predictions, maps, spot);
-  const int64_t p = spot.p - static_cast<int64_t>(canvas.top) * canvas.width;
-  for (int64_t c = spot.lane; c < canvas.channels; c += canvas.lanes)
-    rows.write(spot.n, c, p, gradient.at(spot, c, rendering.score(predictions, maps, spot, c)));
+  const auto grad_of = gradient.of(spot.n, spot.p);
+  for_each_channel<AT_ONCE<most>>(spot.first, spot.last, [&](auto count, int64_t c) {
+    Acc scores[count];
+    rendering.scores(predictions, maps, spot.n, c, scores);
+    Acc* channel = rows.data + spot.n * rows.sn + c * rows.sc;
+#pragma unroll
+    for (int i = 0; i < count; ++i) channel[i * rows.sc + spot.local] = grad_of(c + i, scores[i]);
+  });
+}
+
+// The gradient of a prediction has two passes: down the columns, from the output's rows to the prediction's, and along
+// these rows. What a thread finds out about an axis serves GATHERED channels, all of which it reads before it uses any.
+constexpr int GATHERED = 8;
+
+// Blocks of a multiprocessor that leave a thread the registers for these: for as many as there may be nvcc would read
+// one channel after the other.
+template <class Acc>
+constexpr int GATHERING = sizeof(Acc) == 8 ? 2 : 4;
+
+template <int count, class T, class Acc>
+__device__ void add_gathered(const T* channel, int64_t sc, Acc weight, Acc (&sums)[count]) {
+  Acc values[count];
+#pragma unroll
+  for (int i = 0; i < count; ++i) values[i] = fetch(channel + i * sc);
+#pragma unroll
+  for (int i = 0; i < count; ++i) sums[i] += weight * values[i];
+}
+
+template <int count, class T, class Acc>
+__device__ void store_gathered(const Acc (&sums)[count], T* channel, int64_t sc) {
+#pragma unroll
+  for (int i = 0; i < count; ++i) channel[i * sc] = static_cast<T>(sums[i]);
+}
+
+// Down the columns of dL/d rendered, which begins at pixel `origin`, times the weights of the prediction. A thread has
+// a row of the prediction and a column of the output. `out` begins where the canvas does.
+template <class G, class Out, class Acc = acc_t<G>>
+__global__ void __launch_bounds__(THREADS, GATHERING<Acc>)
+    gather_down(Canvas canvas, Resize<Acc> resize, Map<const G> grad, int32_t origin, const Acc* __restrict__ weights,
+                int64_t weights_n, Map<Out> out) {
+  const Spot spot(canvas);
+  if (!spot.inside) return;
+  const Acc* weight = weights + spot.n * weights_n;
+  const int32_t first = resize.identity ? spot.y : resize.rows.first(spot.y);
+  const int32_t last = resize.identity ? spot.y : resize.rows.last(spot.y);
+  for_each_channel<GATHERED>(spot.first, spot.last, [&](auto count, int64_t c) {
+    const G* channel = grad.data + spot.n * grad.sn + c * grad.sc;
+    Acc sums[count] = {};
+#pragma unroll 1
+    for (int32_t row = first; row <= last; ++row) {
+      Acc down = 1;
+      if (!resize.identity && !resize.rows.share(row, spot.y, down)) continue;
+      const int32_t p = row * canvas.width + spot.x;
+      add_gathered(channel + (p - origin), grad.sc, down * weight[p], sums);
+    }
+    store_gathered(sums, out.data + spot.n * out.sn + c * out.sc + spot.local, out.sc);
+  });
+}
+
+// Along the rows of what the first pass has left, (N, C, rows, columns.out). A thread has a pixel of the prediction.
+// Both maps begin where the canvas does.
+template <class T, class Acc = acc_t<T>>
+__global__ void __launch_bounds__(THREADS, GATHERING<Acc>)
+    gather_along(Canvas canvas, Axis<Acc> columns, Map<const Acc> sums, Map<T> dx) {
+  const Spot spot(canvas);
+  if (!spot.inside) return;
+  const int64_t row = static_cast<int64_t>(spot.y - canvas.top) * columns.out;
+  const int32_t first = columns.first(spot.x), last = columns.last(spot.x);
+  for_each_channel<GATHERED>(spot.first, spot.last, [&](auto count, int64_t c) {
+    const Acc* channel = sums.data + spot.n * sums.sn + c * sums.sc + row;
+    Acc totals[count] = {};
+#pragma unroll 1
+    for (int32_t column = first; column <= last; ++column) {
+      Acc across;
+      if (columns.share(column, spot.x, across)) add_gathered(channel + column, sums.sc, across, totals);
+    }
+    store_gathered(totals, dx.data + spot.n * dx.sn + c * dx.sc + spot.local, dx.sc);
+  });
 }
 
 // Calls body(p, coefficient) for every output pixel p that reads pixel (y, x) of an input, in order.
@@ -277,33 +433,6 @@ __device__ void for_each_reader(const Resize<Acc>& resize, int32_t y, int32_t x,
     if (!resize.rows.share(row, y, down)) continue;
     for (int32_t column = first; column <= last; ++column)
       if (resize.columns.share(column, x, across)) body(row * width + column, down * across);
-  }
-}
-
-constexpr int GATHERED = 8;  // channels of a thread
-
-// The gradient of prediction k, of dL/d rendered from pixel `origin` on. A thread has a pixel of it, of `canvas`, and
-// GATHERED of its channels.
-template <class T, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS)
-    gather(Canvas canvas, int64_t parts, Resize<Acc> resize, AnyMap grad, int64_t origin,
-           const Acc* __restrict__ weights, int64_t weights_n, Map<T> dx) {
-  const Spot spot(canvas, parts);
-  if (!spot.inside) return;
-  const int64_t first = spot.part * canvas.lanes * GATHERED + spot.lane;
-  Acc sums[GATHERED] = {};
-  for_each_reader(resize, spot.y, spot.x, [&](int64_t p, Acc coefficient) {
-    const Acc weight = coefficient * weights[spot.n * weights_n + p];
-#pragma unroll
-    for (int i = 0; i < GATHERED; ++i) {
-      const int64_t c = first + i * canvas.lanes;
-      if (c < canvas.channels) sums[i] += weight * grad.read<Acc>(spot.n, c, p - origin);
-    }
-  });
-#pragma unroll
-  for (int i = 0; i < GATHERED; ++i) {
-    const int64_t c = first + i * canvas.lanes;
-    if (c < canvas.channels) dx.data[spot.n * dx.sn + c * dx.sc + spot.p * dx.sp] = static_cast<T>(sums[i]);
   }
 }
 

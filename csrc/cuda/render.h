@@ -1,6 +1,7 @@
 // What the launchers of every operation on a rendering share.
 #pragma once
 
+#include "nchw.h"
 #include "render.cuh"
 #include "weights.h"
 
@@ -19,42 +20,55 @@ Resize<Acc> resize_of(const Checker& check, int64_t height, int64_t width, int64
   return {axis(height, out_height), axis(width, out_width), height == out_height && width == out_width};
 }
 
-// Threads of a pixel: its channels, where they lie side by side.
-inline Canvas canvas_of(int64_t channels, int64_t height, int64_t width, bool channels_last) {
-  Canvas canvas{static_cast<int32_t>(height), static_cast<int32_t>(width), 1, channels};
-  while (channels_last && canvas.lanes < WARP && canvas.lanes < channels) canvas.lanes *= 2;
-  return canvas;
+// All channels of a pixel in one thread, or so many.
+inline Canvas canvas_of(int64_t channels, int64_t height, int64_t width) {
+  return {static_cast<int32_t>(height), static_cast<int32_t>(width), channels, channels, 1};
 }
-inline int64_t blocks_of(const Canvas& canvas, int64_t batch, int64_t parts = 1) {
-  return batch * parts * ceil_div(static_cast<int64_t>(canvas.height) * canvas.width, THREADS / canvas.lanes);
+inline Canvas canvas_of(int64_t channels, int64_t height, int64_t width, int64_t of_part) {
+  return {static_cast<int32_t>(height), static_cast<int32_t>(width), channels, of_part, ceil_div(channels, of_part)};
+}
+inline int64_t blocks_of(const Canvas& canvas, int64_t batch) {
+  return batch * canvas.parts * ceil_div(static_cast<int64_t>(canvas.height) * canvas.width, THREADS);
 }
 
-// Predictions (N, C, h_k, w_k), all channels_last or all NCHW, read at the output's resolution.
+// A map that is read at the output's resolution.
+template <class T>
+class Input {
+  InNchw<const T> in_nchw_;
+
+ public:
+  Resized<T> resized;
+
+  Input(const Checker& check, const Launcher& launch, const char* name, const Tensor& t, const Shape& shape,
+        int64_t height, int64_t width)
+      : in_nchw_(check, name, t, shape) {
+    in_nchw_.copy_in(launch);
+    const auto& map = in_nchw_.map;
+    resized = {map.data, map.sn, map.sc, resize_of<acc_t<T>>(check, shape[2], shape[3], height, width)};
+  }
+};
+
+// Predictions (N, C, h_k, w_k).
 template <class T>
 struct Inputs {
   int64_t batch, channels;
-  bool channels_last;
-  std::vector<Resized<T>> scales;
+  std::vector<Input<T>> scales;
 
-  Inputs(const Checker& check, const std::vector<Tensor>& tensors, int64_t batch, int64_t height, int64_t width)
-      : batch(batch),
-        channels(check.first("predictions", tensors).size(1)),
-        channels_last(std::any_of(tensors.begin(), tensors.end(), [](const auto& t) { return pixel_stride(t) != 1; })) {
+  Inputs(const Checker& check, const Launcher& launch, const std::vector<Tensor>& tensors, int64_t batch,
+         int64_t height, int64_t width)
+      : batch(batch), channels(check.first("predictions", tensors).size(1)) {
     for (const Tensor& t : tensors) {
       check.pixels("predictions", t);
-      const auto map = check.map<const T>("predictions", t, {batch, channels, t.size(2), t.size(3)}, channels_last);
-      scales.push_back(
-          {map.data, map.sn, map.sc, map.sp, resize_of<acc_t<T>>(check, t.size(2), t.size(3), height, width)});
+      scales.emplace_back(check, launch, "predictions", t, Shape{batch, channels, t.size(2), t.size(3)}, height, width);
     }
   }
 
   template <int most>
   Predictions<T, most> of() const {
     Predictions<T, most> result{};
-    std::copy(scales.begin(), scales.end(), result.scales);
+    std::transform(scales.begin(), scales.end(), result.scales, [](const auto& scale) { return scale.resized; });
     return result;
   }
-  Canvas canvas(int64_t height, int64_t width) const { return canvas_of(channels, height, width, channels_last); }
 };
 
 // The planes that predictions are weighed by, in memory of their own.
@@ -63,12 +77,12 @@ struct Planes {
   std::vector<Tensor> memory;
   std::vector<Resized<Acc>> planes;
   int64_t batch, scales;
-  bool opacities, opaque_last, premultiplied = false;
+  bool opacities, opaque_last, premultiplied = false, alike = false;
 
   // Weights or opacities of logits (N, K, h, w), made at their resolution.
   Planes(const Checker& check, const Launcher& launch, const Tensor& logits, const std::string& phi, bool last,
          bool resize_opacities, int64_t height, int64_t width)
-      : batch(logits.size(0)), scales(logits.size(1)), opacities(resize_opacities), opaque_last(last) {
+      : batch(logits.size(0)), scales(logits.size(1)), opacities(resize_opacities), opaque_last(last), alike(true) {
     const Layout layout(logits);
     check.pixels("logits", logits);
     const Compositing c = compositing_of(check, layout, phi, last);
@@ -80,7 +94,7 @@ struct Planes {
     });
     const auto resize = resize_of<Acc>(check, layout.height, layout.width, height, width);
     for (int64_t k = 0; k < scales; ++k)
-      planes.push_back({data + k * layout.pixels, scales * layout.pixels, 0, 1, resize});
+      planes.push_back({data + k * layout.pixels, scales * layout.pixels, 0, resize});
   }
 
   // Opacities (N, 1, h_k, w_k) at a resolution of their own, of all scales but the last, which is opaque.
@@ -98,7 +112,7 @@ struct Planes {
       memory.push_back(scratch<Acc>(like, batch * pixels));
       Acc* data = data_of<Acc>(memory.back());
       launch(copy_plane<Acc>, blocks_of_pixels(batch, pixels), pixels, map, data);
-      planes.push_back({data, pixels, 0, 1, resize_of<Acc>(check, t.size(2), t.size(3), height, width)});
+      planes.push_back({data, pixels, 0, resize_of<Acc>(check, t.size(2), t.size(3), height, width)});
     }
     planes.push_back(Resized<Acc>{});  // of the last, which is not read
   }
@@ -111,6 +125,7 @@ struct Planes {
     result.opacities = opacities;
     result.opaque_last = opaque_last;
     result.premultiplied = premultiplied;
+    result.alike = alike;
     return result;
   }
 };
@@ -122,9 +137,10 @@ void check_scales(const Checker& check, const Inputs<T>& inputs, const Planes<ac
 }
 
 // Blocks that share the pixels of a small output, until there are enough for a GPU.
-inline int64_t parts_of(const Canvas& canvas, int64_t batch, int64_t most) {
-  constexpr int64_t ENOUGH = 512;
-  return std::max<int64_t>(1, std::min(ceil_div(ENOUGH, blocks_of(canvas, batch)), most));
+inline Canvas shared_canvas(int64_t batch, int64_t channels, int64_t height, int64_t width) {
+  constexpr int64_t ENOUGH = 512, FEWEST = 8;  // blocks, and channels of each
+  const int64_t parts = ceil_div(ENOUGH, blocks_of(canvas_of(channels, height, width), batch));
+  return canvas_of(channels, height, width, std::max(ceil_div(channels, parts), std::min(channels, FEWEST)));
 }
 
 template <class T>
@@ -132,12 +148,15 @@ void render_to(const Checker& check, const Launcher& launch, const Inputs<T>& in
                const Tensor& out) {
   check_scales(check, inputs, planes);
   const int64_t height = out.size(2), width = out.size(3);
-  const AnyMap o = any_map(check, "out", out, {inputs.batch, inputs.channels, height, width});
-  const Canvas canvas = inputs.canvas(height, width);
-  const int64_t parts = parts_of(canvas, inputs.batch, ceil_div(inputs.channels, 8 * canvas.lanes));
-  dispatch_scales(planes.scales, [&](auto most) {
-    launch(render_forward<T, most>, blocks_of(canvas, inputs.batch, parts), canvas, parts, inputs.template of<most>(),
-           planes.template of<most>(), o);
+  const Canvas canvas = shared_canvas(inputs.batch, inputs.channels, height, width);
+  dispatch_result<T>(check, "out", out, [&](auto element) {
+    using Out = decltype(element);
+    const InNchw<Out> to(check, "out", out, {inputs.batch, inputs.channels, height, width});
+    dispatch_scales(planes.scales, [&](auto most) {
+      launch(render_forward<T, most, Out>, blocks_of(canvas, inputs.batch), canvas, inputs.template of<most>(),
+             planes.template of<most>(), to.map);
+    });
+    to.copy_out(launch);
   });
 }
 
@@ -150,18 +169,11 @@ struct Backward {
   const Inputs<T>& inputs;
   const Planes<Acc>& planes;
   int64_t height, width;
-  Canvas canvas;
   std::optional<Tensor> weights, map_grads;  // (N, K, height, width)
 
   Backward(const Checker& check, const Launcher& launch, const Inputs<T>& inputs, const Planes<Acc>& planes,
            int64_t height, int64_t width)
-      : check(check),
-        launch(launch),
-        inputs(inputs),
-        planes(planes),
-        height(height),
-        width(width),
-        canvas(inputs.canvas(height, width)) {
+      : check(check), launch(launch), inputs(inputs), planes(planes), height(height), width(width) {
     check_scales(check, inputs, planes);
   }
 
@@ -171,6 +183,7 @@ struct Backward {
     const int64_t size = inputs.batch * planes.scales * height * width;
     if (of_predictions) weights = scratch<Acc>(like, size);
     if (of_planes) map_grads = scratch<Acc>(like, size);
+    const Canvas canvas = canvas_of(inputs.channels, height, width);
     dispatch_scales(planes.scales, [&](auto most) {
       launch(render_backward_maps<T, most, Gradient>, blocks_of(canvas, inputs.batch), canvas,
              inputs.template of<most>(), planes.template of<most>(), gradient, data_of<Acc>(weights),
@@ -178,19 +191,38 @@ struct Backward {
     });
   }
 
-  Map<T> grad_of(const Tensor& prediction, const Tensor& grad) const {
-    return check.map<T>("grad of predictions", grad,
-                        {inputs.batch, inputs.channels, prediction.size(2), prediction.size(3)}, inputs.channels_last);
+  InNchw<T> grad_of(const Tensor& prediction, const Tensor& grad) const {
+    return {
+        check, "grad of predictions", grad, {inputs.batch, inputs.channels, prediction.size(2), prediction.size(3)}};
   }
 
   // Rows [begin, end) of the gradient of prediction k, of dL/d rendered from row `origin` on.
-  void gather_rows(int64_t k, const Map<T>& dx, int64_t begin, int64_t end, const AnyMap& grad, int64_t origin) const {
-    const Resize<Acc>& resize = inputs.scales[k].resize;
-    Canvas rows = inputs.canvas(end - begin, resize.columns.in);
-    rows.top = static_cast<int32_t>(begin);
-    const int64_t parts = ceil_div(inputs.channels, rows.lanes * GATHERED);
-    launch(gather<T>, blocks_of(rows, inputs.batch, parts), rows, parts, resize, grad, origin * width,
-           data_of<Acc>(weights) + k * height * width, planes.scales * height * width, dx);
+  template <class G>
+  void gather_rows(int64_t k, const Map<T>& dx, int64_t begin, int64_t end, const Map<const G>& grad,
+                   int64_t origin) const {
+    const Resize<Acc>& resize = inputs.scales[k].resized.resize;
+    const int64_t channels = inputs.channels, most = std::max<int64_t>(1, MOST_PIXELS / width);
+    if (end - begin > most) {  // what is between the passes has no more pixels than an image
+      gather_rows(k, dx, begin, begin + most, grad, origin);
+      return gather_rows(k, dx, begin + most, end, grad, origin);
+    }
+    const int64_t rows = end - begin;
+    const Acc* weight = data_of<Acc>(weights) + k * height * width;
+    const Map<T> into{dx.data + begin * resize.columns.in, dx.sn, dx.sc, 1};
+    Canvas canvas = canvas_of(channels, rows, width, GATHERED);
+    canvas.top = static_cast<int32_t>(begin);
+    const auto down = [&](const auto& to) {
+      using Out = std::remove_reference_t<decltype(*to.data)>;
+      launch(gather_down<G, Out>, blocks_of(canvas, inputs.batch), canvas, resize, grad,
+             static_cast<int32_t>(origin * width), weight, planes.scales * height * width, to);
+    };
+    if (resize.columns.in == width) return down(into);
+    const Tensor memory = scratch<Acc>(*weights, inputs.batch * channels * rows * width);
+    const Map<Acc> sums{data_of<Acc>(memory), channels * rows * width, rows * width, 1};
+    down(sums);
+    canvas.width = resize.columns.in;
+    launch(gather_along<T>, blocks_of(canvas, inputs.batch), canvas, resize.columns,
+           Map<const Acc>{sums.data, sums.sn, sums.sc, 1}, into);
   }
 };
 
@@ -201,11 +233,19 @@ std::optional<Tensor> render_backward(const Checker& check, const Launcher& laun
                                       const Inputs<T>& inputs, const Planes<Acc>& planes,
                                       const std::vector<Tensor>& predictions, const Gradients& grads, bool of_planes) {
   Backward<T> backward(check, launch, inputs, planes, grad.size(2), grad.size(3));
-  const AnyMap g = any_map(check, "grad", grad, {inputs.batch, inputs.channels, backward.height, backward.width});
   const bool of_predictions = std::any_of(grads.begin(), grads.begin() + planes.scales, [](auto& t) { return !!t; });
-  backward.maps(Given<Acc>{g}, grad, of_predictions, of_planes);
-  for (int64_t k = 0; k < planes.scales; ++k)
-    if (grads[k]) backward.gather_rows(k, backward.grad_of(predictions[k], *grads[k]), 0, predictions[k].size(2), g, 0);
+  dispatch_result<T>(check, "grad", grad, [&](auto element) {
+    using G = decltype(element);
+    const InNchw<const G> given(check, "grad", grad, {inputs.batch, inputs.channels, backward.height, backward.width});
+    given.copy_in(launch);
+    backward.maps(Given<G>{given.map}, grad, of_predictions, of_planes);
+    for (int64_t k = 0; k < planes.scales; ++k) {
+      if (!grads[k]) continue;
+      const InNchw<T> dx = backward.grad_of(predictions[k], *grads[k]);
+      backward.gather_rows(k, dx.map, 0, predictions[k].size(2), given.map, 0);
+      dx.copy_out(launch);
+    }
+  });
   return backward.map_grads;
 }
 
@@ -222,27 +262,25 @@ std::optional<Tensor> render_backward_of_scores(const Checker& check, const Laun
   backward.maps(gradient, like, of_predictions, of_planes);
   for (int64_t k = 0; k < planes.scales; ++k) {
     if (!grads[k]) continue;
-    const Map<T> dx = backward.grad_of(predictions[k], *grads[k]);
-    const Resize<Acc>& resize = inputs.scales[k].resize;
+    const InNchw<T> dx = backward.grad_of(predictions[k], *grads[k]);
+    const Resize<Acc>& resize = inputs.scales[k].resized.resize;
     const int64_t rows = resize.rows.in, of_band = std::max(ceil_div(rows, BANDS), ceil_div(ROWS * rows, height));
     for (int64_t begin = 0; begin < rows; begin += of_band) {
       const int64_t end = std::min(begin + of_band, rows);
       const int64_t top = resize.identity ? begin : resize.rows.first(begin);
       const int64_t bottom = resize.identity ? end : resize.rows.last(end - 1) + 1;
       const int64_t channels = inputs.channels, pixels = (bottom - top) * width;
-      Canvas canvas = inputs.canvas(bottom - top, width);
+      Canvas canvas = canvas_of(channels, bottom - top, width);
       canvas.top = static_cast<int32_t>(top);
       const Tensor memory = scratch<Acc>(like, inputs.batch * channels * pixels);
-      const AnyMap band{{memory.data_ptr(), memory.scalar_type()},
-                        channels * pixels,
-                        inputs.channels_last ? 1 : pixels,
-                        inputs.channels_last ? channels : 1};
+      const Map<Acc> band{data_of<Acc>(memory), channels * pixels, pixels, 1};
       dispatch_scales(planes.scales, [&](auto most) {
         launch(gradient_rows<T, most, Gradient>, blocks_of(canvas, inputs.batch), canvas, inputs.template of<most>(),
                planes.template of<most>(), gradient, band);
       });
-      backward.gather_rows(k, dx, begin, end, band, top);
+      backward.gather_rows(k, dx.map, begin, end, Map<const Acc>{band.data, band.sn, band.sc, 1}, top);
     }
+    dx.copy_out(launch);
   }
   return backward.map_grads;
 }

@@ -16,12 +16,12 @@ void resized_cross_entropy_forward(Tensor logits, Tensor target, std::optional<T
     using Acc = acc_t<T>;
     const Layout layout(logits);
     const int64_t height = losses.size(1), width = losses.size(2), pixels = layout.batch * height * width;
-    const auto scores = resized_scores<T>(check, logits, layout, height, width);
+    const auto input = resized_input<T>(check, launch, logits, height, width);
     const auto classes = target_of<Acc>(check, target, weight, smoothing, ignore_index, layout.channels, pixels);
     Acc *loss_of = check.flat<Acc>("losses", losses, pixels), *lse_of = check.flat<Acc>("lse", lse, pixels);
-    const Canvas canvas = canvas_of(layout.channels, height, width, layout.channels_last);
-    launch(cross_entropy_forward<ResizedScores<T>>, blocks_of(canvas, layout.batch), canvas, scores, classes, loss_of,
-           lse_of);
+    const Canvas canvas = canvas_of(layout.channels, height, width);
+    launch(cross_entropy_forward<ResizedScores<T>>, blocks_of(canvas, layout.batch), canvas,
+           ResizedScores<T>{input.resized}, classes, loss_of, lse_of);
   });
 }
 
@@ -34,14 +34,14 @@ void resized_cross_entropy_backward(Tensor grad, Tensor logits, Tensor target, s
     using Acc = acc_t<T>;
     const Layout layout(logits);
     const int64_t height = grad.size(1), width = grad.size(2), pixels = layout.batch * height * width;
-    const auto scores = resized_scores<T>(check, logits, layout, height, width);
+    const auto input = resized_input<T>(check, launch, logits, height, width);
     const CrossEntropy<Acc> gradient{
         target_of<Acc>(check, target, weight, smoothing, ignore_index, layout.channels, pixels),
         check.flat<const Acc>("grad", grad, pixels), check.flat<const Acc>("lse", lse, pixels), height * width};
-    const auto dx = check.map<T>("grad of logits", grad_logits, layout);
-    const Canvas canvas = canvas_of(layout.channels, layout.height, layout.width, layout.channels_last);
-    const int64_t parts = ceil_div(layout.channels, canvas.lanes * DIFFERENTIATED);
-    launch(backward_of_cells<T>, blocks_of(canvas, layout.batch, parts), canvas, parts, scores.logits, gradient, dx);
+    const InNchw<T> dx(check, "grad of logits", grad_logits, layout.shape());
+    const Canvas canvas = canvas_of(layout.channels, layout.height, layout.width, DIFFERENTIATED);
+    launch(backward_of_cells<T>, blocks_of(canvas, layout.batch), canvas, input.resized, gradient, dx.map);
+    dx.copy_out(launch);
   });
 }
 

@@ -13,11 +13,12 @@ void resized_labels_forward(Tensor logits, Tensor labels) {
     using T = decltype(t);
     const Layout layout(logits);
     const int64_t height = labels.size(1), width = labels.size(2);
-    const auto scores = resized_scores<T>(check, logits, layout, height, width);
+    const auto input = resized_input<T>(check, launch, logits, height, width);
     const Labels found = labels_of(check, labels, layout.batch * height * width);
-    const Canvas canvas = canvas_of(layout.channels, height, width, layout.channels_last);
+    const Canvas canvas = canvas_of(layout.channels, height, width);
     acc_t<T>* const no_values = nullptr;
-    launch(most_likely<ResizedScores<T>>, blocks_of(canvas, layout.batch), canvas, scores, false, found, no_values);
+    launch(most_likely<ResizedScores<T>>, blocks_of(canvas, layout.batch), canvas, ResizedScores<T>{input.resized},
+           false, found, no_values);
   });
 }
 

@@ -15,17 +15,17 @@ void scale_space_accumulate_forward(Tensor rendered, std::optional<Tensor> trans
     using Acc = acc_t<T>;
     const Layout layout(rendered);
     const int64_t batch = layout.batch, channels = layout.channels, height = layout.height, width = layout.width;
-    check.type("rendered", rendered, torch::headeronly::CppTypeToScalarType<Acc>::value);
-    const AnyMap out = any_map(check, "rendered", rendered, layout.shape());
+    const InNchw<Acc> into(check, "rendered", rendered, layout.shape());
     Acc* through = check.flat<Acc>("transmittance", transmittance, batch * layout.pixels);
-    const Inputs<T> input(check, {prediction}, batch, height, width);
-    check.count("prediction's channels", input.channels, channels);
+    check.pixels("prediction", prediction);
     check.pixels("weight", weight);
-    const auto map = check.map<const Acc>("weight", weight, {batch, 1, weight.size(2), weight.size(3)}, false);
-    const auto resize = resize_of<Acc>(check, weight.size(2), weight.size(3), height, width);
-    const Canvas canvas = input.canvas(height, width);
-    launch(accumulate<T>, blocks_of(canvas, batch), canvas, input.scales[0],
-           Resized<Acc>{map.data, map.sn, map.sc, map.sp, resize}, first, out, through);
+    const Input<T> input(check, launch, "prediction", prediction,
+                         {batch, channels, prediction.size(2), prediction.size(3)}, height, width);
+    const Input<Acc> plane(check, launch, "weight", weight, {batch, 1, weight.size(2), weight.size(3)}, height, width);
+    const Canvas canvas = canvas_of(channels, height, width);
+    if (!first) into.copy_in(launch);
+    launch(accumulate<T>, blocks_of(canvas, batch), canvas, input.resized, plane.resized, first, into.map, through);
+    into.copy_out(launch);
   });
 }
 

@@ -15,12 +15,12 @@ void scale_space_cross_entropy_forward(std::vector<Tensor> predictions, Tensor l
     using T = decltype(t);
     using Acc = acc_t<T>;
     const int64_t height = losses.size(1), width = losses.size(2), pixels = logits.size(0) * height * width;
-    const Inputs<T> inputs(check, predictions, logits.size(0), height, width);
+    const Inputs<T> inputs(check, launch, predictions, logits.size(0), height, width);
     const Planes<Acc> planes(check, launch, logits, phi, opaque_last, resize_opacities, height, width);
     check_scales(check, inputs, planes);
     const auto classes = target_of<Acc>(check, target, weight, smoothing, ignore_index, inputs.channels, pixels);
     Acc *loss_of = check.flat<Acc>("losses", losses, pixels), *lse_of = check.flat<Acc>("lse", lse, pixels);
-    const Canvas canvas = inputs.canvas(height, width);
+    const Canvas canvas = canvas_of(inputs.channels, height, width);
     dispatch_scales(planes.scales, [&](auto most) {
       using Scores = RenderedScores<T, most>;
       launch(cross_entropy_forward<Scores>, blocks_of(canvas, inputs.batch), canvas,
@@ -39,7 +39,7 @@ void scale_space_cross_entropy_backward(Tensor grad, std::vector<Tensor> predict
     using T = decltype(t);
     using Acc = acc_t<T>;
     const int64_t height = grad.size(1), width = grad.size(2), pixels = logits.size(0) * height * width;
-    const Inputs<T> inputs(check, predictions, logits.size(0), height, width);
+    const Inputs<T> inputs(check, launch, predictions, logits.size(0), height, width);
     const Planes<Acc> planes(check, launch, logits, phi, opaque_last, resize_opacities, height, width);
     const CrossEntropy<Acc> gradient{
         target_of<Acc>(check, target, weight, smoothing, ignore_index, inputs.channels, pixels),

@@ -20,10 +20,10 @@ void scale_space_labels_forward(std::vector<Tensor> predictions, Tensor logits, 
     const Labels found = labels_of(check, labels, pixels);
     const auto given = value == "none" ? std::nullopt : std::optional<Tensor>(outputs[1]);
     Acc* values = check.flat<Acc>("values", given, pixels);
-    const Inputs<T> inputs(check, predictions, logits.size(0), height, width);
+    const Inputs<T> inputs(check, launch, predictions, logits.size(0), height, width);
     const Planes<Acc> planes(check, launch, logits, phi, opaque_last, resize_opacities, height, width);
     check_scales(check, inputs, planes);
-    const Canvas canvas = inputs.canvas(height, width);
+    const Canvas canvas = canvas_of(inputs.channels, height, width);
     dispatch_scales(planes.scales, [&](auto most) {
       using Scores = RenderedScores<T, most>;
       launch(most_likely<Scores>, blocks_of(canvas, inputs.batch), canvas,

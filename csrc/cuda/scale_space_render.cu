@@ -12,7 +12,7 @@ void scale_space_render_forward(std::vector<Tensor> predictions, Tensor logits, 
   dispatch(check.first("predictions", predictions).scalar_type(), check.op, [&](auto t) {
     using T = decltype(t);
     const int64_t height = out.size(2), width = out.size(3);
-    const Inputs<T> inputs(check, predictions, logits.size(0), height, width);
+    const Inputs<T> inputs(check, launch, predictions, logits.size(0), height, width);
     const Planes<acc_t<T>> planes(check, launch, logits, phi, opaque_last, resize_opacities, height, width);
     render_to(check, launch, inputs, planes, out);
   });
@@ -26,7 +26,7 @@ void scale_space_render_backward(Tensor grad, std::vector<Tensor> predictions, T
   dispatch(check.first("predictions", predictions).scalar_type(), check.op, [&](auto t) {
     using T = decltype(t);
     const int64_t height = grad.size(2), width = grad.size(3);
-    const Inputs<T> inputs(check, predictions, logits.size(0), height, width);
+    const Inputs<T> inputs(check, launch, predictions, logits.size(0), height, width);
     const Planes<acc_t<T>> planes(check, launch, logits, phi, opaque_last, resize_opacities, height, width);
     const auto map_grads =
         render_backward(check, launch, grad, inputs, planes, predictions, all, all.back().has_value());

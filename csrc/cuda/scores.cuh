@@ -1,4 +1,4 @@
-// Where the scores of a pixel come from, a channel at a time: predictions that are rendered, or one map that is
+// Where the scores of a pixel come from, some channels at a time: predictions that are rendered, or one map that is
 // resized. `at` is what the channels of the pixel share.
 #pragma once
 
@@ -12,9 +12,12 @@ struct RenderedScores {
   Predictions<T, most> predictions;
   Maps<Acc, most> maps;
 
+  static constexpr int at_once = AT_ONCE<most>;
+
   __device__ Rendering<T, most> at(const Spot& spot) const { return {predictions, maps, spot}; }
-  __device__ Acc score(const Rendering<T, most>& rendering, const Spot& spot, int64_t c) const {
-    return rendering.score(predictions, maps, spot, c);
+  template <int count>
+  __device__ void read(const Rendering<T, most>& rendering, int64_t n, int64_t c, Acc (&scores)[count]) const {
+    rendering.scores(predictions, maps, n, c, scores);
   }
 };
 
@@ -23,9 +26,12 @@ struct ResizedScores {
   using Acc = acc_t<T>;
   Resized<T> logits;
 
+  static constexpr int at_once = AT_ONCE<1>;
+
   __device__ Taps<Acc> at(const Spot& spot) const { return logits.taps(spot.y, spot.x); }
-  __device__ Acc score(const Taps<Acc>& taps, const Spot& spot, int64_t c) const {
-    return logits.value(taps, spot.n, c);
+  template <int count>
+  __device__ void read(const Taps<Acc>& taps, int64_t n, int64_t c, Acc (&scores)[count]) const {
+    logits.read(taps, n, c, scores);
   }
 };
 

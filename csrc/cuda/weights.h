@@ -25,7 +25,9 @@ inline Compositing compositing_of(const Checker& check, const Layout& layout, co
 // Calls body(integral_constant) for the room that so many scales take.
 template <class F>
 void dispatch_scales(int64_t scales, const F& body) {
-  if (scales <= 6)
+  if (scales <= 3)
+    body(std::integral_constant<int, 3>{});
+  else if (scales <= 6)
     body(std::integral_constant<int, 6>{});
   else
     body(std::integral_constant<int, MOST_SCALES>{});

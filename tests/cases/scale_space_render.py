@@ -78,6 +78,7 @@ CASES: tuple[Case, ...] = (
     call("sixteen scales", SIXTEEN, (2, 5), batch=1, size=(3, 7)),
     call("sixteen scales by opacities", SIXTEEN, (2, 5), batch=1, resize="opacities"),
     call("rows of several blocks", ((1, 150), (2, 263)), (2, 260), channels=2, batch=1, size=(3, 521)),
+    call("several blocks in channels_last", ((1, 150), (2, 263)), (2, 260), size=(3, 521), layouts=("channels_last",)),
     call("many rows", ((7, 3), (5, 2)), (11, 3), channels=2, batch=1, size=(17, 4)),
     call("many channels in channels_last", SCALES, channels=37, batch=1, layouts=("channels_last",)),
     call("many channels in NCHW", SCALES, channels=37, batch=1),

@@ -63,6 +63,11 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
   return value;
 }
 
+template <class T>
+T __ldg(const T* address) {
+  return *address;
+}
+
 inline uint4 __ldg(const uint4* address) {
   simt::check_alignment(address);
   return *address;
