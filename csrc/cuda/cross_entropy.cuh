@@ -37,14 +37,15 @@ struct Target {
 };
 
 template <class Scores, class Acc = typename Scores::Acc>
-__global__ void __launch_bounds__(THREADS) cross_entropy_forward(Canvas canvas, Scores scores, Target<Acc> target,
-                                                                 Acc* __restrict__ losses, Acc* __restrict__ lse) {
+__global__ void __launch_bounds__(THREADS, Scores::blocks)
+    cross_entropy_forward(Canvas canvas, Scores scores, Target<Acc> target, Acc* __restrict__ losses,
+                          Acc* __restrict__ lse) {
   const Spot spot(canvas);
   if (!spot.inside) return;
   const auto shared = scores.at(spot);
-  const int64_t at = spot.n * canvas.height * canvas.width + spot.p, t = target.at(at);
+  const int64_t at = static_cast<int64_t>(spot.n) * canvas.height * canvas.width + spot.p, t = target.at(at);
   Acc best = -std::numeric_limits<Acc>::infinity(), total = 0, score_of_target = 0, smooth = 0;
-  for_each_channel<Scores::at_once>(spot.first, spot.last, [&](auto count, int64_t c) {
+  for_each_channel<Scores::at_once>(spot.first, spot.last, [&](auto count, int32_t c) {
     Acc read[count];
     scores.read(shared, spot.n, c, read);
 #pragma unroll
@@ -69,7 +70,7 @@ struct ScoreGradient {
   int64_t target;
   Acc weighted, upstream, smoothed, lse;
 
-  __device__ Acc operator()(int64_t c, Acc score) const {
+  __device__ Acc operator()(int32_t c, Acc score) const {
     const Acc softmax = exp(score - lse), grad = weighted * (softmax - (c == target ? Acc(1) : Acc(0)));
     return smoothing != nullptr ? grad + upstream * (smoothed * softmax - smoothing[c]) : grad;
   }
@@ -82,7 +83,7 @@ struct CrossEntropy {
   const Acc *grad, *lse;
   int64_t pixels;
 
-  __device__ ScoreGradient<Acc> of(int64_t n, int64_t p) const {
+  __device__ ScoreGradient<Acc> of(int32_t n, int64_t p) const {
     const int64_t i = n * pixels + p, t = target.at(i);
     const Acc upstream = t == IGNORED ? Acc(0) : grad[i];
     const Acc smoothed = target.smoothing != nullptr ? target.smoothing[target.channels] : Acc(0);

@@ -99,7 +99,7 @@ struct Resized {
 
   // `count` channels from c on.
   template <int count>
-  __device__ void read(const Taps<Acc>& taps, int64_t n, int64_t c, Acc (&values)[count]) const {
+  __device__ void read(const Taps<Acc>& taps, int32_t n, int32_t c, Acc (&values)[count]) const {
     const T* channel = data + n * sn + c * sc;
     if (resize.identity) {
 #pragma unroll
@@ -112,7 +112,7 @@ struct Resized {
       values[i] = taps.sum([&](int j) { return fetch(plane + taps.at[j]); });
     }
   }
-  __device__ Acc read_plane(const Taps<Acc>& taps, int64_t n) const {
+  __device__ Acc read_plane(const Taps<Acc>& taps, int32_t n) const {
     Acc values[1];
     read(taps, n, 0, values);
     return values[0];
@@ -122,22 +122,20 @@ struct Resized {
 // The pixels of an output or an input, or of `height` rows of it from `top` on, a thread each. Their channels are
 // shared out to `parts` blocks, `of_part` for each.
 struct Canvas {
-  int32_t height, width;
-  int64_t channels, of_part, parts;
-  int32_t top = 0;
+  int32_t height, width, channels, of_part, parts, top;
 };
 
 struct Spot {
-  int64_t n, first, last;  // the channels are first to last - 1
+  int32_t n, first, last;  // the channels are first to last - 1
+  int32_t y, x, local;     // `local`: the pixel among those of the canvas
   int64_t p;
-  int32_t y, x, local;  // `local`: the pixel among those of the canvas
   bool inside;
 
   __device__ explicit Spot(const Canvas& canvas) {
     const uint32_t width = canvas.width, pixels = canvas.height * width, parts = canvas.parts;
     const uint32_t blocks = (pixels + THREADS - 1) / THREADS, block = blockIdx.x / parts;
-    n = block / blocks;
-    first = blockIdx.x % parts * canvas.of_part;
+    n = static_cast<int32_t>(block / blocks);
+    first = static_cast<int32_t>(blockIdx.x % parts) * canvas.of_part;
     last = first + canvas.of_part < canvas.channels ? first + canvas.of_part : canvas.channels;
     const uint32_t pixel = block % blocks * THREADS + threadIdx.x;  // of at most 2^31 - 1
     inside = pixel < pixels;
@@ -151,15 +149,21 @@ struct Spot {
 // Calls body(integral_constant, c) for the channels from c on: for `count` of them, which it reads before it uses any,
 // as long as there are so many, then for half as many, down to one.
 template <int count, class F>
-__device__ void for_each_channel(int64_t c, int64_t last, const F& body) {
+__device__ void for_each_channel(int32_t c, int32_t last, const F& body) {
 #pragma unroll 1
   for (; c + count <= last; c += count) body(std::integral_constant<int, count>{}, c);
   if constexpr (count > 1) for_each_channel<count / 2>(c, last, body);
 }
 
-// So many channels at once as leave the registers to the taps of so many scales.
+// So many channels at once, and blocks of a multiprocessor, as leave the registers to the taps of so many scales.
 template <int most>
 constexpr int AT_ONCE = most <= 6 ? 4 : 2;
+template <class Acc, int most>
+constexpr int SAMPLING = (most <= 1   ? 4
+                          : most <= 3 ? 3
+                          : most <= 6 ? 2
+                                      : 1) /
+                         (sizeof(Acc) == 8 && most <= 6 ? 2 : 1);
 
 // What K predictions are weighed by: weights, or opacities that are composited at the output's resolution, in which the
 // last scale may be opaque and have no map. `premultiplied` predictions have their opacity in them already.
@@ -229,7 +233,7 @@ struct Rendering {
   }
 
   template <int count>
-  __device__ void scores(const Predictions<T, most>& predictions, const Maps<Acc, most>& maps, int64_t n, int64_t c,
+  __device__ void scores(const Predictions<T, most>& predictions, const Maps<Acc, most>& maps, int32_t n, int32_t c,
                          Acc (&sums)[count]) const {
 #pragma unroll
     for (int i = 0; i < count; ++i) sums[i] = 0;
@@ -267,12 +271,12 @@ __global__ void __launch_bounds__(THREADS) copy_plane(int64_t pixels, AnyMap map
 }
 
 template <class T, int most, class Out>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, SAMPLING<acc_t<T>, most>)
     render_forward(Canvas canvas, Predictions<T, most> predictions, Maps<acc_t<T>, most> maps, Map<Out> out) {
   const Spot spot(canvas);
   if (!spot.inside) return;
   const Rendering<T, most> rendering(predictions, maps, spot);
-  for_each_channel<AT_ONCE<most>>(spot.first, spot.last, [&](auto count, int64_t c) {
+  for_each_channel<AT_ONCE<most>>(spot.first, spot.last, [&](auto count, int32_t c) {
     acc_t<T> scores[count];
     rendering.scores(predictions, maps, spot.n, c, scores);
     Out* channel = out.data + spot.n * out.sn + c * out.sc;
@@ -292,15 +296,15 @@ struct Given {
     const G* pixel;
     int64_t sc;
 
-    __device__ Acc operator()(int64_t c, Acc) const { return fetch(pixel + c * sc); }
+    __device__ Acc operator()(int32_t c, Acc) const { return fetch(pixel + c * sc); }
   };
-  __device__ OfPixel of(int64_t n, int64_t p) const { return {grad.data + n * grad.sn + p, grad.sc}; }
+  __device__ OfPixel of(int32_t n, int64_t p) const { return {grad.data + n * grad.sn + p, grad.sc}; }
 };
 
 // What reaches the maps at every output pixel, to map_grads[n][k][p], and what the predictions are weighed by there, to
 // weights[n][k][p]. Either may be null.
 template <class T, int most, class Gradient, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, SAMPLING<Acc, most>)
     render_backward_maps(Canvas canvas, Predictions<T, most> predictions, Maps<Acc, most> maps, Gradient gradient,
                          Acc* __restrict__ weights, Acc* __restrict__ map_grads) {
   const Spot spot(canvas);
@@ -309,7 +313,7 @@ __global__ void __launch_bounds__(THREADS)
   Acc sums[most] = {};
   if (map_grads != nullptr) {
     const auto grad_of = gradient.of(spot.n, spot.p);
-    for_each_channel<AT_ONCE<most> / 2>(spot.first, spot.last, [&](auto count, int64_t c) {
+    for_each_channel<AT_ONCE<most> / 2>(spot.first, spot.last, [&](auto count, int32_t c) {
       Acc grads[count] = {};
       if constexpr (Gradient::of_scores) rendering.scores(predictions, maps, spot.n, c, grads);
 #pragma unroll
@@ -333,23 +337,6 @@ __global__ void __launch_bounds__(THREADS)
     if (weights != nullptr) weights[at] = rendering.weights[k];
     if (map_grads != nullptr) map_grads[at] = sums[k];
   }
-}
-
-// dL/d rendered of the rows of `canvas`, computed from the rendered scores.
-template <class T, int most, class Gradient, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS) gradient_rows(Canvas canvas, Predictions<T, most> predictions,
-                                                         Maps<Acc, most> maps, Gradient gradient, Map<Acc> rows) {
-  const Spot spot(canvas);
-  if (!spot.inside) return;
-  const Rendering<T, most> rendering(predictions, maps, spot);
-  const auto grad_of = gradient.of(spot.n, spot.p);
-  for_each_channel<AT_ONCE<most>>(spot.first, spot.last, [&](auto count, int64_t c) {
-    Acc scores[count];
-    rendering.scores(predictions, maps, spot.n, c, scores);
-    Acc* channel = rows.data + spot.n * rows.sn + c * rows.sc;
-#pragma unroll
-    for (int i = 0; i < count; ++i) channel[i * rows.sc + spot.local] = grad_of(c + i, scores[i]);
-  });
 }
 
 // The gradient of a prediction has two passes: down the columns, from the output's rows to the prediction's, and along
@@ -376,18 +363,25 @@ __device__ void store_gathered(const Acc (&sums)[count], T* channel, int64_t sc)
   for (int i = 0; i < count; ++i) channel[i * sc] = static_cast<T>(sums[i]);
 }
 
-// Down the columns of dL/d rendered, which begins at pixel `origin`, times the weights of the prediction. A thread has
-// a row of the prediction and a column of the output. `out` begins where the canvas does.
+// What dL/d rendered is multiplied by at every pixel, data[n * sn + p]; 1 if there is no data.
+template <class Acc>
+struct PixelWeights {
+  const Acc* data;
+  int64_t sn;
+};
+
+// Down the columns of dL/d rendered, which begins at pixel `origin`. A thread has a row of the prediction and a column
+// of the output. `out` begins where the canvas does.
 template <class G, class Out, class Acc = acc_t<G>>
 __global__ void __launch_bounds__(THREADS, GATHERING<Acc>)
-    gather_down(Canvas canvas, Resize<Acc> resize, Map<const G> grad, int32_t origin, const Acc* __restrict__ weights,
-                int64_t weights_n, Map<Out> out) {
+    gather_down(Canvas canvas, Resize<Acc> resize, Map<const G> grad, int32_t origin, PixelWeights<Acc> weights,
+                Map<Out> out) {
   const Spot spot(canvas);
   if (!spot.inside) return;
-  const Acc* weight = weights + spot.n * weights_n;
+  const Acc* weight = weights.data + spot.n * weights.sn;
   const int32_t first = resize.identity ? spot.y : resize.rows.first(spot.y);
   const int32_t last = resize.identity ? spot.y : resize.rows.last(spot.y);
-  for_each_channel<GATHERED>(spot.first, spot.last, [&](auto count, int64_t c) {
+  for_each_channel<GATHERED>(spot.first, spot.last, [&](auto count, int32_t c) {
     const G* channel = grad.data + spot.n * grad.sn + c * grad.sc;
     Acc sums[count] = {};
 #pragma unroll 1
@@ -395,7 +389,8 @@ __global__ void __launch_bounds__(THREADS, GATHERING<Acc>)
       Acc down = 1;
       if (!resize.identity && !resize.rows.share(row, spot.y, down)) continue;
       const int32_t p = row * canvas.width + spot.x;
-      add_gathered(channel + (p - origin), grad.sc, down * weight[p], sums);
+      if (weights.data != nullptr) down *= fetch(weight + p);
+      add_gathered(channel + (p - origin), grad.sc, down, sums);
     }
     store_gathered(sums, out.data + spot.n * out.sn + c * out.sc + spot.local, out.sc);
   });
@@ -410,7 +405,7 @@ __global__ void __launch_bounds__(THREADS, GATHERING<Acc>)
   if (!spot.inside) return;
   const int64_t row = static_cast<int64_t>(spot.y - canvas.top) * columns.out;
   const int32_t first = columns.first(spot.x), last = columns.last(spot.x);
-  for_each_channel<GATHERED>(spot.first, spot.last, [&](auto count, int64_t c) {
+  for_each_channel<GATHERED>(spot.first, spot.last, [&](auto count, int32_t c) {
     const Acc* channel = sums.data + spot.n * sums.sn + c * sums.sc + row;
     Acc totals[count] = {};
 #pragma unroll 1

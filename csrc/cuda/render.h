@@ -2,7 +2,7 @@
 #pragma once
 
 #include "nchw.h"
-#include "render.cuh"
+#include "scores.cuh"
 #include "weights.h"
 
 namespace afa {
@@ -20,12 +20,14 @@ Resize<Acc> resize_of(const Checker& check, int64_t height, int64_t width, int64
   return {axis(height, out_height), axis(width, out_width), height == out_height && width == out_width};
 }
 
-// All channels of a pixel in one thread, or so many.
-inline Canvas canvas_of(int64_t channels, int64_t height, int64_t width) {
-  return {static_cast<int32_t>(height), static_cast<int32_t>(width), channels, channels, 1};
-}
+// So many channels of a pixel in a thread.
 inline Canvas canvas_of(int64_t channels, int64_t height, int64_t width, int64_t of_part) {
-  return {static_cast<int32_t>(height), static_cast<int32_t>(width), channels, of_part, ceil_div(channels, of_part)};
+  const auto number = [](int64_t value) { return static_cast<int32_t>(value); };
+  const int64_t parts = std::max<int64_t>(1, ceil_div(channels, std::max<int64_t>(1, of_part)));
+  return {number(height), number(width), number(channels), number(of_part), number(parts), 0};
+}
+inline Canvas canvas_of(int64_t channels, int64_t height, int64_t width) {
+  return canvas_of(channels, height, width, channels);
 }
 inline int64_t blocks_of(const Canvas& canvas, int64_t batch) {
   return batch * canvas.parts * ceil_div(static_cast<int64_t>(canvas.height) * canvas.width, THREADS);
@@ -160,6 +162,63 @@ void render_to(const Checker& check, const Launcher& launch, const Inputs<T>& in
   });
 }
 
+// The gradient of a map (N, C, rows, columns) that is read resized to `width` columns.
+template <class T>
+struct Gather {
+  using Acc = acc_t<T>;
+  const Launcher& launch;
+  const Tensor& like;
+  int64_t batch, channels, width;
+  Resize<Acc> resize;
+  PixelWeights<Acc> weights;
+  Map<T> dx;
+
+  // Rows [begin, end), of dL/d rendered from row `origin` on.
+  template <class G>
+  void rows(int64_t begin, int64_t end, const Map<const G>& grad, int64_t origin) const {
+    const int64_t most = std::max<int64_t>(1, MOST_PIXELS / width);
+    if (end - begin > most) {  // what is between the passes has no more pixels than an image
+      rows(begin, begin + most, grad, origin);
+      return rows(begin + most, end, grad, origin);
+    }
+    const Map<T> into{dx.data + begin * resize.columns.in, dx.sn, dx.sc, 1};
+    Canvas canvas = canvas_of(channels, end - begin, width, GATHERED);
+    canvas.top = static_cast<int32_t>(begin);
+    const auto down = [&](const auto& to) {
+      using Out = std::remove_reference_t<decltype(*to.data)>;
+      launch(gather_down<G, Out>, blocks_of(canvas, batch), canvas, resize, grad, static_cast<int32_t>(origin * width),
+             weights, to);
+    };
+    if (resize.columns.in == width) return down(into);
+    const int64_t pixels = (end - begin) * width;
+    const Tensor memory = scratch<Acc>(like, batch * channels * pixels);
+    const Map<Acc> sums{data_of<Acc>(memory), channels * pixels, pixels, 1};
+    down(sums);
+    canvas.width = resize.columns.in;
+    launch(gather_along<T>, blocks_of(canvas, batch), canvas, resize.columns,
+           Map<const Acc>{sums.data, sums.sn, sums.sc, 1}, into);
+  }
+
+  // All of it, of what make(canvas, map) stores of dL/d rendered, for a band of rows at a time.
+  template <class F>
+  void bands(int64_t height, const F& make) const {
+    constexpr int64_t BANDS = 8, ROWS = 64;  // so many bands at most, of no fewer rows
+    const int64_t in = resize.rows.in, of_band = std::max(ceil_div(in, BANDS), ceil_div(ROWS * in, height));
+    for (int64_t begin = 0; begin < in; begin += of_band) {
+      const int64_t end = std::min(begin + of_band, in);
+      const int64_t top = resize.identity ? begin : resize.rows.first(begin);
+      const int64_t bottom = resize.identity ? end : resize.rows.last(end - 1) + 1;
+      const int64_t pixels = (bottom - top) * width;
+      Canvas canvas = canvas_of(channels, bottom - top, width);
+      canvas.top = static_cast<int32_t>(top);
+      const Tensor memory = scratch<Acc>(like, batch * channels * pixels);
+      const Map<Acc> band{data_of<Acc>(memory), channels * pixels, pixels, 1};
+      make(canvas, band);
+      rows(begin, end, Map<const Acc>{band.data, band.sn, band.sc, 1}, top);
+    }
+  }
+};
+
 // dL/d rendered: an operation's argument, or what it computes from the scores, (N, C, height, width).
 template <class T>
 struct Backward {
@@ -195,34 +254,9 @@ struct Backward {
     return {
         check, "grad of predictions", grad, {inputs.batch, inputs.channels, prediction.size(2), prediction.size(3)}};
   }
-
-  // Rows [begin, end) of the gradient of prediction k, of dL/d rendered from row `origin` on.
-  template <class G>
-  void gather_rows(int64_t k, const Map<T>& dx, int64_t begin, int64_t end, const Map<const G>& grad,
-                   int64_t origin) const {
-    const Resize<Acc>& resize = inputs.scales[k].resized.resize;
-    const int64_t channels = inputs.channels, most = std::max<int64_t>(1, MOST_PIXELS / width);
-    if (end - begin > most) {  // what is between the passes has no more pixels than an image
-      gather_rows(k, dx, begin, begin + most, grad, origin);
-      return gather_rows(k, dx, begin + most, end, grad, origin);
-    }
-    const int64_t rows = end - begin;
-    const Acc* weight = data_of<Acc>(weights) + k * height * width;
-    const Map<T> into{dx.data + begin * resize.columns.in, dx.sn, dx.sc, 1};
-    Canvas canvas = canvas_of(channels, rows, width, GATHERED);
-    canvas.top = static_cast<int32_t>(begin);
-    const auto down = [&](const auto& to) {
-      using Out = std::remove_reference_t<decltype(*to.data)>;
-      launch(gather_down<G, Out>, blocks_of(canvas, inputs.batch), canvas, resize, grad,
-             static_cast<int32_t>(origin * width), weight, planes.scales * height * width, to);
-    };
-    if (resize.columns.in == width) return down(into);
-    const Tensor memory = scratch<Acc>(*weights, inputs.batch * channels * rows * width);
-    const Map<Acc> sums{data_of<Acc>(memory), channels * rows * width, rows * width, 1};
-    down(sums);
-    canvas.width = resize.columns.in;
-    launch(gather_along<T>, blocks_of(canvas, inputs.batch), canvas, resize.columns,
-           Map<const Acc>{sums.data, sums.sn, sums.sc, 1}, into);
+  Gather<T> gather(int64_t k, const Map<T>& dx) const {
+    const PixelWeights<Acc> weight{data_of<Acc>(weights) + k * height * width, planes.scales * height * width};
+    return {launch, *weights, inputs.batch, inputs.channels, width, inputs.scales[k].resized.resize, weight, dx};
   }
 };
 
@@ -242,7 +276,7 @@ std::optional<Tensor> render_backward(const Checker& check, const Launcher& laun
     for (int64_t k = 0; k < planes.scales; ++k) {
       if (!grads[k]) continue;
       const InNchw<T> dx = backward.grad_of(predictions[k], *grads[k]);
-      backward.gather_rows(k, dx.map, 0, predictions[k].size(2), given.map, 0);
+      backward.gather(k, dx.map).rows(0, predictions[k].size(2), given.map, 0);
       dx.copy_out(launch);
     }
   });
@@ -256,30 +290,19 @@ std::optional<Tensor> render_backward_of_scores(const Checker& check, const Laun
                                                 const Inputs<T>& inputs, const Planes<Acc>& planes,
                                                 const std::vector<Tensor>& predictions, const Gradients& grads,
                                                 bool of_planes) {
-  constexpr int64_t BANDS = 8, ROWS = 64;  // so many bands at most, of no fewer rows
   Backward<T> backward(check, launch, inputs, planes, height, width);
   const bool of_predictions = std::any_of(grads.begin(), grads.begin() + planes.scales, [](auto& t) { return !!t; });
   backward.maps(gradient, like, of_predictions, of_planes);
   for (int64_t k = 0; k < planes.scales; ++k) {
     if (!grads[k]) continue;
     const InNchw<T> dx = backward.grad_of(predictions[k], *grads[k]);
-    const Resize<Acc>& resize = inputs.scales[k].resized.resize;
-    const int64_t rows = resize.rows.in, of_band = std::max(ceil_div(rows, BANDS), ceil_div(ROWS * rows, height));
-    for (int64_t begin = 0; begin < rows; begin += of_band) {
-      const int64_t end = std::min(begin + of_band, rows);
-      const int64_t top = resize.identity ? begin : resize.rows.first(begin);
-      const int64_t bottom = resize.identity ? end : resize.rows.last(end - 1) + 1;
-      const int64_t channels = inputs.channels, pixels = (bottom - top) * width;
-      Canvas canvas = canvas_of(channels, bottom - top, width);
-      canvas.top = static_cast<int32_t>(top);
-      const Tensor memory = scratch<Acc>(like, inputs.batch * channels * pixels);
-      const Map<Acc> band{data_of<Acc>(memory), channels * pixels, pixels, 1};
+    backward.gather(k, dx.map).bands(height, [&](const Canvas& canvas, const Map<Acc>& band) {
       dispatch_scales(planes.scales, [&](auto most) {
-        launch(gradient_rows<T, most, Gradient>, blocks_of(canvas, inputs.batch), canvas, inputs.template of<most>(),
-               planes.template of<most>(), gradient, band);
+        using Scores = RenderedScores<T, most>;
+        launch(gradient_rows<Scores, Gradient>, blocks_of(canvas, inputs.batch), canvas,
+               Scores{inputs.template of<most>(), planes.template of<most>()}, gradient, band);
       });
-      backward.gather_rows(k, dx.map, begin, end, Map<const Acc>{band.data, band.sn, band.sc, 1}, top);
-    }
+    });
     dx.copy_out(launch);
   }
   return backward.map_grads;

@@ -1,6 +1,6 @@
-// resized_cross_entropy on CUDA: the launchers of cross_entropy.cuh over a resized map, and of its backward kernel.
+// resized_cross_entropy on CUDA: the launchers of cross_entropy.cuh over a resized map. The gradient of what is resized
+// is stored for a band of rows at a time.
 #include "cross_entropy.h"
-#include "resized_cross_entropy.cuh"
 #include "scores.h"
 
 namespace afa {
@@ -39,8 +39,11 @@ void resized_cross_entropy_backward(Tensor grad, Tensor logits, Tensor target, s
         target_of<Acc>(check, target, weight, smoothing, ignore_index, layout.channels, pixels),
         check.flat<const Acc>("grad", grad, pixels), check.flat<const Acc>("lse", lse, pixels), height * width};
     const InNchw<T> dx(check, "grad of logits", grad_logits, layout.shape());
-    const Canvas canvas = canvas_of(layout.channels, layout.height, layout.width, DIFFERENTIATED);
-    launch(backward_of_cells<T>, blocks_of(canvas, layout.batch), canvas, input.resized, gradient, dx.map);
+    const Gather<T> gather{launch, grad, layout.batch, layout.channels, width, input.resized.resize, {}, dx.map};
+    gather.bands(height, [&](const Canvas& canvas, const Map<Acc>& band) {
+      launch(gradient_rows<ResizedScores<T>, CrossEntropy<Acc>>, blocks_of(canvas, layout.batch), canvas,
+             ResizedScores<T>{input.resized}, gradient, band);
+    });
     dx.copy_out(launch);
   });
 }
