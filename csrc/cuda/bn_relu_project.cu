@@ -80,7 +80,8 @@ void forward(const Tensor& z, const Tensor& weight, const Tensor& bias, const st
   if (layout.pixels == 0) return;
 
   const Norm<Acc> norm{m, scale, beta, static_cast<Acc>(activation_slope)};
-  Tiling tiling = tiling_of(layout, PACK<T>);
+  // In channels_last a block reads the norms of its channels before it reads any row, and so has many rows.
+  Tiling tiling = tiling_of(layout, PACK<T>, ENOUGH);
   if (!layout.channels_last) tiling = tiling_of(layout, PACK<T>, ceil_div(ENOUGH, layout.batch * tiling.chunks));
   const int64_t count = layout.channels_last ? tiling.chunks : tiling.splits;
   const Tensor memory = scratch<Acc>(z, layout.batch * count * layout.pixels);

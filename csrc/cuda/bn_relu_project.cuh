@@ -95,15 +95,13 @@ __global__ void __launch_bounds__(THREADS) statistics_of_rows(Tiling tiling, Pix
 
 // Channels lie along the rows: a part is a split of the pixels, of which every thread has some, one after the other.
 template <class T, bool packed, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, READING)
     statistics_of_columns(Tiling tiling, Rows<const T> z, Acc* __restrict__ means, Acc* __restrict__ squares) {
   constexpr int pack = PACK<T>;
   const Place<packed, pack> place(tiling);
   Acc mean[pack] = {}, sum_of_squares[pack] = {};
   Acc seen = 0;
-  for (int64_t row = place.row; row < place.last_row; row += place.at_once) {
-    Acc values[pack];
-    load(z.at(place.n, row), place, values);
+  for_each_row(z, place, [&](const Acc(&values)[pack]) {
     const Acc share = 1 / ++seen;
 #pragma unroll
     for (int i = 0; i < pack; ++i) {
@@ -111,25 +109,27 @@ __global__ void __launch_bounds__(THREADS)
       mean[i] += deviation * share;
       sum_of_squares[i] += deviation * (values[i] - mean[i]);
     }
-  }
-  AFA_SHARED(Acc, counts, THREADS);
-  AFA_SHARED(Acc, shared_means, THREADS);
-  AFA_SHARED(Acc, shared_squares, THREADS);
-  counts[threadIdx.x] = seen;
+  });
+  AFA_SHARED(double, counts, THREADS);
+  AFA_SHARED(double, shared_means, THREADS);
+  AFA_SHARED(double, shared_squares, THREADS);
 #pragma unroll
   for (int i = 0; i < pack; ++i) {
-    shared_means[threadIdx.x] = mean[i];
-    shared_squares[threadIdx.x] = sum_of_squares[i];
-    __syncthreads();
+    Moments moments{seen, mean[i], sum_of_squares[i]};
+    for (int32_t d = THREADS / 2; d >= tiling.lanes; d /= 2) {
+      counts[threadIdx.x] = moments.count;
+      shared_means[threadIdx.x] = moments.mean;
+      shared_squares[threadIdx.x] = moments.squares;
+      __syncthreads();
+      const int32_t other = threadIdx.x + d;
+      if (threadIdx.x < d && counts[other] > 0) moments.add(counts[other], shared_means[other], shared_squares[other]);
+      __syncthreads();
+    }
     if (threadIdx.x < tiling.lanes && place.inside(i)) {
-      Moments moments;
-      for (int other = threadIdx.x; other < THREADS && counts[other] > 0; other += tiling.lanes)
-        moments.add(counts[other], shared_means[other], shared_squares[other]);
       const int64_t at = (place.n * tiling.splits + place.split) * tiling.length + place.element(i);
       means[at] = static_cast<Acc>(moments.mean);
       squares[at] = static_cast<Acc>(moments.squares);
     }
-    __syncthreads();
   }
 }
 
@@ -202,8 +202,9 @@ __device__ void read_norms(const Norm<Acc>& norm, const Place<packed, pack>& pla
 
 // Channels lie along the rows: sums[n][chunk][pixel] gets the sum of w r over a chunk of them.
 template <class T, bool packed, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS) project_columns(Tiling tiling, Rows<const T> z, Norm<Acc> norm,
-                                                           const Acc* __restrict__ weights, Acc* __restrict__ sums) {
+__global__ void __launch_bounds__(THREADS, READING)
+    project_columns(Tiling tiling, Rows<const T> z, Norm<Acc> norm, const Acc* __restrict__ weights,
+                    Acc* __restrict__ sums) {
   constexpr int pack = PACK<T>;
   const Place<packed, pack> place(tiling);
   NormOfChannel<Acc> of[pack];
@@ -211,17 +212,25 @@ __global__ void __launch_bounds__(THREADS) project_columns(Tiling tiling, Rows<c
   read_norms(norm, place, of);
 #pragma unroll
   for (int i = 0; i < pack; ++i) along[i] = place.inside(i) ? weights[place.element(i)] : Acc(0);
-  for (int32_t step = 0; step < tiling.steps; ++step) {
-    const int64_t row = place.row + static_cast<int64_t>(step) * place.at_once;
-    const bool inside = row < place.last_row;  // every thread takes part in the sum over its warp
-    Acc values[pack], of_pixel = 0;
-    if (inside) {
-      load(z.at(place.n, row), place, values);
+  constexpr int ahead = AHEAD<packed>;
+  for (int32_t step = 0; step < tiling.steps; step += ahead) {  // every thread takes part in the sums over its warp
+    Acc values[ahead][pack];
+    const int64_t first = place.row + static_cast<int64_t>(step) * place.at_once;
 #pragma unroll
-      for (int i = 0; i < pack; ++i) of_pixel += along[i] * of[i].rectify(values[i]);
+    for (int j = 0; j < ahead; ++j) {
+      const int64_t row = first + j * place.at_once;
+      load(z.at(place.n, row < place.last_row ? row : place.last_row - 1), place, values[j]);
     }
-    of_pixel = sum_over(of_pixel, tiling.lanes);
-    if (inside && place.lane == 0) sums[(place.n * tiling.chunks + place.chunk) * tiling.rows + row] = of_pixel;
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) {
+      const int64_t row = first + j * place.at_once;
+      Acc of_pixel = 0;
+#pragma unroll
+      for (int i = 0; i < pack; ++i) of_pixel += along[i] * of[i].rectify(values[j][i]);
+      of_pixel = sum_over(of_pixel, tiling.lanes);
+      if (row < place.last_row && place.lane == 0)
+        sums[(place.n * tiling.chunks + place.chunk) * tiling.rows + row] = of_pixel;
+    }
   }
 }
 

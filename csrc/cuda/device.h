@@ -111,6 +111,35 @@ __device__ void load(const T* row, const Place<packed, pack>& place, acc_t<T> (&
   }
 }
 
+// Rows that a thread reads before it uses any: of those that are not packed it reads several elements anyway.
+template <bool packed>
+constexpr int AHEAD = packed ? 4 : 1;
+
+// Blocks of a multiprocessor that leave a thread the registers for that: for as many as there may be nvcc would read
+// one row after the other.
+constexpr int READING = 2;
+
+// Calls body(values) for this thread's rows, in order.
+template <bool packed, class T, int pack, class F>
+__device__ void for_each_row(const Rows<const T>& rows, const Place<packed, pack>& place, const F& body) {
+  constexpr int ahead = AHEAD<packed>;
+  int64_t row = place.row;
+#pragma unroll 1
+  for (; row + (ahead - 1) * place.at_once < place.last_row; row += ahead * place.at_once) {
+    acc_t<T> values[ahead][pack];
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) load(rows.at(place.n, row + i * place.at_once), place, values[i]);
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) body(values[i]);
+  }
+#pragma unroll 1
+  for (; row < place.last_row; row += place.at_once) {
+    acc_t<T> values[pack];
+    load(rows.at(place.n, row), place, values);
+    body(values);
+  }
+}
+
 template <bool packed, class T, int pack>
 __device__ void store(T* row, const Place<packed, pack>& place, const acc_t<T> (&values)[pack]) {
   if constexpr (packed) {

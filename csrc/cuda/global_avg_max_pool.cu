@@ -28,8 +28,8 @@ void forward(const Tensor& x, const Tensor& avg, const Tensor& max, const Tensor
                parts);
       },
       aligned(rows, layout));
-  launch(pool_finish<T>, layout.batch * ceil_div(layout.channels, WARP), parts, count, layout.channels, layout.pixels,
-         means, maxima, indices);
+  launch(pool_finish<T>, layout.batch * ceil_div(layout.channels, FINISHED), parts, count, layout.channels,
+         layout.pixels, means, maxima, indices);
 }
 
 template <class T>

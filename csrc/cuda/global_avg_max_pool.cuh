@@ -67,61 +67,81 @@ __global__ void __launch_bounds__(THREADS) pool_rows(Tiling tiling, Rows<const T
   }
 }
 
-// Channels are along the rows (channels_last): a part is a split of the pixels.
-template <class T, bool packed, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS) pool_columns(Tiling tiling, Rows<const T> x, Parts<Acc> parts) {
-  constexpr int pack = PACK<T>;
-  const Place<packed, pack> place(tiling);
-  Pooled<Acc> pooled[pack];
-#pragma unroll
-  for (int i = 0; i < pack; ++i) pooled[i] = Pooled<Acc>::none();
-  for (int64_t row = place.row; row < place.last_row; row += place.at_once) {
-    Acc values[pack];
-    load(x.at(place.n, row), place, values);
-#pragma unroll
-    for (int i = 0; i < pack; ++i) {
-      pooled[i].sum += values[i];
-      pooled[i].take(values[i], row);
-    }
-  }
-  AFA_SHARED(Pooled<Acc>, shared, THREADS);
-#pragma unroll
-  for (int i = 0; i < pack; ++i) {
-    shared[threadIdx.x] = pooled[i];
+// Merges what the threads of a block have, each with that of every `apart`-th one, and leaves it to the first of them.
+template <class Acc>
+__device__ void merge_in_block(Pooled<Acc>& pooled, int32_t apart, Pooled<Acc>* shared) {
+  for (int32_t d = THREADS / 2; d >= apart; d /= 2) {
+    shared[threadIdx.x] = pooled;
     __syncthreads();
-    if (threadIdx.x < tiling.lanes && place.inside(i)) {
-      for (int other = threadIdx.x + tiling.lanes; other < THREADS; other += tiling.lanes)
-        pooled[i].merge(shared[other]);
-      parts.write((place.n * tiling.splits + place.split) * tiling.length + place.element(i), pooled[i]);
-    }
+    if (threadIdx.x < d) pooled.merge(shared[threadIdx.x + d]);
     __syncthreads();
   }
 }
 
-// Merges the `count` parts of each of WARP channels of an image, THREADS / WARP at a time.
+// Channels are along the rows (channels_last): a part is a split of the pixels.
+template <class T, bool packed, class Acc = acc_t<T>>
+__global__ void __launch_bounds__(THREADS, READING) pool_columns(Tiling tiling, Rows<const T> x, Parts<Acc> parts) {
+  constexpr int pack = PACK<T>;
+  const Place<packed, pack> place(tiling);
+  Acc sums[pack] = {}, largest[pack] = {};
+  int32_t found[pack] = {}, step = 0;  // the step of the largest: an index would take twice the registers
+  for_each_row(x, place, [&](const Acc(&values)[pack]) {
+#pragma unroll
+    for (int i = 0; i < pack; ++i) {
+      const bool better = step == 0 || values[i] > largest[i] || values[i] != values[i];
+      sums[i] += values[i];
+      largest[i] = better ? values[i] : largest[i];
+      found[i] = better ? step : found[i];
+    }
+    ++step;
+  });
+  AFA_SHARED(Pooled<Acc>, shared, THREADS);
+#pragma unroll
+  for (int i = 0; i < pack; ++i) {
+    auto pooled = Pooled<Acc>::none();
+    if (step > 0) pooled = {sums[i], largest[i], place.row + static_cast<int64_t>(found[i]) * place.at_once};
+    merge_in_block(pooled, tiling.lanes, shared);
+    if (threadIdx.x < tiling.lanes && place.inside(i))
+      parts.write((place.n * tiling.splits + place.split) * tiling.length + place.element(i), pooled);
+  }
+}
+
+constexpr int FINISHED = 8;  // channels of a block that merges parts: 32 neighbouring bytes of float32
+
+// Merges the `count` parts of each of FINISHED channels of an image, THREADS / FINISHED at a time.
 template <class T, class Acc = acc_t<T>>
 __global__ void __launch_bounds__(THREADS)
     pool_finish(Parts<Acc> parts, int64_t count, int64_t channels, int64_t pixels, T* __restrict__ avg,
                 T* __restrict__ max, int64_t* __restrict__ index) {
   AFA_SHARED(Pooled<Acc>, shared, THREADS);
   AFA_SHARED(double, sums, THREADS);
-  const uint32_t blocks = (channels + WARP - 1) / WARP;
-  const int64_t n = blockIdx.x / blocks, c = static_cast<int64_t>(blockIdx.x % blocks) * WARP + threadIdx.x % WARP;
+  const uint32_t blocks = (channels + FINISHED - 1) / FINISHED;
+  const int64_t n = blockIdx.x / blocks;
+  const int64_t c = static_cast<int64_t>(blockIdx.x % blocks) * FINISHED + threadIdx.x % FINISHED;
   auto pooled = Pooled<Acc>::none();
   double sum = 0;
-  for (int64_t k = threadIdx.x / WARP; k < count && c < channels; k += THREADS / WARP) {
-    const Pooled<Acc> part = parts.read((n * count + k) * channels + c);
-    sum += part.sum;
-    pooled.merge(part);
+  constexpr int32_t apart = THREADS / FINISHED, ahead = AHEAD<true>;
+  for (int64_t k = threadIdx.x / FINISHED; k < count && c < channels; k += ahead * apart) {
+    Pooled<Acc> read[ahead];
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      const int64_t part = k + i * apart;
+      read[i] = part < count ? parts.read((n * count + part) * channels + c) : Pooled<Acc>::none();
+    }
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      sum += read[i].sum;
+      pooled.merge(read[i]);
+    }
   }
-  shared[threadIdx.x] = pooled;
-  sums[threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.x >= WARP || c >= channels) return;
-  for (int other = threadIdx.x + WARP; other < THREADS; other += WARP) {
-    pooled.merge(shared[other]);
-    sum += sums[other];
+  merge_in_block(pooled, FINISHED, shared);
+  for (int32_t d = THREADS / 2; d >= FINISHED; d /= 2) {
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x < d) sum += sums[threadIdx.x + d];
+    __syncthreads();
   }
+  if (threadIdx.x >= FINISHED || c >= channels) return;
   avg[n * channels + c] = static_cast<T>(static_cast<Acc>(sum / static_cast<double>(pixels)));
   max[n * channels + c] = static_cast<T>(pooled.largest);
   index[n * channels + c] = pooled.index;
