@@ -94,6 +94,14 @@ __device__ const T* as_base(const T* address) {
   return address;
 }
 
+// A number of which nvcc must not keep what is made of it: it is made anew here.
+__device__ inline int32_t anew(int32_t number) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+r"(number));
+#endif
+  return number;
+}
+
 // The values of this thread's elements of a row; 0 outside it.
 template <bool packed, class T, int pack>
 __device__ void load(const T* row, const Place<packed, pack>& place, acc_t<T> (&values)[pack]) {

@@ -155,15 +155,17 @@ __device__ void for_each_channel(int32_t c, int32_t last, const F& body) {
   if constexpr (count > 1) for_each_channel<count / 2>(c, last, body);
 }
 
-// So many channels at once, and blocks of a multiprocessor, as leave the registers to the taps of so many scales.
+// A thread keeps the taps of up to 6 scales in its registers; those of more it finds anew for every few channels.
 template <int most>
-constexpr int AT_ONCE = most <= 6 ? 4 : 2;
+constexpr bool KEEPS_TAPS = most <= 6;
+constexpr int AT_ONCE = 4;  // channels
+
+// Blocks of a multiprocessor, as leave a thread the registers for that.
 template <class Acc, int most>
 constexpr int SAMPLING = (most <= 1   ? 4
                           : most <= 3 ? 3
-                          : most <= 6 ? 2
-                                      : 1) /
-                         (sizeof(Acc) == 8 && most <= 6 ? 2 : 1);
+                                      : 2) /
+                         (sizeof(Acc) == 8 ? 2 : 1);
 
 // What K predictions are weighed by: weights, or opacities that are composited at the output's resolution, in which the
 // last scale may be opaque and have no map. `premultiplied` predictions have their opacity in them already.
@@ -222,14 +224,28 @@ struct Predictions {
 template <class T, int most>
 struct Rendering {
   using Acc = acc_t<T>;
-  Taps<Acc> taps[most];
+  int32_t y, x;
+  Taps<Acc> kept[KEEPS_TAPS<most> ? most : 1];
   Acc values[most], weights[most];
 
-  __device__ Rendering(const Predictions<T, most>& predictions, const Maps<Acc, most>& maps, const Spot& spot) {
+  __device__ Rendering(const Predictions<T, most>& predictions, const Maps<Acc, most>& maps, const Spot& spot)
+      : y(spot.y), x(spot.x) {
     maps.read(spot, values);
     maps.composite(values, weights);
+    if constexpr (KEEPS_TAPS<most>)
 #pragma unroll
-    for (int k = 0; k < most; ++k) taps[k] = k < maps.scales ? predictions.scales[k].taps(spot.y, spot.x) : Taps<Acc>{};
+      for (int k = 0; k < most; ++k) kept[k] = k < maps.scales ? predictions.scales[k].taps(y, x) : Taps<Acc>{};
+  }
+
+  // Scale k of some channels.
+  template <int count>
+  __device__ void read(const Predictions<T, most>& predictions, int k, int32_t n, int32_t c,
+                       Acc (&of_scale)[count]) const {
+    const Resized<T>& scale = predictions.scales[k];
+    if constexpr (KEEPS_TAPS<most>)
+      scale.read(kept[k], n, c, of_scale);
+    else
+      scale.read(scale.taps(anew(y), anew(x)), anew(n), c, of_scale);
   }
 
   template <int count>
@@ -240,10 +256,10 @@ struct Rendering {
 #pragma unroll
     for (int k = 0; k < most; ++k) {
       if (k >= maps.scales) continue;
-      Acc values[count];
-      predictions.scales[k].read(taps[k], n, c, values);
+      Acc of_scale[count];
+      read(predictions, k, n, c, of_scale);
 #pragma unroll
-      for (int i = 0; i < count; ++i) sums[i] += weights[k] * values[i];
+      for (int i = 0; i < count; ++i) sums[i] += weights[k] * of_scale[i];
     }
   }
 };
@@ -276,7 +292,7 @@ __global__ void __launch_bounds__(THREADS, SAMPLING<acc_t<T>, most>)
   const Spot spot(canvas);
   if (!spot.inside) return;
   const Rendering<T, most> rendering(predictions, maps, spot);
-  for_each_channel<AT_ONCE<most>>(spot.first, spot.last, [&](auto count, int32_t c) {
+  for_each_channel<AT_ONCE>(spot.first, spot.last, [&](auto count, int32_t c) {
     acc_t<T> scores[count];
     rendering.scores(predictions, maps, spot.n, c, scores);
     Out* channel = out.data + spot.n * out.sn + c * out.sc;
@@ -313,7 +329,7 @@ __global__ void __launch_bounds__(THREADS, SAMPLING<Acc, most>)
   Acc sums[most] = {};
   if (map_grads != nullptr) {
     const auto grad_of = gradient.of(spot.n, spot.p);
-    for_each_channel<AT_ONCE<most> / 2>(spot.first, spot.last, [&](auto count, int32_t c) {
+    for_each_channel<AT_ONCE / 2>(spot.first, spot.last, [&](auto count, int32_t c) {
       Acc grads[count] = {};
       if constexpr (Gradient::of_scores) rendering.scores(predictions, maps, spot.n, c, grads);
 #pragma unroll
@@ -322,7 +338,7 @@ __global__ void __launch_bounds__(THREADS, SAMPLING<Acc, most>)
       for (int k = 0; k < most; ++k) {
         if (k >= maps.scales) continue;
         Acc values[count];
-        predictions.scales[k].read(rendering.taps[k], spot.n, c, values);
+        rendering.read(predictions, k, spot.n, c, values);
 #pragma unroll
         for (int i = 0; i < count; ++i) sums[k] += grads[i] * values[i];
       }

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(THREADS, SAMPLING<Acc, 1>)
     *through = left;
   }
   const Taps<Acc> taps = prediction.taps(spot.y, spot.x);
-  for_each_channel<AT_ONCE<1>>(spot.first, spot.last, [&](auto count, int32_t c) {
+  for_each_channel<AT_ONCE>(spot.first, spot.last, [&](auto count, int32_t c) {
     Acc* channel = rendered.data + spot.n * rendered.sn + c * rendered.sc + spot.p;
     Acc sums[count] = {}, added[count];
 #pragma unroll

@@ -12,7 +12,7 @@ struct RenderedScores {
   Predictions<T, most> predictions;
   Maps<Acc, most> maps;
 
-  static constexpr int at_once = AT_ONCE<most>, blocks = SAMPLING<Acc, most>;
+  static constexpr int at_once = AT_ONCE, blocks = SAMPLING<Acc, most>;
 
   __device__ Rendering<T, most> at(const Spot& spot) const { return {predictions, maps, spot}; }
   template <int count>
@@ -26,7 +26,7 @@ struct ResizedScores {
   using Acc = acc_t<T>;
   Resized<T> logits;
 
-  static constexpr int at_once = AT_ONCE<1>, blocks = SAMPLING<Acc, 1>;
+  static constexpr int at_once = AT_ONCE, blocks = SAMPLING<Acc, 1>;
 
   __device__ Taps<Acc> at(const Spot& spot) const { return logits.taps(spot.y, spot.x); }
   template <int count>
