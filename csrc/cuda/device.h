@@ -87,7 +87,7 @@ __device__ acc_t<T> fetch(const T* address) {
 // An address that offsets of 32 bits are added to, with one instruction each. nvcc, if it knew where the address came
 // from, would add them to the other offsets first, with four.
 template <class T>
-__device__ const T* as_base(const T* address) {
+__device__ T* as_base(T* address) {
 #ifdef __CUDA_ARCH__
   asm("" : "+l"(address));
 #endif
