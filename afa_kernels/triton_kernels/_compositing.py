@@ -35,17 +35,25 @@ def sums_of_products(
     grad, grad_c, at, predictions, strides, found, channels, inside,
     K: tl.constexpr, same_sizes: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """Return sum_c grad_c up(prediction_k)_c of each scale, which is the gradient that reaches its weight."""
+    """Return sum_c grad_c up(prediction_k)_c of each scale, which is the gradient that reaches its weight.
+
+    Two scales at a time, though each two read `grad` once more: on an H200 five at once took 1.7 times as long.
+    """
     sums = ()
-    for _ in tl.static_range(K):
-        sums = sums + (tl.zeros(at.shape, arithmetic),)
-    for c in range(0, channels):
-        g = tl.load(grad + tl.cast(c, tl.int64) * grad_c + at, mask=inside, other=0.0).to(arithmetic)
-        added = ()
-        for k in tl.static_range(K):
-            prediction = sample(predictions[k], strides[k], c, found[k], inside, same_sizes[k], arithmetic)
-            added = added + (sums[k] + g * prediction,)
-        sums = added
+    for first in tl.static_range(0, K, 2):
+        part = ()
+        for k in tl.static_range(first, first + 2):
+            if k < K:
+                part = part + (tl.zeros(at.shape, arithmetic),)
+        for c in range(0, channels):
+            g = tl.load(grad + tl.cast(c, tl.int64) * grad_c + at, mask=inside, other=0.0).to(arithmetic)
+            added = ()
+            for k in tl.static_range(first, first + 2):
+                if k < K:
+                    prediction = sample(predictions[k], strides[k], c, found[k], inside, same_sizes[k], arithmetic)
+                    added = added + (part[k - first] + g * prediction,)
+            part = added
+        sums = sums + part
     return sums
 
 

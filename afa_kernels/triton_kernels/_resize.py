@@ -76,10 +76,11 @@ def sample(data, strides, c, found, inside, same_size: tl.constexpr, arithmetic:
         value = tl.load(data + (of_channel + found[1] + found[2]), mask=inside, other=0.0).to(arithmetic)
     else:
         top, bottom = of_channel + found[1], of_channel + found[2]
+        # fused by name: a compiler might else fuse another product in the backward pass than in the forward one
         value = found[5] * tl.load(data + (top + found[3])).to(arithmetic)
-        value += found[6] * tl.load(data + (top + found[4])).to(arithmetic)
-        value += found[7] * tl.load(data + (bottom + found[3])).to(arithmetic)
-        value += found[8] * tl.load(data + (bottom + found[4])).to(arithmetic)
+        value = tl.fma(found[6], tl.load(data + (top + found[4])).to(arithmetic), value)
+        value = tl.fma(found[7], tl.load(data + (bottom + found[3])).to(arithmetic), value)
+        value = tl.fma(found[8], tl.load(data + (bottom + found[4])).to(arithmetic), value)
     return value
 
 

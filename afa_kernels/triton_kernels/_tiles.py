@@ -112,8 +112,8 @@ def of_gather_down(channels: int) -> dict[str, int]:
 
 
 def of_gather_along(channels: int) -> dict[str, int]:
-    """Return the tile of its second pass: a thread has up to eight channels of a pixel, which share its indices."""
-    return {"BLOCK_C": min(power_of_2(channels), 8), "BLOCK_P": 64, "num_warps": 2}
+    """Return the tile of its second pass: a thread has up to four channels of two pixels, which share their indices."""
+    return {"BLOCK_C": min(power_of_2(channels), 4), "BLOCK_P": 64, "num_warps": 1}
 
 
 def of_pixels(itemsize: int) -> dict[str, int]:
