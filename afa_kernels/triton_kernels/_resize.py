@@ -292,4 +292,4 @@ def strides_of(tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
 
 def strides_and_size(maps: Tensor | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the encoded strides and size of what a kernel samples, or of nothing."""
-    return ((0, 0), (0, 0)) if maps is None else (*strides_of([maps]), encoded(size_of(maps)))
+    return ((0, 0), (0, 0)) if maps is None else (encoded(layout.strides(maps)[:2]), encoded(size_of(maps)))
