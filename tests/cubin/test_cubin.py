@@ -18,19 +18,14 @@ import pytest
 # Kernels that may spill, and how many bytes of stack: those of 16 scales in float64 have more values than a thread has
 # registers; the others lose a value or two to the blocks that __launch_bounds__ asks for, on one or two architectures.
 SPILLS = {
-    "render_backward_maps<double, 16": 208,
-    "render_backward_maps<double, 6": 8,
-    "backward_of_cells<double": 40,
     "gather_logits<float, 16>": 32,
     "weights_backward<float, 16": 16,
     "project_rows<double, false": 16,
     "finish_statistics<double>": 8,
     "fusion_forward<BFloat16, false": 8,
     "fusion_forward<Half, false": 8,
-    "gather<BFloat16": 8,
-    "gather<Half": 8,
-    "gather<float": 8,
     "make_planes<float, 16>": 8,
+    "most_likely<RenderedScores<double, 16>": 8,
     "norm_backward<BFloat16, false, false": 8,
     "norm_backward<Half, false, false": 8,
     "norm_sums_of_rows<BFloat16, false": 8,
@@ -112,7 +107,7 @@ def test_a_compilation_is_as_recorded() -> None:
 def test_what_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate can fail: at a spill that nothing allows, and at rows that are not packed."""
     monkeypatch.setattr(sys.modules[__name__], "SPILLS", {})
-    with pytest.raises(AssertionError, match="render_backward_maps<double, 16"):
+    with pytest.raises(AssertionError, match="gather_logits<float, 16>"):
         test_nothing_is_spilled()
     narrow = [row for name, _, row in rows() if re.match(r"fusion_\w+<\w+, false", name)]
     assert narrow and all(row["widest store"] < 128 for row in narrow)
