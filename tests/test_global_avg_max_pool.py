@@ -41,6 +41,28 @@ def test_ties_as_in_pytorch(dtype: torch.dtype, layout: str, backend: str) -> No
     assert torch.equal(grad, expected)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_values_do_not_depend_on_whether_a_gradient_is_recorded(layout: str, backend: str) -> None:
+    x = torch.randn(2, 4, 5, 7)
+    x[0, 1, 2, 3], x[1, 2], x[1, 3, 4] = torch.nan, -torch.inf, torch.inf
+    x = LAYOUTS[layout](x)
+    with afa_kernels.use_backend(backend):
+        recorded = afa_kernels.global_avg_max_pool(x.clone().requires_grad_())
+        with torch.no_grad():
+            mine = afa_kernels.global_avg_max_pool(x)
+    for a, b in zip(mine, recorded):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("recording", [True, False])
+def test_ties_forward(recording: bool) -> None:
+    """The reference's derivative in forward mode is that of the first pixel, whether or not reverse mode records."""
+    x, tangent = torch.zeros(1, 1, 2, 2), torch.arange(1.0, 5.0).view(1, 1, 2, 2)
+    with afa_kernels.use_backend("reference"), torch.set_grad_enabled(recording):
+        _, derivative = torch.func.jvp(lambda x: afa_kernels.global_avg_max_pool(x)[1], (x,), (tangent,))
+    assert derivative.item() == 1
+
+
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_one_of_the_two(wanted: int, backend: str) -> None:
     """A gradient that reaches the mean alone, or the maximum alone."""

@@ -21,7 +21,7 @@ def bn_relu_project(
     """The logits and the statistics: those given, or without any the mean and biased variance of the batch."""
     r, mean, variance = bn_relu(hidden, weight, bias, running_mean, running_var, eps, activation_slope, abs_weight)
     project = project_weight.to(r.dtype)
-    as_sum = r.numel() == 0 or _autocasts(r.device.type)  # where a convolution would leave the type of the arithmetic
+    as_sum = r.numel() == 0 or autocasts(r.device.type)  # where a convolution would leave the type of the arithmetic
     logits = (project * r).sum(1, keepdim=True) if as_sum else F.conv2d(r, project)
     return logits.to(hidden.dtype), mean, variance
 
@@ -40,11 +40,11 @@ def bn_relu(
     z, gamma, beta = (t.to(torch.promote_types(hidden.dtype, torch.float32)) for t in (hidden, weight, bias))
     if abs_weight:
         gamma = gamma.abs() + eps
-    known = running_mean is not None and running_var is not None
-    mean, variance = (torch.zeros_like(gamma) if t is None else t.to(z.dtype) for t in (running_mean, running_var))
-    if z.numel() == 0:
+    if z.numel() == 0:  # which no batch norm takes
         y = z * gamma.view(1, -1, 1, 1) + beta.view(1, -1, 1, 1)
-    elif known:
+        mean, variance = (torch.zeros_like(gamma) if t is None else t.to(z.dtype) for t in (running_mean, running_var))
+    elif running_mean is not None and running_var is not None:
+        mean, variance = running_mean.to(z.dtype), running_var.to(z.dtype)
         y = F.batch_norm(z, mean, variance, gamma, beta, False, 0.0, eps)
     else:
         y, mean, inverse = torch.native_batch_norm(z, gamma, beta, None, None, True, 0.0, eps)
@@ -52,5 +52,5 @@ def bn_relu(
     return F.leaky_relu(y, activation_slope) if activation_slope else y.relu(), mean, variance
 
 
-def _autocasts(device_type: str) -> bool:
+def autocasts(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)

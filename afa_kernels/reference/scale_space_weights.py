@@ -11,13 +11,24 @@ def scale_space_weights(
     logits: Tensor, phi: str = "abs", background: str = "none", dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
     arithmetic = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    depth = optical_depth(logits.to(arithmetic), phi)
+    weights, left = weights_of_scales(logits.to(arithmetic), phi, background)
+    dtype = dtype or logits.dtype
+    return torch.cat(weights, dim=1).to(dtype), left.to(dtype)
+
+
+def weights_of_scales(logits: Tensor, phi: str, background: str) -> tuple[list[Tensor], Tensor]:
+    """w_1 .. w_K, a map each, and T_{K+1}; in eager PyTorch one by one is the fastest way, and the smallest."""
+    depth = optical_depth(logits, phi)
     if background == "last":
         depth = depth.masked_fill(last_of(logits), torch.inf)
-    transmittance = torch.exp(-F.pad(depth.cumsum(1), (0, 0, 0, 0, 1, 0)))  # T_1 .. T_{K+1}
-    weights = -torch.expm1(-depth) * transmittance[:, :-1]
-    dtype = dtype or logits.dtype
-    return weights.to(dtype), transmittance[:, -1:].to(dtype)
+    front, *others = depth.split(1, dim=1)
+    exponent = -front
+    weights = [-torch.expm1(exponent)]
+    for scale in others:
+        transmittance, minus = exponent.exp(), -scale
+        weights.append((torch.expm1(minus) * transmittance).neg_())  # so that only what backward needs is kept
+        exponent = exponent + minus
+    return weights, exponent.exp()
 
 
 def optical_depth(y: Tensor, phi: str) -> Tensor:
