@@ -16,13 +16,14 @@ IMAGE, CLASSES = (2, 3, 64, 96), 5
 
 def trained(model: nn.Module, size: tuple[int, int] = IMAGE[2:]) -> Tensor:
     """One step of training, every parameter with a gradient; the output in evaluation mode."""
-    out = model.train()(torch.randn(IMAGE))
+    image = torch.randn(*IMAGE[:2], *size)
+    out = model.train()(image)
     assert out.shape == (IMAGE[0], CLASSES, *size)
     nn.functional.cross_entropy(out, torch.randint(CLASSES, (IMAGE[0], *size))).backward()
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
     with torch.no_grad():
-        return model.eval()(torch.randn(IMAGE))
+        return model.eval()(image)
 
 
 class Decoder(nn.Module):
@@ -40,21 +41,37 @@ class Decoder(nn.Module):
         return self.out(x)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "convnext_atto", "hrnet_w18_small", "dla34"])
-def test_timm_backbone(name: str) -> None:
+BACKBONES: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("resnet18", "mobilenetv3_small_050", "convnext_atto", "hrnet_w18_small", "dla34")},
+    # Its features are NHWC.
+    "swin_tiny_patch4_window7_224": {"strict_img_size": False, "embed_dim": 24, "depths": (1, 1, 1, 1)},
+}
+# These run only where a stride divides the image: by that.
+DIVIDED = {"hrnet_w18_small": 32, "dla34": 32, "swin_tiny_patch4_window7_224": 4}
+
+
+@pytest.mark.parametrize("size", [IMAGE[2:], (75, 101)], ids=["64x96", "75x101"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_timm_backbone(name: str, size: tuple[int, int]) -> None:
+    """Of a size that no stride divides too."""
     timm = pytest.importorskip("timm")
 
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.backbone = timm.create_model(name, features_only=True, pretrained=False)
+            self.backbone = timm.create_model(name, features_only=True, pretrained=False, **BACKBONES[name])
             self.decoder = Decoder(self.backbone.feature_info.channels())
 
         def forward(self, image: Tensor) -> Tensor:
-            scores = self.decoder(self.backbone(image))
-            return nn.functional.interpolate(scores, image.shape[2:], mode="bilinear")
+            features = self.backbone(image)
+            if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
+                features = [x.permute(0, 3, 1, 2) for x in features]
+            return nn.functional.interpolate(self.decoder(features), image.shape[2:], mode="bilinear")
 
-    trained(Network())
+    network: nn.Module = Network()
+    if name in DIVIDED:  # the image resized to that, and the scores back
+        network = MultiScale(network, (1.0,), "mean", multiple=DIVIDED[name])
+    trained(network, size)
 
 
 def test_segmentation_models_pytorch_encoder() -> None:

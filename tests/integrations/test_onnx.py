@@ -49,10 +49,15 @@ RUNTIMES = {"onnxruntime": by_onnxruntime, "openvino": by_openvino}
 runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
 
 
-def exported(model: nn.Module, given: tuple[Any, ...], dynamic_shapes: Any, file: Path) -> Path:
+def exported(
+    model: nn.Module, given: tuple[Any, ...], dynamic_shapes: Any, file: Path, opset: int | None = None
+) -> Path:
     """With standard operators only."""
-    program = torch.onnx.export(model, given, dynamo=True, dynamic_shapes=dynamic_shapes, verbose=False)
+    program = torch.onnx.export(
+        model, given, dynamo=True, dynamic_shapes=dynamic_shapes, opset_version=opset, verbose=False
+    )
     assert {node.domain for node in program.model.graph} == {""}
+    assert opset is None or program.model.opset_imports[""] == opset
     program.save(file)
     return file
 
@@ -100,6 +105,20 @@ def test_modules(name: str, runtime: str, tmp_path: Path) -> None:
         with torch.no_grad():
             expected = listed(model(*other))
         torch.testing.assert_close(run(other), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("opset", [18, 20])
+@pytest.mark.parametrize("name", ["AttentiveFusion", "MultiScale, ssr", "MultiScale, hma"])
+def test_opsets(name: str, opset: int, tmp_path: Path) -> None:
+    model = made(name)
+    if isinstance(model, MultiScale):
+        model.eps = None
+    given, of_any = images(name, 2, 16, 20), torch.export.Dim.DYNAMIC
+    shapes = tuple({0: of_any, 2: of_any, 3: of_any} for _ in given)
+    run = by_onnxruntime(exported(model, given, shapes, tmp_path / "model.onnx", opset))
+    other = images(name, 3, 24, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(run(other), listed(model(*other)), rtol=2e-5, atol=2e-5)
 
 
 # Of each kind one; several scales run the same layers again.
