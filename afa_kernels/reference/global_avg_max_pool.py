@@ -11,9 +11,10 @@ def global_avg_max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
         empty = x.sum((2, 3), keepdim=True)
         return empty, empty.clone()
     y = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    mean = F.adaptive_avg_pool2d(y, 1)
     # The pooling finds the first pixel, and takes up to four times as long for it.
     largest = F.adaptive_max_pool2d(y, 1) if _differentiable() else y.amax((2, 3), keepdim=True)
-    return F.adaptive_avg_pool2d(y, 1).to(x.dtype), largest.to(x.dtype)
+    return mean.to(x.dtype), largest.to(x.dtype)
 
 
 def _differentiable() -> bool:
