@@ -39,7 +39,7 @@ import torch
 from afa_kernels._version import __version__
 
 NAMES = ("triton", "cuda", "cpu", "reference")
-ORDER = {"cuda": ("triton", "cuda", "reference"), "cpu": ("cpu", "reference")}
+ORDER: dict[str, tuple[str, ...]] = {"cuda": ("triton", "cuda", "reference"), "cpu": ("cpu", "reference")}
 _OTHER_DEVICES = ("reference",)
 _DISPATCH_KEYS = {"cuda": "CUDA", "cpu": "CPU"}  # of the compiled libraries' kernels
 

@@ -40,12 +40,14 @@ class AFATrunk(nn.Module):
 
     def __init__(self, encoder: nn.Module, norm: Norm = "bn") -> None:
         super().__init__()
+        self.channels: tuple[int, ...]
+        self.reductions: tuple[int, ...]
         self.channels, self.reductions = described(encoder)
         if len(self.channels) < 3:
             raise ValueError(f"encoder must have at least 3 levels, got {len(self.channels)}")
         self.base = encoder
         scales = [reduction // self.reductions[0] for reduction in self.reductions]
-        self.afa_dla_up = AFADLAUp(self.channels, scales, norm=norm)
+        self.afa_dla_up: AFADLAUp = AFADLAUp(self.channels, scales, norm=norm)
         fused = list(reversed(self.channels[:-1]))[-3:]
         for name, layer in AFALevelFusion(fused, norm).named_children():
             setattr(self, name, layer)
@@ -92,19 +94,19 @@ class AFASegmentation(Segmentation):
 
     def __init__(self, encoder: nn.Module, num_classes: int, norm: Norm = "bn", **options: Any) -> None:
         super().__init__(num_classes, **options)
-        self.backbone = AFATrunk(encoder, norm)
-        self.width = self.backbone.channels[0]
+        self.backbone: AFATrunk = AFATrunk(encoder, norm)
+        self.width: int = self.backbone.channels[0]
         self._make_heads()
 
     def _make_heads(self) -> None:
         channels, reductions = self.backbone.channels, self.backbone.reductions
-        self.fc = classifier(channels[0], self.num_classes)
-        self.up = frozen_upsampling(self.num_classes, reductions[0])
+        self.fc: nn.Sequential = classifier(channels[0], self.num_classes)
+        self.up: nn.Module = frozen_upsampling(self.num_classes, reductions[0])
         self._make_auxiliary_heads()
 
     def _make_auxiliary_heads(self) -> None:
         channels, reductions = self.backbone.channels, self.backbone.reductions
-        self.auxiliary_heads = len(channels) - 1
+        self.auxiliary_heads: int = len(channels) - 1
         for j in range(self.auxiliary_heads):
             level = self.auxiliary_heads - 1 - j
             setattr(self, f"fc_{j + 1}", classifier(channels[level], self.num_classes))
@@ -157,7 +159,7 @@ class AFASegmentationSSR(AFASegmentation):
     ) -> None:
         options = {"fuse": "ssr", **options, "scales": scales, "training_scales": training_scales}
         super().__init__(encoder, num_classes, norm, **options)
-        self.scale_space_attn = ScaleSpaceRendering(self.width, norm=norm)
+        self.scale_space_attn: ScaleSpaceRendering = ScaleSpaceRendering(self.width, norm=norm)
 
     def attend(self, features: Tensor) -> Tensor:
         return logits_by(self.scale_space_attn, features)
@@ -186,7 +188,7 @@ class AFASegmentationHMA(AFASegmentation):
     ) -> None:
         options = {"fuse": "hma_at_one", **options, "scales": scales, "training_scales": training_scales}
         super().__init__(encoder, num_classes, norm, **options)
-        self.scale_attn = nn.Sequential(
+        self.scale_attn: nn.Sequential = nn.Sequential(
             OrderedDict(
                 conv0=nn.Conv2d(self.width, 256, 3, padding=1, bias=False),
                 bn0=nn.BatchNorm2d(256),
@@ -240,9 +242,9 @@ class AFAOCRSegmentationSSR(AFASegmentationSSR):
         **options: Any,
     ) -> None:
         super().__init__(encoder, num_classes, norm, scales, training_scales, **options)
-        self.scale_space_attn = ScaleSpaceRendering(mid_channels, norm=norm)
-        self.ocr = OCR(self.width, num_classes, mid_channels, key_channels, norm)
-        self.ocr_auxiliary_weight = float(ocr_auxiliary_weight)
+        self.scale_space_attn: ScaleSpaceRendering = ScaleSpaceRendering(mid_channels, norm=norm)
+        self.ocr: OCR = OCR(self.width, num_classes, mid_channels, key_channels, norm)
+        self.ocr_auxiliary_weight: float = float(ocr_auxiliary_weight)
 
     def _make_heads(self) -> None:
         self._make_auxiliary_heads()

@@ -32,7 +32,7 @@ class Concatenation(nn.Module):
 
     def __init__(self, channels: int, norm: Norm = "bn") -> None:
         super().__init__()
-        self.node = convolutions(norm, 2 * channels, channels)
+        self.node: nn.Sequential = convolutions(norm, 2 * channels, channels)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
         return self.node(torch.cat([shallow, deep], 1))
@@ -43,7 +43,9 @@ class Sum(nn.Module):
 
     def __init__(self, channels: int, norm: Norm = "bn", convolved: bool = False) -> None:
         super().__init__()
-        self.node = convolutions(norm, channels, channels, channels) if convolved else nn.Identity()
+        self.node: nn.Sequential | nn.Identity = (
+            convolutions(norm, channels, channels, channels) if convolved else nn.Identity()
+        )
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
         return self.node(shallow) + deep
@@ -71,7 +73,7 @@ class TopDown(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], fusion: str, norm: Norm, convolved: bool) -> None:
         super().__init__()
-        self.levels = len(channels)
+        self.levels: int = len(channels)
         for i in range(self.levels - 1):
             setattr(self, f"proj_{i}", projection(channels[i + 1], channels[i], norm))
             setattr(self, f"fuse_{i}", fusion_of(fusion, channels[i], norm))
@@ -91,12 +93,14 @@ class _OneHead(Segmentation):
 
     def __init__(self, encoder: nn.Module, num_classes: int, **options: Any) -> None:
         super().__init__(num_classes, **options)
+        self.channels: tuple[int, ...]
+        self.reductions: tuple[int, ...]
         self.channels, self.reductions = described(encoder)
-        self.encoder = encoder
+        self.encoder: nn.Module = encoder
 
     def _head(self, channels: int, reduction: int) -> None:
-        self.fc = classifier(channels, self.num_classes)
-        self.up = frozen_upsampling(self.num_classes, reduction)
+        self.fc: nn.Sequential = classifier(channels, self.num_classes)
+        self.up: nn.Module = frozen_upsampling(self.num_classes, reduction)
 
     def decode(self, levels: list[Tensor]) -> Tensor:
         raise NotImplementedError
@@ -120,7 +124,7 @@ class AFAUNet(_OneHead):
         self, encoder: nn.Module, num_classes: int, fusion: str = "afa", norm: Norm = "bn", **options: Any
     ) -> None:
         super().__init__(encoder, num_classes, **options)
-        self.decoder = TopDown(self.channels, fusion, norm, convolved=True)
+        self.decoder: TopDown = TopDown(self.channels, fusion, norm, convolved=True)
         self._head(self.channels[0], self.reductions[0])
 
     def decode(self, levels: list[Tensor]) -> Tensor:
@@ -135,7 +139,7 @@ class AFAHRNet(_OneHead):
 
     def __init__(self, encoder: nn.Module, num_classes: int, norm: Norm = "bn", **options: Any) -> None:
         super().__init__(encoder, num_classes, **options)
-        self.fusion = AFALevelFusion(self.channels[::-1], norm)
+        self.fusion: AFALevelFusion = AFALevelFusion(self.channels[::-1], norm)
         self._head(self.channels[0], self.reductions[0])
 
     def decode(self, levels: list[Tensor]) -> Tensor:
@@ -152,7 +156,7 @@ class AFAFCN(_OneHead):
         self, encoder: nn.Module, num_classes: int, fusion: str = "afa", norm: Norm = "bn", **options: Any
     ) -> None:
         super().__init__(encoder, num_classes, **options)
-        self.decoder = TopDown(self.channels[-3:], fusion, norm, convolved=False)
+        self.decoder: TopDown = TopDown(self.channels[-3:], fusion, norm, convolved=False)
         self._head(self.channels[-3:][0], self.reductions[-3:][0])
 
     def decode(self, levels: list[Tensor]) -> Tensor:

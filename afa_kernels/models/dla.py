@@ -40,10 +40,10 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv1: nn.Conv2d = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(outputs)
+        self.conv2: nn.Conv2d = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2: nn.BatchNorm2d = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         out = folding.several(x, (self.conv1, self.bn1), (self.conv2, self.bn2))
@@ -55,12 +55,12 @@ class Bottleneck(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, width: int, groups: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        self.conv1: nn.Conv2d = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(width)
+        self.conv2: nn.Conv2d = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
+        self.bn2: nn.BatchNorm2d = nn.BatchNorm2d(width)
+        self.conv3: nn.Conv2d = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3: nn.BatchNorm2d = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         out = folding.several(x, (self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3))
@@ -79,8 +79,8 @@ class Root(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, residual: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
+        self.conv: nn.Conv2d = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.bn: nn.BatchNorm2d = nn.BatchNorm2d(outputs)
         self.residual = residual
 
     def forward(self, children: Sequence[Tensor]) -> Tensor:
@@ -111,16 +111,17 @@ class Tree(nn.Module):
         residual_root: bool = False,
     ) -> None:
         super().__init__()
-        self.stride, self.level_root = stride, level_root
+        self.stride: int = stride
+        self.level_root: bool = level_root
         joined += inputs if level_root else 0
         if depth == 1:
-            self.tree1 = block_of(kind, inputs, outputs, stride)
-            self.tree2 = block_of(kind, outputs, outputs)
-            self.root = Root(2 * outputs + joined, outputs, residual_root)
+            self.tree1: nn.Module = block_of(kind, inputs, outputs, stride)
+            self.tree2: nn.Module = block_of(kind, outputs, outputs)
+            self.root: Root = Root(2 * outputs + joined, outputs, residual_root)
         else:
             self.tree1 = Tree(depth - 1, kind, inputs, outputs, stride, residual_root=residual_root)
             self.tree2 = Tree(depth - 1, kind, outputs, outputs, joined=outputs + joined, residual_root=residual_root)
-        self.deep = depth > 1
+        self.deep: bool = depth > 1
         self.project: nn.Module = nn.Identity()
         if inputs != outputs:  # of a deep tree it is never used: the tree within has its own
             self.project = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
@@ -163,18 +164,22 @@ class DLA(nn.Module):
             raise ValueError(f"name must be one of {', '.join(VARIANTS)}, got {name!r}")
         if first_level not in range(6):
             raise ValueError(f"first_level must be from 0 to 5, got {first_level!r}")
-        variant, self.name, self.first_level = VARIANTS[name], name, first_level
+        variant = VARIANTS[name]
+        self.name: str = name
+        self.first_level: int = first_level
         channels = variant.channels
-        self.channels, self.reductions = channels[first_level:], tuple(2**i for i in range(first_level, 6))
-        self.base_layer = convolution(3, channels[0], 7)
-        self.level0 = convolution(channels[0], channels[0], 3)
-        self.level1 = convolution(channels[0], channels[1], 3, stride=2)
+        self.channels: tuple[int, ...] = channels[first_level:]
+        self.reductions: tuple[int, ...] = tuple(1 << i for i in range(first_level, 6))
+        self.base_layer: nn.Sequential = convolution(3, channels[0], 7)
+        self.level0: nn.Sequential = convolution(channels[0], channels[0], 3)
+        self.level1: nn.Sequential = convolution(channels[0], channels[1], 3, stride=2)
         for i, depth in enumerate(variant.depths, 2):
             tree = Tree(
                 depth, variant.block, channels[i - 1], channels[i], 2, i > 2, residual_root=variant.residual_root
             )
             setattr(self, f"level{i}", tree)
-        self.fc = nn.Conv2d(channels[5], 1000, 1)  # of ImageNet's classes; in every state dict, and not used here
+        # Of ImageNet's classes; in every state dict, and not used here.
+        self.fc: nn.Conv2d = nn.Conv2d(channels[5], 1000, 1)
         self._initialise()
 
     def _initialise(self) -> None:

@@ -45,7 +45,7 @@ class DLAUp(nn.Module):
     def __init__(self, channels: Sequence[int], scales: Sequence[int], norm: Norm = "bn") -> None:
         super().__init__()
         inputs, scales = list(channels), list(scales)
-        self.levels = len(channels)
+        self.levels: int = len(channels)
         for i in range(self.levels - 1):
             j = self.levels - i - 2
             factors = [scale // scales[j] for scale in scales[j:]]
@@ -82,12 +82,12 @@ class DLASegmentation(Segmentation):
         channels, reductions = described(encoder)
         if down_ratio not in reductions[:-1]:
             raise ValueError(f"down_ratio must be one of {reductions[:-1]}, got {down_ratio!r}")
-        self.first = reductions.index(down_ratio)
+        self.first: int = reductions.index(down_ratio)
         self.base = encoder
         scales = [reduction // down_ratio for reduction in reductions[self.first :]]
-        self.dla_up = DLAUp(channels[self.first :], scales, norm)
-        self.fc = classifier(channels[self.first], num_classes)
-        self.up = frozen_upsampling(num_classes, down_ratio)
+        self.dla_up: DLAUp = DLAUp(channels[self.first :], scales, norm)
+        self.fc: nn.Sequential = classifier(channels[self.first], num_classes)
+        self.up: nn.Module = frozen_upsampling(num_classes, down_ratio)
 
     def describe(self, image: Tensor) -> tuple[Any, ...]:
         return (Scores(self.fc(self.dla_up(self.base(image)[self.first :])), self.up),)

@@ -53,8 +53,10 @@ class Encoder(nn.Module):
         layout = _layout_of(model) if layout is None else layout
         if layout not in ("NCHW", "NHWC"):
             raise ValueError(f"layout must be 'NCHW' or 'NHWC', got {layout!r}")
-        self.model, self.layout = model, layout
-        self.channels, self.reductions = tuple(map(int, channels)), tuple(map(int, reductions))
+        self.model: nn.Module = model
+        self.layout: str = layout
+        self.channels: tuple[int, ...] = tuple(map(int, channels))
+        self.reductions: tuple[int, ...] = tuple(map(int, reductions))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = self.model(image)

@@ -35,7 +35,8 @@ class Scores:
     """
 
     def __init__(self, low: Tensor, up: nn.Module | None) -> None:
-        self.low, self.up = low, up
+        self.low: Tensor = low
+        self.up: nn.Module | None = up
         self._full: Tensor | None = None
 
     def bilinear_factor(self, size: tuple[int, int]) -> int | None:

@@ -32,7 +32,7 @@ class BinaryCrossEntropy(nn.Module):
 
     def __init__(self, num_classes: int, positive_weight: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.num_classes = checks.integer("num_classes", num_classes)
+        self.num_classes: int = checks.integer("num_classes", num_classes)
         if positive_weight is not None and len(positive_weight) != num_classes:
             raise ValueError(f"positive_weight must have {num_classes} numbers, got {len(positive_weight)}")
         weight = None if positive_weight is None else torch.tensor(positive_weight, dtype=torch.float32)

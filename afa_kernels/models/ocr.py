@@ -23,10 +23,10 @@ class ObjectContext(nn.Module):
 
     def __init__(self, channels: int, keys: int, norm: Norm) -> None:
         super().__init__()
-        self.f_pixel = layers(norm, channels, keys, keys)
-        self.f_object = layers(norm, channels, keys, keys)
-        self.f_down = layers(norm, channels, keys)
-        self.f_up = layers(norm, keys, channels)
+        self.f_pixel: nn.Sequential = layers(norm, channels, keys, keys)
+        self.f_object: nn.Sequential = layers(norm, channels, keys, keys)
+        self.f_down: nn.Sequential = layers(norm, channels, keys)
+        self.f_up: nn.Sequential = layers(norm, keys, channels)
 
     def forward(self, pixels: Tensor, objects: Tensor) -> Tensor:
         query = self.f_pixel(pixels)
@@ -40,8 +40,8 @@ class OCRHead(nn.Module):
 
     def __init__(self, channels: int, keys: int, norm: Norm) -> None:
         super().__init__()
-        self.object_context_block = ObjectContext(channels, keys, norm)
-        self.conv_bn_dropout = layers(norm, 2 * channels, channels)
+        self.object_context_block: ObjectContext = ObjectContext(channels, keys, norm)
+        self.conv_bn_dropout: nn.Sequential = layers(norm, 2 * channels, channels)
         self.conv_bn_dropout.append(nn.Dropout2d(0.05))
 
     def forward(self, pixels: Tensor, objects: Tensor) -> Tensor:
@@ -66,12 +66,12 @@ class OCR(nn.Module):
         self, channels: int, num_classes: int, mid_channels: int = 256, key_channels: int = 128, norm: Norm = "bn"
     ) -> None:
         super().__init__()
-        self.conv3x3_ocr = nn.Sequential(
+        self.conv3x3_ocr: nn.Sequential = nn.Sequential(
             nn.Conv2d(channels, mid_channels, 3, padding=1), norm_and_activation(norm, mid_channels)
         )
-        self.ocr_distri_head = OCRHead(mid_channels, key_channels, norm)
-        self.cls_head = nn.Conv2d(mid_channels, num_classes, 1)
-        self.aux_head = nn.Sequential(
+        self.ocr_distri_head: OCRHead = OCRHead(mid_channels, key_channels, norm)
+        self.cls_head: nn.Conv2d = nn.Conv2d(mid_channels, num_classes, 1)
+        self.aux_head: nn.Sequential = nn.Sequential(
             nn.Conv2d(channels, channels, 1), norm_and_activation(norm, channels), nn.Conv2d(channels, num_classes, 1)
         )
         initialise(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -18,14 +19,16 @@ from afa_kernels.models.dla import DLA, VARIANTS
 from afa_kernels.models.dla_seg import DLASegmentation
 from afa_kernels.models.encoder import as_encoder
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[..., Any]] = {
     "{}_seg": DLASegmentation,
     "afa_{}": AFASegmentation,
     "afa_{}_ssr": AFASegmentationSSR,
     "afa_{}_hma": AFASegmentationHMA,
     "afa_{}_ocr_ssr": AFAOCRSegmentationSSR,
 }
-NAMES = {pattern.format(name): (network, name) for pattern, network in NETWORKS.items() for name in VARIANTS}
+NAMES: dict[str, tuple[Callable[..., Any], str]] = {
+    pattern.format(name): (network, name) for pattern, network in NETWORKS.items() for name in VARIANTS
+}
 
 
 def create(name: str, num_classes: int | None = None, **options: Any) -> Any:

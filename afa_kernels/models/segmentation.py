@@ -62,14 +62,16 @@ class Segmentation(MultiScale):
         auxiliary_weight: float = 0.05,
         scale_weight: float = 0.05,
     ) -> None:
-        self.num_classes = checks.integer("num_classes", num_classes)
+        self.num_classes: int = checks.integer("num_classes", num_classes)
         if self.num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         super().__init__(None, scales, fuse, None, training_scales, flip, 128, eps, progress, training_multiple=64)
-        self.criterion = nn.CrossEntropyLoss(ignore_index=255) if criterion is None else criterion
-        self.auxiliary_criterion = self.criterion if auxiliary_criterion is None else auxiliary_criterion
-        self.auxiliary_weight, self.scale_weight = float(auxiliary_weight), float(scale_weight)
-        self.fused_losses, self.channels_last = bool(fused_losses), channels_last
+        self.criterion: Criterion = nn.CrossEntropyLoss(ignore_index=255) if criterion is None else criterion
+        self.auxiliary_criterion: Criterion = self.criterion if auxiliary_criterion is None else auxiliary_criterion
+        self.auxiliary_weight: float = float(auxiliary_weight)
+        self.scale_weight: float = float(scale_weight)
+        self.fused_losses: bool = bool(fused_losses)
+        self.channels_last: bool | None = channels_last
         if self.fused_losses:
             _check_fusable("criterion", self.criterion)
             _check_fusable("auxiliary_criterion", self.auxiliary_criterion)

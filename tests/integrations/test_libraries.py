@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from afa_kernels import resized_cross_entropy, resized_labels, scale_space_cross_entropy
+from afa_kernels.models import Encoder
 from afa_kernels.nn import AttentiveFusion, MultiScale, ScaleSpaceRendering
 
 IMAGE, CLASSES = (2, 3, 64, 96), 5
@@ -43,7 +44,7 @@ class Decoder(nn.Module):
 
 BACKBONES: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("resnet18", "mobilenetv3_small_050", "convnext_atto", "hrnet_w18_small", "dla34")},
-    # Its features are NHWC.
+    # Its features are NHWC, which Encoder permutes.
     "swin_tiny_patch4_window7_224": {"strict_img_size": False, "embed_dim": 24, "depths": (1, 1, 1, 1)},
 }
 # These run only where a stride divides the image: by that.
@@ -59,14 +60,11 @@ def test_timm_backbone(name: str, size: tuple[int, int]) -> None:
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.backbone = timm.create_model(name, features_only=True, pretrained=False, **BACKBONES[name])
-            self.decoder = Decoder(self.backbone.feature_info.channels())
+            self.backbone = Encoder(timm.create_model(name, features_only=True, pretrained=False, **BACKBONES[name]))
+            self.decoder = Decoder(list(self.backbone.channels))
 
         def forward(self, image: Tensor) -> Tensor:
-            features = self.backbone(image)
-            if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
-                features = [x.permute(0, 3, 1, 2) for x in features]
-            return nn.functional.interpolate(self.decoder(features), image.shape[2:], mode="bilinear")
+            return nn.functional.interpolate(self.decoder(self.backbone(image)), image.shape[2:], mode="bilinear")
 
     network: nn.Module = Network()
     if name in DIVIDED:  # the image resized to that, and the scores back
