@@ -6,10 +6,12 @@ has `__index__` are integers, and torch.SymInt stays what it is.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import numbers
 import operator
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -150,3 +152,15 @@ def ascending(name: str, value: object, length: int | None = None) -> tuple[floa
     if not all(v > 0 for v in found) or not all(a < b for a, b in itertools.pairwise(found)):
         raise ValueError(f"{name} must be positive and ascending, coarse to fine, got {tuple(value)}")
     return found
+
+
+def without_tracer_warnings() -> contextlib.AbstractContextManager[None]:
+    """In torch.jit.trace: no warning at every look at a size, for a program that is of one size by its docstring."""
+    return _quiet() if torch.jit.is_tracing() else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        yield

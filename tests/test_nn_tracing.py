@@ -235,8 +235,9 @@ def test_jit_traced(name: str, kernel: str) -> None:
         close(torch.jit.trace(model, given)(*given), model(*given))
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("MultiScale")])
-def test_several_scales_are_traced_without_warnings(name: str) -> None:
+# But for PyTorch's own warnings: of a norm that is called, and of a list that is returned.
+@pytest.mark.parametrize("name", [n for n in MODULES if "another" not in n and n != "AFADLAUp"])
+def test_traced_without_warnings(name: str, kernel: str) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error", torch.jit.TracerWarning)
         torch.jit.trace(made(name), images(name, 1, 16, 20))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from afa_kernels import checks
 from afa_kernels.nn import folding, plain
 from afa_kernels.nn.attention import ChannelAttention, SpatialAttention, attentive, progressive, why_not_by_logits
 from afa_kernels.nn.norm import Norm, norm_and_activation
@@ -182,7 +183,9 @@ def aggregated(module: Any, layers: list[Tensor], every: bool = True) -> tuple[T
         def deep(i: int = i, shape: Any = x.shape) -> Tensor:
             layer = layers.pop()
             up = _up(module, i, layer)
-            if isinstance(up, Tensor) and up.shape != shape:
+            with checks.without_tracer_warnings():
+                differs = isinstance(up, Tensor) and up.shape != shape
+            if differs:
                 raise ValueError(
                     f"layers[{i}] of shape {tuple(layer.shape)}, projected and upsampled to {tuple(up.shape)}, "
                     f"must have the shape of layers[0], {tuple(shape)}"

@@ -259,7 +259,7 @@ class MultiScale(plain.Module):
             return self._at_once(image)
         if not self._streams(image):
             return self._fused(image, self._at_once)
-        with torch.no_grad(), plain.without_tracer_warnings():
+        with torch.no_grad(), checks.without_tracer_warnings():
             return self._fused(image, self._streamed)
 
     def _fused(self, image: Tensor, fuse: Callable[[Tensor], Tensor]) -> Tensor:

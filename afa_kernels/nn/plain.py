@@ -3,9 +3,6 @@ exactly the plain layer, and nobody has hooked, overridden or wrapped anything o
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -90,15 +87,3 @@ def as_leaf(module: nn.Module, x: fx.Proxy) -> Any:
         kind = type(module).__name__
         raise TypeError(f"{kind} is a leaf of torch.fx's graphs, and cannot be their root: trace a module around it")
     return x.tracer.create_proxy("call_module", name, (x,), {})
-
-
-def without_tracer_warnings() -> contextlib.AbstractContextManager[None]:
-    """In torch.jit.trace: no warning at every look at a size, for a program that is of one size by its docstring."""
-    return _quiet() if torch.jit.is_tracing() else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from afa_kernels import checks
 from afa_kernels.reference._resize import resized
 
 
@@ -15,5 +16,6 @@ def size_of(x: Tensor) -> tuple[int, int]:
 def resized_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Of a tensor `resized`, of torch.fx's Proxy, whose size nobody knows, always an interpolation."""
     if isinstance(x, Tensor):
-        return resized(x, size)
+        with checks.without_tracer_warnings():
+            return resized(x, size)
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

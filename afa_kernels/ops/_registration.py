@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import handle_torch_function, has_torch_function
 
-from afa_kernels import backends, layout
+from afa_kernels import backends, checks, layout
 
 _library = torch.library.Library("afa", "DEF")
 _backward_ops: set[Any] = set()
@@ -38,6 +38,9 @@ def public(function: _Function) -> _Function:
         given = _flat((*args, *kwargs.values()))
         if has_torch_function(given):
             return handle_torch_function(call, given, *args, **kwargs)
+        if torch.jit.is_tracing():
+            with checks.without_tracer_warnings():
+                return function(*args, **kwargs)
         return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
