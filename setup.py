@@ -16,6 +16,7 @@ import glob
 import os
 import re
 import shutil
+import subprocess
 import sys
 from typing import NoReturn
 
@@ -79,7 +80,7 @@ def native() -> dict:
             depends=headers + sorted(glob.glob("csrc/cuda/*.cuh")),
             define_macros=[*versions, ("USE_CUDA", None)],
             extra_compile_args={
-                "nvcc": ["-O3", *(("-Xcompiler", "-fvisibility=hidden") if os.name == "posix" else ())]
+                "nvcc": ["-O3", *compressed(), *(("-Xcompiler", "-fvisibility=hidden") if os.name == "posix" else ())]
             },
             py_limited_api=True,
         )
@@ -109,6 +110,15 @@ def with_cuda() -> bool:
         cannot_build(f"AFA_KERNELS_CUDA=1 asks for the CUDA kernels, and {reason}")
     print(f"afa_kernels: without the CUDA kernels: {reason}", file=sys.stderr)
     return False
+
+
+def compressed() -> list[str]:
+    """The flag of nvcc 12.8 and later by which a library takes a quarter of its size, and a wheel two thirds."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    nvcc = os.path.join(CUDA_HOME, "bin", "nvcc")
+    known = subprocess.run([nvcc, "--help"], capture_output=True, text=True, check=True).stdout
+    return ["--compress-mode=size"] if "--compress-mode" in known else []
 
 
 def cannot_build(reason: str) -> NoReturn:

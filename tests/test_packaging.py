@@ -138,6 +138,8 @@ WITH_CUDA = (
     "import torch, torch.utils.cpp_extension as e, shutil; which = shutil.which; e.CUDA_HOME = '/cuda'; "
     "torch.version.cuda = '13.0'; "
     "shutil.which = lambda name, **k: '/cuda/bin/nvcc' if name == 'nvcc' else which(name); "
+    "import subprocess, types; run = subprocess.run; known = types.SimpleNamespace(stdout='--compress-mode'); "
+    "subprocess.run = lambda command, **k: known if command[0] == '/cuda/bin/nvcc' else run(command, **k); "
 )
 NO_NVCC = "import torch.utils.cpp_extension as e; e.CUDA_HOME = None; "
 
