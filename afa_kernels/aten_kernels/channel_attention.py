@@ -1,9 +1,12 @@
-"""channel_attention by statistics of the batch, and its backward pass: on vectors this short ATen's kernels will do.
+"""channel_attention by statistics of the batch, and its backward pass, of ATen's kernels.
 
-Both branches go through every kernel at once, as (2, N, units), the maximum first.
+Both branches go through every kernel at once, as (2, N, units), the maximum first. Or `kernels` computes all of it: the
+launchers of triton_kernels.channel_attention.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +24,16 @@ def training_forward(
     eps: float,
     activation_slope: float,
     abs_weight: bool,
+    kernels: Any = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The logits, and the mean and biased variance (2, units) of each branch over the batch."""
     arithmetic = dtypes.arithmetic(avg)
+    if kernels is not None and _none_empty(avg, conv1_weight, conv2_weight):
+        inputs = (x.contiguous() for x in (avg, max, conv1_weight, weight, bias, conv2_weight))
+        logits = avg.new_empty((avg.shape[0], conv2_weight.shape[0], 1, 1))
+        mean, variance = (avg.new_empty((2, conv1_weight.shape[0]), dtype=arithmetic) for _ in range(2))
+        kernels.by_batch(*inputs, eps, activation_slope, abs_weight, logits, mean, variance)
+        return logits, mean, variance
     conv1, conv2 = (w.to(arithmetic).flatten(1) for w in (conv1_weight, conv2_weight))
     hidden = _hidden(avg, max, conv1)
     count = avg.shape[0] or 1  # an empty batch has zeros for statistics, as in F.batch_norm
@@ -50,12 +60,19 @@ def backward(
     activation_slope: float,
     abs_weight: bool,
     needed: list[bool],
+    kernels: Any = None,
 ) -> list[Tensor]:
     """The gradients that are needed of avg, max, the first weight, gamma, beta and the second weight.
 
     Mean and variance are (2, units) of the batch, or (units,) and constant.
     """
     inputs = avg, max, conv1_weight, weight, bias, conv2_weight
+    if kernels is not None and _none_empty(avg, conv1_weight, conv2_weight):
+        given = (x.contiguous() for x in (grad, avg, max, conv1_weight, weight, bias, mean, variance, conv2_weight))
+        grads = [layout.empty_parameter(x) if wanted else None for x, wanted in zip(inputs, needed)]
+        rows = [None if g is None else g.contiguous() for g in grads]  # itself, but of a weight in an order of its own
+        kernels.differentiate(*given, batch_statistics, eps, activation_slope, abs_weight, rows)
+        return [g if g is row else g.copy_(row) for g, row in zip(grads, rows) if g is not None and row is not None]
     of_avg, of_max, of_conv1, of_weight, of_bias, of_conv2 = needed
     arithmetic = dtypes.arithmetic(avg)
     conv1, conv2, grad = (t.to(arithmetic).flatten(1) for t in (conv1_weight, conv2_weight, grad))
@@ -86,6 +103,11 @@ def backward(
         found[5] = _linear(grad.t(), _rectify(y, y, activation_slope).sum(0).t())
     wanted = ((g, x) for g, x, asked in zip(found, inputs, needed) if asked and g is not None)
     return [layout.as_gradient(g, x) for g, x in wanted]
+
+
+def _none_empty(*tensors: Tensor) -> bool:
+    """Whether there is something to launch."""
+    return all(x.numel() > 0 for x in tensors)
 
 
 def _hidden(avg: Tensor, max: Tensor, conv1: Tensor) -> Tensor:

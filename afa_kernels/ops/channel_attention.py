@@ -37,7 +37,8 @@ def channel_attention(
 
     where act(y) = (y if y > 0 else activation_slope * y). In training, and where no running statistics are given, each
     branch is normalised by its own statistics over the batch, and the running statistics move twice, first by those of
-    the maximum; that part is made of ATen's kernels. In evaluation mode all that follows the pooling is one kernel.
+    the maximum; on Triton that part is two kernels, elsewhere it is made of ATen's. In evaluation mode all that follows
+    the pooling is one kernel.
 
     Args:
         x: (N, C_in, H, W), a feature map with at least one pixel.
@@ -136,12 +137,14 @@ _training_op = registration.define_by_aten(
     "(Tensor logits, Tensor mean, Tensor variance)",
     _allocate_training,
     "channel_attention.training_forward",
+    parts="channel_attention",
 )
 _backward_op = registration.define_by_aten(
     f"channel_attention_backward(Tensor grad, {_POOLED}, Tensor mean, Tensor variance, Tensor conv2_weight, "
     f"bool batch_statistics, {_OPTIONS}, bool[] needed) -> Tensor[] grads",
     _allocate_backward,
     "channel_attention.backward",
+    parts="channel_attention",
 )
 registration.differentiate(
     _op,

@@ -44,11 +44,14 @@ CASES: tuple[Case, ...] = (
     call("statistics of the batch, InPlaceABN", (5, 3, 2, 3), 4, 2, "channels_last", False, 0.01, True),
     call("several blocks along every axis", (2, 67, 2, 3), 71, 19, dtypes=FLOAT32),
     call("sizes a multiple of every block", (2, 64, 4, 4), 64, 16, dtypes=FLOAT32),
+    call("more images and channels than a program takes at once", (19, 131, 1, 2), 133, 17, dtypes=FLOAT32),
+    call("statistics of more than it takes at once", (70, 131, 1, 2), 133, 17, running=False, dtypes=FLOAT32),
     call("one channel, one unit, one pixel", (3, 1, 1, 1), 1, 1),
     call("empty batch", (0, 3, 4, 5)),
     call("mixed element types", (2, 5, 3, 4), dtypes=((torch.float32, *HALVES, torch.float64, torch.float32),)),
     call("slices along every axis", (2, 5, 3, 4), layout="sliced", dtypes=FLOAT32),
     call("NaN and infinity", (2, 3, 2, 3), 4, 2, planted={0: NON_FINITE}),
+    call("NaN and infinity, statistics of the batch", (3, 3, 2, 3), 4, 2, running=False, planted={0: NON_FINITE}),
 )
 
 # Sizes of real networks.
@@ -61,6 +64,8 @@ LARGE_CASES: tuple[Case, ...] = (
         )
         for layout in ("contiguous", "channels_last")
     ),
+    call("sizes divide by 16, statistics of the batch", (16, 512, 16, 16), 512, 32, running=False),
+    call("odd sizes, statistics of the batch", (35, 67, 9, 13), 131, 9, running=False),
 )
 
 MANY_IMAGES = Case(

@@ -60,17 +60,12 @@ SPILLS = {
     ("bn_relu_conv2d: sizes divide by 16", "float64", "_gradient_kernel"): (8, "ptxas takes 48 registers on sm_120"),
     ("bn_relu_conv2d: odd sizes", "float16", "_gradient_kernel"): (32, "ptxas takes 80 registers on sm_100"),
     ("bn_relu_project: odd sizes", "float16", "_gradient_kernel"): (8, "ptxas takes 80 registers on sm_90"),
-    ("scale_space_render: sixteen scales", "float64", "_forward_kernel"): (248, "the indices of 16 scales stay"),
-    **dict.fromkeys(
-        [
-            ("scale_space_render: sixteen scales", dtype, "_forward_kernel")
-            for dtype in ("float32", "float16", "bfloat16")
-        ],
-        (8, "ptxas takes 168 registers on sm_89"),
-    ),
-    ("hierarchical_fusion: sixteen scales", "_forward_kernel"): (16, "ptxas takes 128 registers on sm_80"),
-    ("cross_entropy: sixteen scales", "_forward_kernel"): (8, "ptxas takes 96 registers on sm_80"),
-    ("cross_entropy: sixteen scales", "_gradient_kernel"): (24, "the scores of 16 scales stay, for their gradients"),
+    ("scale_space_render: sixteen scales", "float64", "_forward_kernel"): (344, "the taps of 16 scales stay"),
+    ("scale_space_render: sixteen scales", "float64", "_maps_backward_kernel"): (344, "the taps of 16 scales stay"),
+    ("hierarchical_fusion: sixteen scales", "_forward_kernel"): (36, "the taps of 16 scales stay"),
+    ("hierarchical_fusion: sixteen scales", "_opacities_backward_kernel"): (8, "ptxas takes 168 registers on sm_100"),
+    ("cross_entropy: sixteen scales", "_gradient_kernel"): (16, "the scores of 16 scales stay, for their gradients"),
+    ("scale_space_accumulate: ", "_forward_kernel"): (8, "ptxas takes 32 registers on sm_90"),
 }
 
 

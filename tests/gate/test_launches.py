@@ -51,6 +51,10 @@ SECOND_STAGE = (
     "_statistics._merge_kernel",
     "_parameters_kernel",
     "channel_attention._forward_kernel",
+    "channel_attention._units_kernel",
+    "channel_attention._logits_kernel",
+    "channel_attention._units_backward_kernel",
+    "channel_attention._channels_backward_kernel",
 )
 SMALL_MAP = 2**16  # elements, in tiles: maps of one channel at the attention's resolution
 SMALL_COPY = 2**18  # of predictions, which take a GPU a few microseconds
