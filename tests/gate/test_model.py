@@ -92,11 +92,11 @@ def per_element(case: Case, dtype: torch.dtype, kernel: str, elements: int) -> t
 
 def tile(case: Case, kernel: str) -> int:
     keywords = next(x for x in machine.launches(case, torch.float32) if machine.title(x) == kernel).keywords
-    return keywords["BLOCK_C"] * keywords["BLOCK_P"]
+    return keywords.get("BLOCK_C", 1) * keywords["BLOCK_P"]
 
 
 @pytest.mark.parametrize(
-    "op, module, most", [("scale_space_render", "scale_space_render", 160), ("scale_space_labels", "_labels", 170)]
+    "op, module, most", [("scale_space_render", "scale_space_render", 100), ("scale_space_labels", "_labels", 105)]
 )
 def test_instructions_of_rendering(op: str, module: str, most: int) -> None:
     """Of an element in the loop over the channels, with five scales in float32; no division is left there."""
