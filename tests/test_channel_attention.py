@@ -115,6 +115,20 @@ def test_partial_requires_grad(kernel: str) -> None:
     torch.testing.assert_close(torch.autograd.grad(out.sum(), alone["weight"]), every)
 
 
+@pytest.mark.parametrize("batch_statistics", [False, True])
+def test_backward_of_statistics_of_another_size(kernel: str, batch_statistics: bool) -> None:
+    """Nobody but a program of the operations calls it so: it raises before a kernel reads beside them."""
+    given = parameters(5, 3, 4)
+    pooled = [torch.randn(2, 5, 1, 1) for _ in range(2)]
+    arguments = (*pooled, *(given[name].detach() for name in ("conv1_weight", "weight", "bias")))
+    options = batch_statistics, 1e-5, 0.0, False, [True] * 6, kernel
+    for sizes in ((1, 1), (2, 2)):
+        with pytest.raises((RuntimeError, ValueError), match=r"mean|shape"):
+            torch.ops.afa.channel_attention_backward(
+                torch.randn(2, 4, 1, 1), *arguments, *torch.zeros(2, *sizes), given["conv2_weight"].detach(), *options
+            )
+
+
 def test_no_input_channels_leave_the_bias(backend: str) -> None:
     given = torch.ones(2, 0, 3, 3), torch.ones(4, 0, 1, 1), torch.ones(4), torch.ones(4), torch.zeros(4), torch.ones(4)
     with afa_kernels.use_backend(backend):

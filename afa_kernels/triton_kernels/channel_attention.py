@@ -413,6 +413,11 @@ def differentiate(
     grad_avg, grad_max, grad_conv1, grad_weight, grad_bias, grad_conv2 = grads
     batch, inputs = avg.shape[:2]
     outputs, units = conv2_weight.shape[:2]
+    for name, x in (("mean", mean), ("variance", variance)):
+        if x.shape != ((2, units) if batch_statistics else (units,)):
+            raise ValueError(
+                f"{name} must have a value for each of {units} units, twice of a batch, got {tuple(x.shape)}"
+            )
     arithmetic = arithmetic_of(avg)
     scratch = torch.float64 if arithmetic == tl.float64 else torch.float32
     activated = None if grad_conv2 is None else grad.new_empty((batch, units), dtype=scratch)
