@@ -7,8 +7,8 @@ compiles what has changed since resources.json was written, and rewrites it.
 What is compiled is what would be launched: the launchers run on CPU tensors, and each launch they make is taken in
 place of being made. Nothing runs, so nothing here is a time.
 
-The compiler is deterministic. resources.json has a digest of what went into each compilation, Triton's own IR of the
-kernel and the compiler's options; where these are the same under the same Triton, so is what comes out.
+resources.json has a digest of what went into each compilation, Triton's own IR of the kernel and the compiler's options;
+where these are the same under the same Triton, so is what comes out, but for a register or two on AMD's GPUs.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ __all__ = ["AMD", "NVIDIA", "TARGETS", "TOOLS", "launches", "source", "title"]
 RECORD = Path(__file__).with_name("resources.json")
 # KiB of shared memory that one block may take.
 SHARED_PER_BLOCK = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}
+
+# By which two compilations of one kernel were seen to differ: 106 and 107, on one machine in twelve runs and in one run.
+AMD_REGISTERS = 2
 
 
 def front_end(launch: Launch, target: GPUTarget) -> str:
@@ -242,6 +245,14 @@ def _by_digest() -> dict[tuple[str, str], dict[str, Any]]:
 def as_recorded(compilation: Compilation) -> bool:
     """Whether the record has the same compilation, by this name or another."""
     return (compilation.target, compilation.digest) in _by_digest()
+
+
+def as_compiled_again(recorded: dict[str, Any] | None, found: dict[str, Any], target: str) -> bool:
+    """Whether what was `found` is what was `recorded`, but for AMD_REGISTERS that LLVM takes more or fewer."""
+    if recorded is None or target not in AMD:
+        return recorded == found
+    more = found["registers"] - recorded["registers"]
+    return {**recorded, "registers": 0} == {**found, "registers": 0} and abs(more) <= AMD_REGISTERS
 
 
 def with_recorded(here: Rows) -> Rows:
