@@ -22,6 +22,8 @@ from afa_kernels.ops.scale_space_cross_entropy import scale_space_cross_entropy
 from afa_kernels.ops.scale_space_labels import scale_space_labels
 from afa_kernels.ops.scale_space_render import scale_space_render
 from afa_kernels.ops.scale_space_weights import scale_space_weights
+from afa_kernels.ops.upsampled_fusion import upsampled_fusion
+from afa_kernels.ops.upsampled_pool import upsampled_pool
 from afa_kernels.patching import patch
 from afa_kernels.renderer import ScaleSpaceRenderer
 from afa_kernels.warmup import warmup
@@ -48,6 +50,8 @@ __all__ = [
     "scale_space_labels",
     "scale_space_render",
     "scale_space_weights",
+    "upsampled_fusion",
+    "upsampled_pool",
     "use_backend",
     "warmup",
 ]

@@ -17,6 +17,16 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
   m.def("global_avg_max_pool_forward(Tensor x, Tensor(a!) avg, Tensor(b!) max, Tensor(c!) index) -> ()");
   m.def("global_avg_max_pool_backward(Tensor? grad_avg, Tensor? grad_max, Tensor index, Tensor(a!) grad_x) -> ()");
   m.def(
+      "upsampled_fusion_forward(Tensor shallow, Tensor deep, Tensor weight, Tensor spatial_logits, "
+      "Tensor channel_logits, Tensor(a!) out) -> ()");
+  m.def(
+      "upsampled_fusion_backward(Tensor grad, Tensor shallow, Tensor deep, Tensor weight, Tensor spatial_logits, "
+      "Tensor channel_logits, bool[] needed, Tensor(a!)[] grads) -> ()");
+  m.def("upsampled_pool_forward(Tensor deep, Tensor weight, Tensor(a!) avg, Tensor(b!) max, Tensor(c!) index) -> ()");
+  m.def(
+      "upsampled_pool_backward(Tensor? grad_avg, Tensor? grad_max, Tensor deep, Tensor weight, Tensor index, "
+      "bool[] needed, Tensor(a!)[] grads) -> ()");
+  m.def(
       "bn_relu_project_forward(Tensor hidden, Tensor weight, Tensor bias, Tensor? running_mean, Tensor? running_var, "
       "Tensor project_weight, float eps, float activation_slope, bool abs_weight, Tensor(a!) logits, Tensor(b!) mean, "
       "Tensor(c!) variance) -> ()");

@@ -48,7 +48,7 @@ def global_avg_max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # The op also returns the index of each maximum among the pixels, for the backward pass.
-def _allocate(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def allocate_pooled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     shape = (*x.shape[:2], 1, 1)
     return layout.empty(shape, x), layout.empty(shape, x), x.new_empty(shape, dtype=torch.int64)
 
@@ -73,7 +73,7 @@ def _prepare_backward(
 
 
 _op = registration.define(
-    "global_avg_max_pool(Tensor x) -> (Tensor avg, Tensor max, Tensor index)", _allocate, _prepare
+    "global_avg_max_pool(Tensor x) -> (Tensor avg, Tensor max, Tensor index)", allocate_pooled, _prepare
 )
 _backward_op = registration.define(
     "global_avg_max_pool_backward(Tensor? grad_avg, Tensor? grad_max, Tensor index, SymInt[] size, "
