@@ -110,6 +110,20 @@ def choose(op: str, device_type: str) -> str | None:
     return forced
 
 
+def has_kernel(op: str, device_type: str) -> bool:
+    """Whether a kernel would run `op`, not the reference: what is one operation here is several in plain PyTorch."""
+    forced = _forced
+    if forced is None:
+        return _has_automatic_kernel(op, device_type)
+    return forced != "reference" and why_not(forced, op, device_type) is None
+
+
+@_constant_when_compiled
+def _has_automatic_kernel(op: str, device_type: str) -> bool:
+    in_onnx = torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+    return not in_onnx and automatic(op, device_type) != "reference"
+
+
 @_constant_when_compiled
 def _automatic_of_a_call(op: str, device_type: str) -> str:
     if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():  # whose operators are the standard's

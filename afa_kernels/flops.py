@@ -81,6 +81,19 @@ def register(counter: Any) -> None:
         project_weight, needed = args[2], args[9]
         return of_backward(grad, hidden, project_weight, (any(needed[:3]), needed[3]))
 
+    # Of an upsampling the fusion counts the convolution, which the pooling of the same map makes once more.
+    @counter.register_flop_formula(ops.upsampled_fusion)
+    def upsampled_fusion(shallow: Shape, deep: Shape, weight: Shape, *args: Any, out_shape: Any, **_: Any) -> int:
+        return of(deep, weight, out_shape[0], transposed=True)
+
+    @counter.register_flop_formula(ops.upsampled_fusion_backward)
+    def upsampled_fusion_backward(
+        grad: Shape, shallow: Shape, deep: Shape, weight: Shape, spatial: Shape, channel: Shape, needed: Any, **_: Any
+    ) -> int:
+        groups = weight[0]
+        options = None, (1, 1), (0, 0), (1, 1), True, (0, 0), groups, [needed[1], needed[2], False]
+        return backward_of(grad, deep, weight, *options, out_shape=(deep, weight))
+
     def of_both_branches(avg: Shape, conv1: Shape, conv2: Shape) -> int:
         hidden = avg[0], conv1[0], 1, 1
         return 2 * (of(avg, conv1, hidden) + of(hidden, conv2, (avg[0], conv2[0], 1, 1)))

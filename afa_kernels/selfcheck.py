@@ -28,6 +28,8 @@ CASES: dict[str, Case] = {
         Case("attentive_fusion", "small", (MAP, MAP, SPATIAL, CHANNEL)),
         Case("progressive_fusion", "small", (3 * [MAP], 3 * [SPATIAL], 3 * [CHANNEL])),
         Case("global_avg_max_pool", "small", (MAP,)),
+        Case("upsampled_fusion", "small", ((2, 5, 14, 18), MAP, (5, 1, 4, 4), (2, 1, 14, 18), CHANNEL)),
+        Case("upsampled_pool", "small", (MAP, (5, 1, 4, 4))),
         Case(
             "channel_attention", "small", ((4, 5, 7, 9), (3, 5, 1, 1), (3,), (3,), (6, 3, 1, 1)), _NORM,
             names=("x", "conv1_weight", "weight", "bias", "conv2_weight"),

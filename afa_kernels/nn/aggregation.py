@@ -14,6 +14,7 @@ from afa_kernels import checks
 from afa_kernels.nn import folding, plain
 from afa_kernels.nn.attention import ChannelAttention, SpatialAttention, attentive, progressive, why_not_by_logits
 from afa_kernels.nn.norm import Norm, norm_and_activation
+from afa_kernels.nn.upsampling import in_type_of_autocast, upsampled_shape, weight_where_used
 
 
 class AFAIDAUp(plain.Module):
@@ -176,29 +177,28 @@ def listed(layers: Any, count: int, consume: bool = False) -> list[Tensor]:
 def aggregated(module: Any, layers: list[Tensor], every: bool = True) -> tuple[Tensor, list[Tensor]]:
     """What `AFAIDAUp` returns, by a module with its children; `layers`, a list, is empty then."""
     layers.reverse()
-    x = _up(module, 0, layers.pop())
+    x = module.up_0(folding.sequence(module.proj_0, layers.pop()))
     fused: list[Tensor] = []
     for i in range(1, 1 + len(layers)):
 
-        def deep(i: int = i, shape: Any = x.shape) -> Tensor:
+        def deep(by_logits: bool, i: int = i, shape: Any = x.shape) -> tuple[Tensor, Tensor | None]:
             layer = layers.pop()
-            up = _up(module, i, layer)
+            given, up = folding.sequence(getattr(module, f"proj_{i}"), layer), getattr(module, f"up_{i}")
+            weight = weight_where_used(up, given) if by_logits else None
+            given = up(given) if weight is None else in_type_of_autocast(given)
+            size = getattr(given, "shape", shape) if weight is None else upsampled_shape(given, weight)
             with checks.without_tracer_warnings():
-                differs = isinstance(up, Tensor) and up.shape != shape
+                differs = isinstance(given, Tensor) and size != shape
             if differs:
                 raise ValueError(
-                    f"layers[{i}] of shape {tuple(layer.shape)}, projected and upsampled to {tuple(up.shape)}, "
+                    f"layers[{i}] of shape {tuple(layer.shape)}, projected and upsampled to {tuple(size)}, "
                     f"must have the shape of layers[0], {tuple(shape)}"
                 )
-            return up
+            return given, weight
 
         x = attentive(x, deep, getattr(module, f"sa_{i}"), getattr(module, f"ca_{i}"))
         fused = [*fused, x] if every else [x]
     return x, fused
-
-
-def _up(module: Any, i: int, layer: Tensor) -> Tensor:
-    return getattr(module, f"up_{i}")(folding.sequence(getattr(module, f"proj_{i}"), layer))
 
 
 def fused_levels(module: Any, layers: Sequence[Tensor]) -> Tensor:

@@ -20,6 +20,8 @@ from afa_kernels.ops.bn_relu_project import bn_relu_project
 from afa_kernels.ops.channel_attention import channel_attention
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.ops.progressive_fusion import progressive_fusion
+from afa_kernels.ops.upsampled_fusion import upsampled_fusion
+from afa_kernels.ops.upsampled_pool import upsampled_pool
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
@@ -148,8 +150,9 @@ class ChannelAttention(plain.Module):
 
         def __call__(self, x: Tensor) -> Tensor: ...
 
-    def logits(self, x: Tensor) -> Tensor:
-        return channel_logits(self, x)
+    def logits(self, x: Tensor, upsampling: Tensor | None = None) -> Tensor:
+        """`upsampling` as in `channel_attention`."""
+        return channel_logits(self, x, upsampling=upsampling)
 
     def why_not_fused(self) -> str | None:
         """Why the children are called; None where the operation computes what they do."""
@@ -213,17 +216,24 @@ def why_not_spatial(module: Any, abn: ABNs = ()) -> str | None:
     return None
 
 
-def channel_logits(module: Any, x: Tensor, abn: ABNs = ()) -> Tensor:
-    """Of a module with the children of `ChannelAttention`; `abn` as in `norm.why_called`."""
-    fused = plain.is_plain(x)
-    if not fused or why_not_channel(module, abn) is not None:
-        avg, max = global_avg_max_pool(x) if fused else (F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1))
+def channel_logits(module: Any, x: Tensor, abn: ABNs = (), upsampling: Tensor | None = None) -> Tensor:
+    """Of a module with the children of `ChannelAttention`; `abn` as in `norm.why_called`, and `upsampling` as in
+    `channel_attention`."""
+    if not plain.is_plain(x) or why_not_channel(module, abn) is not None:
+        if upsampling is not None:
+            avg, max = upsampled_pool(x, upsampling)
+        elif plain.is_plain(x):
+            avg, max = global_avg_max_pool(x)
+        else:
+            avg, max = F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)
         of_max = module.conv2(module.conv1(max))
         return of_max + module.conv2(module.conv1(avg))
     conv1, layer = module.conv1._modules.values()
     (conv2,) = module.conv2._modules.values()
     norm = next(iter(layer._modules.values()))
-    logits = channel_attention(x, conv1_weight=conv1.weight, conv2_weight=conv2.weight, **norms.arguments(norm))
+    logits = channel_attention(
+        x, conv1_weight=conv1.weight, conv2_weight=conv2.weight, upsampling=upsampling, **norms.arguments(norm)
+    )
     norms.count_batches(norm, 2)
     return logits
 
@@ -332,8 +342,8 @@ class OfficialForward:
         self.abn: ABNs = abn
         self._logits = logits
 
-    def logits(self, x: Tensor) -> Tensor:
-        return self._logits(self.module, x, self.abn)
+    def logits(self, x: Tensor, **options: Any) -> Tensor:
+        return self._logits(self.module, x, self.abn, **options)
 
     def why_not_fused(self) -> str | None:
         return (why_not_spatial if self._logits is spatial_logits else why_not_channel)(self.module, self.abn)
@@ -345,14 +355,21 @@ class OfficialForward:
         return logits.sigmoid(), logits
 
 
-def attentive(shallow: Tensor, deep: Tensor | Callable[[], Tensor], sa: nn.Module, ca: nn.Module) -> Tensor:
+def attentive(
+    shallow: Tensor, deep: Tensor | Callable[[bool], tuple[Tensor, Tensor | None]], sa: nn.Module, ca: nn.Module
+) -> Tensor:
     """`attentive_fusion` by the logits of attention modules, or, where these must be called, by their attention.
 
-    `deep` may be a function that makes the map: after the spatial attention, whose memory is then free again.
+    `deep` may be a function that makes the map: after the spatial attention, whose memory is then free again. Where its
+    argument is True it may leave the last step, an upsampling, to `upsampled_fusion`, and give the weight for it.
     """
     by_logits = plain.is_plain(shallow) and why_not_by_logits(sa=sa, ca=ca) is None
     a = _logits_of(sa)(shallow) if by_logits else _attention(sa, shallow)
-    deep = deep if not callable(deep) or isinstance(deep, (Tensor, fx.Proxy)) else deep()
+    weight = None
+    if callable(deep) and not isinstance(deep, (Tensor, fx.Proxy)):
+        deep, weight = deep(by_logits)
+    if weight is not None:
+        return upsampled_fusion(shallow, deep, weight, a, _logits_of(ca)(deep, upsampling=weight))
     if by_logits:
         return attentive_fusion(shallow, deep, a, _logits_of(ca)(deep))
     b = _attention(ca, deep)
@@ -391,7 +408,7 @@ def why_not_by_logits(**attentions: Any) -> str | None:
     return None
 
 
-def _logits_of(module: Any) -> Callable[[Tensor], Tensor]:
+def _logits_of(module: Any) -> Callable[..., Tensor]:
     official = module.__dict__.get("forward")
     return module.logits if official is None else official.logits
 

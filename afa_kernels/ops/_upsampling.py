@@ -12,7 +12,7 @@ FACTORS = (2, 4, 8)
 def check(deep: Tensor, weight: Tensor) -> int:
     """Raise where `weight` is not that of a depthwise transposed convolution of `deep`. Returns the factor."""
     checks.floating("weight", weight)
-    channels, of_group, height, width = weight.shape
+    _, of_group, height, width = weight.shape
     if height != width or height // 2 not in FACTORS or height % 2 or of_group != 1:
         raise ValueError(
             f"weight must have shape (C, 1, 2 f, 2 f) with f one of {', '.join(map(str, FACTORS))}, "

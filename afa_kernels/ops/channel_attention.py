@@ -10,6 +10,7 @@ from afa_kernels import backends, checks, dtypes, layout
 from afa_kernels.ops import _batch_norm as batch_norm
 from afa_kernels.ops import _registration as registration
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
+from afa_kernels.ops.upsampled_pool import upsampled_pool
 from afa_kernels.reference import channel_attention as reference
 
 
@@ -28,6 +29,7 @@ def channel_attention(
     eps: float = 1e-5,
     activation_slope: float = 0.0,
     abs_weight: bool = False,
+    upsampling: Tensor | None = None,
 ) -> Tensor:
     """Pool a feature map twice, and send both through one network of two layers.
 
@@ -49,6 +51,8 @@ def channel_attention(
         training: whether to normalise by the statistics of the batch. It has to be said where there are running
             statistics; without them it is so.
         momentum, eps, activation_slope, abs_weight: as in `bn_relu_project`.
+        upsampling: (C_in, 1, 2 f, 2 f), the weight of a transposed convolution that upsamples `x` first, which is
+            stored nowhere: the poolings are those of `upsampled_pool`.
 
     Returns:
         (N, C_out, 1, 1), in the type of `x`; the other arguments may have other types. Arithmetic is float64 if that
@@ -79,7 +83,7 @@ def channel_attention(
     checks.floating("conv2_weight", conv2_weight)
     checks.shape("conv2_weight", conv2_weight, (conv2_weight.shape[0], hidden, 1, 1), "conv1_weight", conv1_weight)
     checks.same_device("conv2_weight", conv2_weight, "x", x)
-    avg, max = global_avg_max_pool(x)
+    avg, max = global_avg_max_pool(x) if upsampling is None else upsampled_pool(x, upsampling)
     backend = backends.choose("channel_attention", x.device.type)
     options = eps, activation_slope, bool(abs_weight)
     if backend == "reference":

@@ -110,6 +110,4 @@ _backward_op = registration.define(
     _allocate_backward,
     _prepare_backward,
 )
-registration.differentiate(
-    _op, _backward_op, of=("shallow", "deep", "weight", "spatial_logits", "channel_logits")
-)
+registration.differentiate(_op, _backward_op, of=("shallow", "deep", "weight", "spatial_logits", "channel_logits"))

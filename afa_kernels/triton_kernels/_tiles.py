@@ -87,6 +87,22 @@ def of_maps(tile: dict[str, int], inputs: int, channels_last: bool, aligned: boo
     return {**tile, "BLOCK_C": elements // block_p, "BLOCK_P": block_p}
 
 
+def of_upsampling(channels: int, channels_last: bool, itemsize: int) -> dict[str, int]:
+    """Return the tile of a coarse map of which each pixel has several of the fine one, and weights of its own.
+
+    The sums over its pixels are parts of as many weights, and those over its channels of as many fine pixels: neither
+    side is short. A thread has few elements, for each has four neighbours and as many weights.
+    """
+    block_c = min(max(power_of_2(channels), 8), 32) if channels_last else 16
+    return {"BLOCK_C": block_c, "BLOCK_P": (512 if itemsize == 8 else 1024) // block_c, "num_warps": 8}
+
+
+def of_upsampled_sums(channels: int, channels_last: bool, itemsize: int) -> dict[str, int]:
+    """Return the tile of a coarse map of which a program sums up weights of its own: four values of each a thread."""
+    block_c = min(max(power_of_2(channels), 8), 32) if channels_last else 16
+    return {"BLOCK_C": block_c, "BLOCK_P": (256 if itemsize == 8 else 512) // block_c, "num_warps": 4}
+
+
 def of_row(width: int, scales: int, itemsize: int, pixels: int = 2) -> dict[str, int]:
     """Return BLOCK_P and the warps: two, with two pixels a thread or one, the fastest tried on an H200.
 

@@ -12,7 +12,7 @@ from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._gate import gate
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
 from afa_kernels.triton_kernels._maps import offsets, strides_of
-from afa_kernels.triton_kernels._rows import add_rows, of_rows
+from afa_kernels.triton_kernels._rows import sum_rows
 
 
 # One program fuses BLOCK_P pixels of BLOCK_C channels of one image.
@@ -55,7 +55,7 @@ def _features_backward(
 
 
 # One program handles some pixels of one image, over all channels: the sum over C is its own, and it writes its part of
-# the sum over P to its own row of `channel_sums` (N, rows, C), which `_channel_kernel` adds up. It goes through
+# the sum over P to its own row of `channel_sums` (N, rows, C), which `sum_rows` adds up. It goes through
 # `steps` blocks of BLOCK_P pixels if a tile has all channels (`whole`), else through the channels of one block.
 @triton.jit(do_not_specialize=["rows", "steps"])
 def _backward_kernel(
@@ -111,16 +111,6 @@ def _backward_kernel(
             tl.store(ds + n * pixels + p, (spatial_sum * a * not_a).to(ds.dtype.element_ty), mask=inside_p)
 
 
-# One program adds up the rows of BLOCK_C channels of one image.
-@triton.jit(do_not_specialize=["rows"])
-def _channel_kernel(channel_sums, dq, channels, rows, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr):
-    n = tl.program_id(1).to(tl.int64)
-    c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside_c = c < channels
-    total = add_rows(channel_sums + n * rows * channels, channels, rows, c, inside_c, BLOCK_B, BLOCK_C)
-    tl.store(dq + n * channels + c, total.to(dq.dtype.element_ty), mask=inside_c)
-
-
 @sized(shallow="nchw", deep="nchw", spatial_logits="n1hw", channel_logits="nc11", out="nchw")
 @split_batch()
 def forward(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_logits: Tensor, out: Tensor) -> None:
@@ -165,8 +155,4 @@ def backward(
         whole=whole, **tile, arithmetic=arithmetic_of(shallow),
     )  # fmt: skip
     if grad_channel is not None and channel_sums is not None:
-        add = of_rows(channel_sums)
-        launch(
-            _channel_kernel, (_tiles.cdiv(channels, add["BLOCK_C"]), batch),
-            channel_sums, grad_channel, channels, rows, **add,
-        )  # fmt: skip
+        sum_rows(channel_sums, grad_channel)

@@ -43,13 +43,13 @@ def _forward_kernel(
             largest = tl.where(better, tile, largest)
     index = lane + step_of_largest.to(tl.int64) * BLOCK_P
     nan = tl.where(step_of_nan >= 0, lane + step_of_nan.to(tl.int64) * BLOCK_P, -1)
-    _write(
+    write(
         total, largest, index, nan, sums, maxima, indices, (n * tl.num_programs(0) + part) * channels + c, c < channels
     )
 
 
 @triton.jit
-def _write(total, largest, index, nan, sums, maxima, indices, at, inside):
+def write(total, largest, index, nan, sums, maxima, indices, at, inside):
     """Reduce each row to one value and write it: the sum, the maximum and its first index, or the last NaN."""
     row_largest = tl.max(largest, axis=1)[:, None]
     first = tl.min(tl.where(largest == row_largest, index, 1 << 62), axis=1)[:, None]
@@ -84,7 +84,7 @@ def _combine_kernel(
         found = tl.where(better, where, found)
         nan = tl.where(value != value, where, nan)
         largest = tl.where(better, value, largest)
-    _write(total / pixels, largest, found, nan, avg, max, index, n * channels + c, c < channels)
+    write(total / pixels, largest, found, nan, avg, max, index, n * channels + c, c < channels)
 
 
 # One program writes BLOCK_P pixels of BLOCK_C channels of one image.
@@ -125,11 +125,19 @@ def forward(x: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
         x, sums, maxima, indices, layout.strides(x), channels, pixels, steps,
         TOGETHER=_tiles.TOGETHER, **tile, arithmetic=arithmetic_of(x),
     )  # fmt: skip
+    combine(sums, maxima, indices, pixels, avg, max, index)
+
+
+def combine(
+    sums: Tensor, maxima: Tensor, indices: Tensor, pixels: int, avg: Tensor, max: Tensor, index: Tensor
+) -> None:
+    """Write the mean, the maximum and its place of all parts (N, parts, C), which have so many pixels."""
+    batch, parts, channels = sums.shape
     rows = of_rows(sums)
     launch(
         _combine_kernel, (_tiles.cdiv(channels, rows["BLOCK_C"]), batch),
         sums, maxima, indices, avg, max, index, channels, pixels, parts,
-        **rows, arithmetic=arithmetic_of(x),
+        **rows, arithmetic=arithmetic_of(sums),
     )  # fmt: skip
 
 

@@ -115,6 +115,70 @@ BAD_FUSION: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
 ]
 
+UPSAMPLED = {
+    "shallow": t(2, 3, 8, 10),
+    "deep": t(2, 3, 4, 5),
+    "weight": t(3, 1, 4, 4),
+    "spatial_logits": t(2, 1, 8, 10),
+    "channel_logits": t(2, 3, 1, 1),
+}
+FACTOR = "weight must have shape (C, 1, 2 f, 2 f) with f one of 2, 4, 8, got"
+BAD_WEIGHT: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"weight": None}, TypeError, "weight must be a Tensor, got NoneType"),
+    ({"weight": 2.0}, TypeError, "weight must be a Tensor, got float"),
+    ({"weight": t(3, 1, 4, 4, dtype=INT)}, TypeError, f"weight {FLOATING} torch.int64"),
+    ({"weight": t(3, 4, 4)}, ValueError, "weight must have 4 dimensions, got shape (3, 4, 4)"),
+    ({"weight": t(3, 1, 4, 8)}, ValueError, f"{FACTOR} (3, 1, 4, 8)"),
+    ({"weight": t(3, 1, 5, 5)}, ValueError, f"{FACTOR} (3, 1, 5, 5)"),
+    ({"weight": t(3, 1, 6, 6)}, ValueError, f"{FACTOR} (3, 1, 6, 6)"),
+    ({"weight": t(3, 1, 2, 2)}, ValueError, f"{FACTOR} (3, 1, 2, 2)"),
+    ({"weight": t(3, 1, 32, 32)}, ValueError, f"{FACTOR} (3, 1, 32, 32)"),
+    ({"weight": t(3, 1, 0, 0)}, ValueError, f"{FACTOR} (3, 1, 0, 0)"),
+    ({"weight": t(3, 3, 4, 4)}, ValueError, f"{FACTOR} (3, 3, 4, 4)"),
+    (
+        {"weight": t(1, 1, 4, 4)},
+        ValueError,
+        "weight must have shape (3, 1, 4, 4) to match deep (2, 3, 4, 5), got (1, 1, 4, 4)",
+    ),
+    ({"weight": t(3, 1, 4, 4, device=META)}, ValueError, "weight must be on cpu like deep, got meta"),
+]
+BAD_UPSAMPLED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *BAD_WEIGHT,
+    ({"shallow": None}, TypeError, "shallow must be a Tensor, got NoneType"),
+    (
+        {"shallow": t(2, 3, 4, 5)},
+        ValueError,
+        "shallow must have shape (2, 3, 8, 10) to match 2 times deep (2, 3, 4, 5), got (2, 3, 4, 5)",
+    ),
+    (
+        {"weight": t(3, 1, 8, 8)},
+        ValueError,
+        "shallow must have shape (2, 3, 16, 20) to match 4 times deep (2, 3, 4, 5), got (2, 3, 8, 10)",
+    ),
+    ({"deep": [t(2, 3, 4, 5)]}, TypeError, "deep must be a Tensor, got list"),
+    ({"deep": t(3, 4, 5)}, ValueError, "deep must have 4 dimensions, got shape (3, 4, 5)"),
+    (
+        {"spatial_logits": t(2, 1, 4, 5)},
+        ValueError,
+        "spatial_logits must have shape (2, 1, 8, 10) to match shallow (2, 3, 8, 10), got (2, 1, 4, 5)",
+    ),
+    (
+        {"channel_logits": t(2, 1, 1, 1)},
+        ValueError,
+        "channel_logits must have shape (2, 3, 1, 1) to match shallow (2, 3, 8, 10), got (2, 1, 1, 1)",
+    ),
+]
+BAD_UPSAMPLED_POOL: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *BAD_WEIGHT,
+    ({"deep": None}, TypeError, "deep must be a Tensor, got NoneType"),
+    ({"deep": np.zeros((2, 3, 4, 5))}, TypeError, "deep must be a Tensor, got ndarray"),
+    ({"deep": t(2, 3, 4, 5, dtype=torch.bool)}, TypeError, f"deep {FLOATING} torch.bool"),
+    ({"deep": t(2, 3, 4, 5, dtype=torch.complex64)}, TypeError, f"deep {FLOATING} torch.complex64"),
+    ({"deep": t(3, 4, 5)}, ValueError, "deep must have 4 dimensions, got shape (3, 4, 5)"),
+    ({"deep": t(2, 3, 0, 5)}, ValueError, "deep must have at least one pixel to be pooled, got shape (2, 3, 0, 5)"),
+    ({"deep": t(2, 3, 4, 0)}, ValueError, "deep must have at least one pixel to be pooled, got shape (2, 3, 4, 0)"),
+]
+
 WEIGHTS = {"logits": t(2, 3, 4, 5), "phi": "abs", "background": "none"}
 PHI = "phi must be one of 'abs', 'relu', 'softplus', 'exp', got"
 BACKGROUND = "background must be one of 'none', 'last', got"
@@ -579,6 +643,8 @@ BAD = {
     "channel_attention": (CHANNEL, BAD_CHANNEL),
     "attentive_fusion": (FUSION, BAD_FUSION),
     "global_avg_max_pool": ({"x": t(2, 3, 4, 5)}, BAD_POOL),
+    "upsampled_fusion": (UPSAMPLED, BAD_UPSAMPLED),
+    "upsampled_pool": ({"deep": t(2, 3, 4, 5), "weight": t(3, 1, 4, 4)}, BAD_UPSAMPLED_POOL),
     "progressive_fusion": (PROGRESSIVE, BAD_PROGRESSIVE),
     "scale_space_weights": (WEIGHTS, bad_logits()),
     "scale_space_render": (RENDER, BAD_RENDER),

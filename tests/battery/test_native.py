@@ -21,6 +21,7 @@ TOLD = {"resized_cross_entropy": {"logits": 1}, "resized_labels": {"logits": 1, 
 # Maps whose height and width nothing else tells: of what is resized, and of what is pooled.
 OF_ANY_SIZE = {
     "global_avg_max_pool": ("x", "grad_x"),
+    "upsampled_pool": ("deep",),
     **{
         op: ("predictions", "logits", "attentions", "prediction", "weight", "out", "grad")
         for op in operations()

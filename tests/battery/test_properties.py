@@ -55,6 +55,20 @@ def pools(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def upsamplings(draw: st.DrawFn) -> Case:
+    """A fusion of what is upsampled, or the pooling of it; the weight is dense."""
+    n, c, (h, w), factor = draw(batches), draw(channels), draw(sizes), draw(st.sampled_from([2, 4, 8]))
+    fine = factor * h, factor * w
+    shapes = ((n, c, *fine), (n, c, h, w), (c, 1, 2 * factor, 2 * factor), (n, 1, *fine), (n, c, 1, 1))
+    op = draw(st.sampled_from(["upsampled_fusion", "upsampled_pool"]))
+    chosen = shapes if op == "upsampled_fusion" else shapes[1:3]
+    weight = 2 if op == "upsampled_fusion" else 1
+    placed = draw(layouts(len(chosen)))
+    placed = (*placed[:weight], "contiguous", *placed[weight + 1 :])
+    return Case(op, "any", chosen, layouts=placed, dtypes=(draw(dtypes(len(chosen))),))
+
+
+@st.composite
 def weights(draw: st.DrawFn) -> Case:
     n, scales = draw(batches), draw(st.integers(1, 16))
     several = draw(st.booleans())
@@ -169,6 +183,12 @@ def test_progressive_fusion(backend: str, case: Case, seed: int) -> None:
 @anything
 @given(pools(), st.integers(0, 1000))
 def test_global_avg_max_pool(backend: str, case: Case, seed: int) -> None:
+    check(case, case.inputs(case.dtypes[0], seed=seed), backend)
+
+
+@anything
+@given(upsamplings(), st.integers(0, 1000))
+def test_upsampling(backend: str, case: Case, seed: int) -> None:
     check(case, case.inputs(case.dtypes[0], seed=seed), backend)
 
 

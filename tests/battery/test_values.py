@@ -91,7 +91,8 @@ def assert_formats(case: Case, inputs: Sequence[Tensor], outputs: Sequence[Tenso
     if backends.made_of_aten(case.op):
         return  # the outputs of a convolution are as ATen has them
     for i, out in enumerate(outputs):
-        is_map = role[0] == "feature" and "parameter" not in role and out.dim() == 4 and out.shape[1] > 1
+        of_norm = "parameter" in role and not case.op.startswith("upsampled")
+        is_map = role[0] == "feature" and not of_norm and out.dim() == 4 and out.shape[1] > 1
         assert out.stride() == strides_of(out, inputs[0] if is_map else None), f"output {i}"
 
 

@@ -10,6 +10,7 @@ from afa_kernels.testing import Case, Shape
 from cases._values import FLOAT32, LARGE, MANY, MIXED, NON_FINITE, SATURATED
 
 ODD = (2, 13, 9, 11)
+INSIDE = 14 * (1.0,)  # before what is planted, so that it is at no border, where zeros times infinity are PyTorch's
 
 
 def call(covers: str, shape: Shape, factor: int = 2, **details: Any) -> Case:
@@ -22,9 +23,9 @@ def call(covers: str, shape: Shape, factor: int = 2, **details: Any) -> Case:
     )
 
 
-def beside(layout: str, other: str) -> tuple[str, ...]:
-    """The layouts of the maps; weight and logits are contiguous."""
-    return (layout, other, "contiguous", "contiguous", "contiguous")
+def but_weight(layout: str, deep: str | None = None, logits: str | None = None) -> tuple[str, ...]:
+    """The layout of all but the weight, a parameter, which is dense; or another of the deep map or the logits."""
+    return (layout, deep or layout, "contiguous", logits or layout, logits or layout)
 
 
 CASES: tuple[Case, ...] = (
@@ -52,16 +53,25 @@ CASES: tuple[Case, ...] = (
     call("no channels", (2, 0, 4, 5), dtypes=FLOAT32),
     call("no pixels", (2, 3, 0, 5), dtypes=FLOAT32),
     call("mixed element types", ODD, dtypes=(MIXED, MIXED[::-1], (torch.bfloat16, torch.bfloat16, torch.float32))),
-    call("slices along every axis", ODD, layouts=("sliced",), dtypes=(torch.float32, torch.bfloat16)),
-    call("slices along the channels", ODD, layouts=("sliced_channels",), dtypes=FLOAT32),
-    call("slices of channels_last", ODD, layouts=("sliced_channels_last",), dtypes=(torch.float32, torch.float16)),
-    call("every second pixel", ODD, layouts=("every_second",), dtypes=FLOAT32),
-    call("one image expanded over the batch", ODD, layouts=("expanded",), dtypes=FLOAT32),
-    call("NCHW beside channels_last", ODD, layouts=beside("contiguous", "channels_last"), dtypes=FLOAT32),
-    call("channels_last beside NCHW", ODD, layouts=beside("channels_last", "contiguous"), dtypes=FLOAT32),
+    call("slices along every axis", ODD, layouts=but_weight("sliced"), dtypes=(torch.float32, torch.bfloat16)),
+    call("slices along the channels", ODD, layouts=but_weight("sliced_channels"), dtypes=FLOAT32),
+    call(
+        "slices of channels_last",
+        ODD,
+        layouts=but_weight("sliced_channels_last"),
+        dtypes=(torch.float32, torch.float16),
+    ),
+    call("every second pixel", ODD, layouts=but_weight("every_second"), dtypes=FLOAT32),
+    call("one image expanded over the batch", ODD, layouts=but_weight("expanded"), dtypes=FLOAT32),
+    call("NCHW beside channels_last", ODD, layouts=but_weight("contiguous", "channels_last"), dtypes=FLOAT32),
+    call(
+        "channels_last beside NCHW",
+        ODD,
+        layouts=but_weight("channels_last", "contiguous", "contiguous"),
+        dtypes=FLOAT32,
+    ),
     call("saturated logits", ODD, planted={3: SATURATED, 4: SATURATED}),
-    call("NaN and infinity in the features", ODD, planted={0: NON_FINITE, 1: NON_FINITE[::-1]}),
-    call("NaN and infinity in the weight", ODD, planted={2: NON_FINITE}, dtypes=FLOAT32),
+    call("NaN and infinity in the features", ODD, planted={0: NON_FINITE, 1: (*INSIDE, *NON_FINITE[::-1])}),
     call("NaN and infinity in the logits", ODD, planted={3: NON_FINITE, 4: NON_FINITE}),
 )
 

@@ -7,8 +7,8 @@ compiles what has changed since resources.json was written, and rewrites it.
 What is compiled is what would be launched: the launchers run on CPU tensors, and each launch they make is taken in
 place of being made. Nothing runs, so nothing here is a time.
 
-resources.json has a digest of what went into each compilation, Triton's own IR of the kernel and the compiler's options;
-where these are the same under the same Triton, so is what comes out, but for a register or two on AMD's GPUs.
+resources.json has a digest of what went into each compilation, Triton's own IR of the kernel and the compiler's
+options; where these are the same under the same Triton, so is what comes out, but for a register or two on AMD's GPUs.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ RECORD = Path(__file__).with_name("resources.json")
 # KiB of shared memory that one block may take.
 SHARED_PER_BLOCK = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}
 
-# By which two compilations of one kernel were seen to differ: 106 and 107, on one machine in twelve runs and in one run.
+# By which two compilations of one kernel may differ: 107 were seen once, and 106 on another machine eleven times.
 AMD_REGISTERS = 2
 
 

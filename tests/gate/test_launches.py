@@ -50,6 +50,7 @@ SECOND_STAGE = (
     "global_avg_max_pool._combine_kernel",
     "_statistics._merge_kernel",
     "_parameters_kernel",
+    "_weight_kernel",
     "channel_attention._forward_kernel",
     "channel_attention._units_kernel",
     "channel_attention._logits_kernel",

@@ -84,18 +84,26 @@ def roles(case: Case) -> list[str]:
     names = case.names or tuple(inspect.signature(operation(case.op)).parameters)
     found = []
     for argument, shape in zip(names, case.shapes):
-        of_norm = "hidden" in names or "x" in names
+        has_parameters = not {"hidden", "x", "deep"}.isdisjoint(names)
         is_map = (
             argument in FEATURES or case.op.startswith("resized") or (names[0] in FEATURES and shape == case.shapes[0])
         )
-        role = "feature" if is_map else "parameter" if of_norm and argument in PARAMETERS else "attention"
+        role = "feature" if is_map else "parameter" if has_parameters and argument in PARAMETERS else "attention"
         found += [role] * (len(shape) if isinstance(shape, list) else 1)
     return found
 
 
 def wider(case: Case, arguments: Sequence[Any], more: int) -> list[torch.Tensor]:
-    """The tensors of the arguments, maps of more than one pixel larger by `more` rows and one column more."""
+    """The tensors of the arguments, maps of more than one pixel larger by `more` rows and one column more.
+
+    A map that is a multiple of the second, which is upsampled to it, stays that.
+    """
+    given = tensors(arguments)
+    coarse = given[1].shape[-1] if case.op == "upsampled_fusion" else 0
     return [
-        pad(t, (0, more + 1, 0, more)) if t.dim() == 4 and t.shape[-1] > 1 and role != "parameter" else t
-        for t, role in zip(tensors(arguments), roles(case), strict=True)
+        pad(t, (0, times * (more + 1), 0, times * more))
+        if t.dim() == 4 and t.shape[-1] > 1 and role != "parameter"
+        else t
+        for t, role in zip(given, roles(case), strict=True)
+        for times in (t.shape[-1] // coarse if coarse else 1,)
     ]

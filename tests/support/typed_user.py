@@ -12,6 +12,7 @@ logits = torch.randn(2, 2, 8, 8)
 
 assert_type(afa_kernels.attentive_fusion(shallow, deep, logits[:, :1], deep[:, :, :1, :1]), Tensor)
 assert_type(afa_kernels.global_avg_max_pool(shallow), tuple[Tensor, Tensor])
+assert_type(afa_kernels.upsampled_pool(deep, torch.randn(16, 1, 4, 4)), tuple[Tensor, Tensor])
 assert_type(afa_kernels.scale_space_weights(logits), tuple[Tensor, Tensor])
 assert_type(afa_kernels.scale_space_render([shallow, deep], logits, size=(16, 16), phi="abs"), Tensor)
 assert_type(AttentiveFusion(16)(shallow, deep), Tensor)

@@ -1,0 +1,128 @@
+"""A depthwise transposed convolution on the fly: 2 f x 2 f weights a channel, strides of f and a padding of f/2.
+
+A pixel of the fine map is made of two rows and two columns of the coarse one, and one of the coarse map is read by
+2 f x 2 f pixels of the fine one, its taps. Along an axis tap u of the coarse pixel i is the fine pixel f i - f/2 + u.
+The f taps from f/2 on are a pixel's own, which no other has: by them a program goes over the fine map.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from afa_kernels import layout
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._launch import launch
+from afa_kernels.triton_kernels._rows import add_rows, of_rows
+
+
+@triton.jit
+def coarse_pixels(first, pixels, width, BLOCK_P: tl.constexpr, index: tl.constexpr):
+    """Return BLOCK_P pixels from the block `first` on, their rows and columns, and which there are."""
+    p = tl.cast(first, index) * BLOCK_P + tl.arange(0, BLOCK_P)
+    return p, (p // width).to(tl.int32), (p % width).to(tl.int32), p < pixels
+
+
+@triton.jit
+def scattered_pixels(first, pixels, width, BLOCK_P: tl.constexpr, index: tl.constexpr):
+    """Return the `coarse_pixels`, but that they are neighbours, which the compiler is not to know.
+
+    In NCHW it would give a thread several of them, and the fine pixels of each to find, for several channels of one.
+    """
+    _, i, j, inside = coarse_pixels(first, pixels, width, BLOCK_P, index)
+    i, j = tl.where(inside, i, 0), tl.where(inside, j, 0)
+    return i.to(index) * width + j, i, j, inside
+
+
+@triton.jit
+def offsets(strides, c, p):
+    """Return those of the channels c and the pixels p inside an image, [BLOCK_C, BLOCK_P], in the type of both."""
+    return c[:, None] * strides[1] + p[None, :] * strides[2]
+
+
+@triton.jit
+def fine_pixels(i, j, u, v, inside, height, width, FACTOR: tl.constexpr, index: tl.constexpr):
+    """Return the fine pixels at the tap (u, v) of the coarse ones (i, j), and which there are."""
+    row, column = FACTOR * i - FACTOR // 2 + u, FACTOR * j - FACTOR // 2 + v
+    rows, columns = FACTOR * height, FACTOR * width
+    inside = inside & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    return row.to(index) * columns + column, inside
+
+
+@triton.jit
+def weight_of(taps, c, u, v, channels, inside_c, FACTOR: tl.constexpr):
+    """Return that of the tap (u, v) of the channels c, [BLOCK_C, 1]."""
+    return tl.load(taps + (u * (2 * FACTOR) + v) * channels + c, mask=inside_c, other=0.0)[:, None]
+
+
+@triton.jit
+def upsampled(
+    y, taps, strides, c, i, j, u, v, channels, height, width, inside_c, inside_p,
+    FACTOR: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    """Return the fine pixels at the own taps (u, v) of the coarse ones (i, j) of an image, [BLOCK_C, BLOCK_P]."""
+    value = tl.zeros([c.shape[0], i.shape[0]], arithmetic)
+    for above in tl.static_range(2):
+        for left in tl.static_range(2):
+            row, column = i + u // FACTOR - above, j + v // FACTOR - left
+            there = inside_p & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            there = inside_c[:, None] & there[None, :]
+            at = offsets(strides, c, row.to(index) * width + column)
+            given = tl.load(y + at, mask=there, other=0.0).to(arithmetic)
+            weight = weight_of(
+                taps, c, u % FACTOR + above * FACTOR, v % FACTOR + left * FACTOR, channels, inside_c, FACTOR
+            )  # fmt: skip
+            value = tl.where(there, tl.fma(tl.broadcast_to(weight, value.shape), given, value), value)
+    return value
+
+
+@triton.jit
+def gathered(grad, there, total, taps, c, u, v, channels, inside_c, FACTOR: tl.constexpr):
+    """Return `total`, of the coarse pixels, and what the gradients of the fine pixels at the tap (u, v) add to it."""
+    weight = tl.broadcast_to(weight_of(taps, c, u, v, channels, inside_c, FACTOR), grad.shape)
+    return tl.where(there, tl.fma(weight, grad, total), total)
+
+
+# One program adds up the rows of BLOCK_C weights, which are counted tap by tap, and in each channel by channel.
+@triton.jit(do_not_specialize=["rows"])
+def _weight_kernel(
+    sums, grad_weight, strides, channels, rows, FACTOR: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr
+):  # fmt: skip
+    of_channel, of_row, of_column = strides
+    count = 4 * FACTOR * FACTOR * channels
+    w = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside = w < count
+    total = add_rows(sums, count, rows, w, inside, BLOCK_B, BLOCK_C)
+    c, u, v = w % channels, w // channels // (2 * FACTOR), w // channels % (2 * FACTOR)
+    at = c * of_channel + u * of_row + v * of_column
+    tl.store(grad_weight + at, total.to(grad_weight.dtype.element_ty), mask=inside)
+
+
+def add_weights(sums: Tensor, grad_weight: Tensor) -> None:
+    """Write the sum of the rows (N, rows, taps, C) to the gradient of the weight (C, 1, 2 f, 2 f)."""
+    batch, rows, taps, channels = sums.shape
+    add = of_rows(sums)
+    launch(
+        _weight_kernel, (_tiles.cdiv(taps * channels, add["BLOCK_C"]),),
+        sums, grad_weight, (grad_weight.stride(0), *grad_weight.stride()[2:]), channels, batch * rows,
+        FACTOR=grad_weight.shape[-1] // 2, **add,
+    )  # fmt: skip
+
+
+def factor_of(taps: Tensor, coarse: Tensor) -> int:
+    """Return the factor of the weights (2 f, 2 f, C) that a kernel takes, which must be those of the coarse map."""
+    factor = taps.shape[0] // 2
+    if taps.shape != (2 * factor, 2 * factor, coarse.shape[1]):
+        raise ValueError(f"weight must have the shape (2 f, 2 f, {coarse.shape[1]}), got {tuple(taps.shape)}")
+    return factor
+
+
+def index_of(factor: int, coarse: Tensor, *others: Tensor | None) -> tl.dtype:
+    """Return the type of pixels and offsets inside an image: of 32 bits, which a GPU adds at once, if they fit."""
+    last = [
+        x.shape[1] * x.stride(1) + x.shape[2] * x.shape[3] * layout.strides(x)[2]
+        for x in (coarse, *others)
+        if x is not None
+    ]
+    return tl.int32 if max(*last, factor * factor * coarse.shape[2] * coarse.shape[3]) < 2**31 else tl.int64

@@ -1,0 +1,319 @@
+"""upsampled_fusion in Triton: attentive_fusion of a deep map that is upsampled where it is read."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from afa_kernels import layout
+from afa_kernels.triton_kernels import _tiles
+from afa_kernels.triton_kernels._gate import gate
+from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
+from afa_kernels.triton_kernels._maps import strides_of
+from afa_kernels.triton_kernels._rows import sum_rows
+from afa_kernels.triton_kernels._upsampling import (
+    add_weights,
+    factor_of,
+    fine_pixels,
+    gathered,
+    index_of,
+    offsets,
+    scattered_pixels,
+    upsampled,
+)
+
+
+@triton.jit
+def _fuse(
+    x, y, taps, s, out, strides, s_p, c, i, j, u, v, channels, height, width, inside_c, inside_p, b, not_b,
+    FACTOR: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    """Write the fine pixels at the own taps (u, v) of the coarse ones (i, j)."""
+    p, inside_p = fine_pixels(i, j, u, v, inside_p, height, width, FACTOR, index)
+    inside = inside_c[:, None] & inside_p[None, :]
+    x_tile = tl.load(x + offsets(strides[0], c, p), mask=inside, other=0.0).to(arithmetic)
+    y_tile = upsampled(
+        y, taps, strides[1], c, i, j, u, v, channels, height, width, inside_c, inside_p, FACTOR, index, arithmetic
+    )  # fmt: skip
+    a, not_a = gate(s + p * s_p, inside_p, arithmetic)  # [BLOCK_P]
+    fused = a[None, :] * not_b[:, None] * x_tile + not_a[None, :] * b[:, None] * y_tile  # [BLOCK_C, BLOCK_P]
+    tl.store(out + offsets(strides[2], c, p), fused.to(out.dtype.element_ty), mask=inside)
+
+
+# One program fuses the own pixels of BLOCK_P pixels of the deep map, BLOCK_C channels of one image.
+@triton.jit
+def _forward_kernel(
+    x, y, taps, s, q, out,
+    strides, s_strides, q_strides, channels, height, width,
+    FACTOR: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(2).to(tl.int64)
+    x += n * strides[0][0]
+    y += n * strides[1][0]
+    out += n * strides[2][0]
+    c = tl.program_id(1).to(index) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside_c = c < channels
+    _, i, j, inside_p = scattered_pixels(tl.program_id(0), tl.cast(height, index) * width, width, BLOCK_P, index)
+    b, not_b = gate(q + n * q_strides[0] + c * q_strides[1], inside_c, arithmetic)  # [BLOCK_C]
+    s += n * s_strides[0]
+    half: tl.constexpr = FACTOR // 2
+    if FACTOR == 2:
+        for tap in tl.static_range(4):
+            _fuse(
+                x, y, taps, s, out, strides, s_strides[1], c, i, j, half + tap // 2, half + tap % 2,
+                channels, height, width, inside_c, inside_p, b, not_b, FACTOR, index, arithmetic,
+            )  # fmt: skip
+    else:
+        for tap in range(FACTOR * FACTOR):
+            _fuse(
+                x, y, taps, s, out, strides, s_strides[1], c, i, j, half + tap // FACTOR, half + tap % FACTOR,
+                channels, height, width, inside_c, inside_p, b, not_b, FACTOR, index, arithmetic,
+            )  # fmt: skip
+
+
+@triton.jit
+def _backward_of_tap(
+    g, x, y, taps, s, dx, ds,
+    strides, s_p, c, i, j, u, v, block, channels, height, width, inside_c, inside_p,
+    y_tile, dy_tile, total, b, not_b,
+    sums: tl.constexpr, whole: tl.constexpr, FACTOR: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    """Return what the fine pixels at the tap (u, v) are to the deep map and the channel logits, added to `dy_tile` and
+    `total`, and to the weights by the deep map's pixels `y_tile`; of own taps write the other gradients."""
+    p, there_p = fine_pixels(i, j, u, v, inside_p, height, width, FACTOR, index)
+    there = inside_c[:, None] & there_p[None, :]
+    g_tile = tl.load(g + offsets(strides[0], c, p), mask=there, other=0.0).to(arithmetic)
+    a, not_a = gate(s + p * s_p, there_p, arithmetic)
+    grad = not_a[None, :] * g_tile
+    of_weights = None
+    if y_tile is not None:
+        of_weights = tl.where(there, grad * y_tile, 0.0)
+    if dy_tile is not None:
+        dy_tile = gathered(grad, there, dy_tile, taps, c, u, v, channels, inside_c, FACTOR)
+    if (u >= FACTOR // 2) & (u < FACTOR // 2 + FACTOR) & (v >= FACTOR // 2) & (v < FACTOR // 2 + FACTOR):
+        if dx is not None:
+            dx_tile = (a[None, :] * not_b[:, None] * g_tile).to(dx.dtype.element_ty)
+            tl.store(dx + offsets(strides[3], c, p), dx_tile, mask=there)
+        if sums:
+            gx = g_tile * tl.load(x + offsets(strides[1], c, p), mask=there, other=0.0).to(arithmetic)
+            gy = g_tile * upsampled(
+                y, taps, strides[2], c, i, j, u, v, channels, height, width, inside_c, there_p,
+                FACTOR, index, arithmetic,
+            )  # fmt: skip
+            total += not_a[None, :] * gy - a[None, :] * gx
+            if ds is not None:  # (N, blocks of channels, pixels)
+                spatial_sum = tl.sum(not_b[:, None] * gx - b[:, None] * gy, axis=0)
+                if whole:
+                    spatial_sum = spatial_sum * a * not_a
+                fine = tl.cast(height, tl.int64) * width * (FACTOR * FACTOR)
+                tl.store(ds + block * fine + p, spatial_sum.to(ds.dtype.element_ty), mask=there_p)
+    return dy_tile, total, of_weights
+
+
+# One program handles `steps` blocks of BLOCK_P pixels of the deep map, BLOCK_C channels of one image, and all taps of
+# these. Its sums over the channels are `whole` if the tile has all of them, else parts for `_spatial_kernel`; all
+# others are parts. Those of the 16 weights of a factor of 2 stay in registers; those of more are one step's.
+@triton.jit(do_not_specialize=["rows", "steps"])
+def _backward_kernel(
+    g, x, y, taps, s, q, dx, dy, ds, channel_sums, weight_sums,
+    strides, s_strides, q_strides, channels, height, width, rows, steps,
+    whole: tl.constexpr, FACTOR: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+    index: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    row, block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    c = tl.program_id(1).to(index) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside_c = c < channels
+    g += n * strides[0][0]
+    x += n * strides[1][0]
+    y += n * strides[2][0]
+    if dx is not None:
+        dx += n * strides[3][0]
+    if dy is not None:
+        dy += n * strides[4][0]
+    b, not_b = gate(q + n * q_strides[0] + c * q_strides[1], inside_c, arithmetic)  # [BLOCK_C]
+    s += n * s_strides[0]
+    sums: tl.constexpr = ds is not None or channel_sums is not None
+    block += n * tl.num_programs(1)
+    at_weights = (n * rows + row) * (4 * FACTOR * FACTOR) * channels + c
+    pixels = tl.cast(height, index) * width
+    total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+    of_weights = ()
+    if weight_sums is not None and FACTOR == 2:
+        for _ in tl.static_range(16):
+            of_weights = of_weights + (tl.zeros([BLOCK_C, BLOCK_P], arithmetic),)
+    for step in range(steps):
+        p, i, j, inside_p = scattered_pixels(tl.program_id(0) * steps + step, pixels, width, BLOCK_P, index)
+        inside = inside_c[:, None] & inside_p[None, :]
+        y_tile, dy_tile = None, None
+        if weight_sums is not None:
+            y_tile = tl.load(y + offsets(strides[2], c, p), mask=inside, other=0.0).to(arithmetic)
+        if dy is not None:
+            dy_tile = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+        if FACTOR == 2:
+            added = ()
+            for tap in tl.static_range(16):
+                dy_tile, total, part = _backward_of_tap(
+                    g, x, y, taps, s, dx, ds, strides, s_strides[1], c, i, j, tap // 4, tap % 4, block,
+                    channels, height, width, inside_c, inside_p, y_tile, dy_tile, total, b, not_b,
+                    sums, whole, FACTOR, index, arithmetic,
+                )  # fmt: skip
+                if weight_sums is not None:
+                    added = added + (of_weights[tap] + part,)
+            of_weights = added
+        else:
+            for tap in range(4 * FACTOR * FACTOR):
+                dy_tile, total, part = _backward_of_tap(
+                    g, x, y, taps, s, dx, ds, strides, s_strides[1], c, i, j,
+                    tap // (2 * FACTOR), tap % (2 * FACTOR), block,
+                    channels, height, width, inside_c, inside_p, y_tile, dy_tile, total, b, not_b,
+                    sums, whole, FACTOR, index, arithmetic,
+                )  # fmt: skip
+                if weight_sums is not None:
+                    tl.store(weight_sums + at_weights + tap * channels, tl.sum(part, axis=1) * b, mask=inside_c)
+        if dy is not None:
+            tl.store(dy + offsets(strides[4], c, p), (dy_tile * b[:, None]).to(dy.dtype.element_ty), mask=inside)
+    if weight_sums is not None and FACTOR == 2:
+        for tap in tl.static_range(16):
+            tl.store(weight_sums + at_weights + tap * channels, tl.sum(of_weights[tap], axis=1) * b, mask=inside_c)
+    if channel_sums is not None:
+        part = tl.sum(total, axis=1) * b * not_b
+        tl.store(channel_sums + (n * rows + row) * channels + c, part, mask=inside_c)
+
+
+# One program adds up the parts of the sums over the channels of BLOCK_P pixels of one image.
+@triton.jit
+def _spatial_kernel(
+    spatial_sums, s, ds, s_strides, pixels, parts, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr
+):  # fmt: skip
+    n = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
+    inside = p < pixels
+    total = tl.zeros([BLOCK_P], arithmetic)
+    for part in range(parts):
+        total += tl.load(spatial_sums + (n * parts + part) * pixels + p, mask=inside, other=0.0)
+    a, not_a = gate(s + n * s_strides[0] + p * s_strides[1], inside, arithmetic)
+    tl.store(ds + n * pixels + p, (total * a * not_a).to(ds.dtype.element_ty), mask=inside)
+
+
+@sized(shallow="nchw", deep="ncxy", spatial_logits="n1hw", channel_logits="nc11", out="nchw")
+def forward(
+    shallow: Tensor, deep: Tensor, weight: Tensor, spatial_logits: Tensor, channel_logits: Tensor, out: Tensor
+) -> None:
+    _check(shallow, deep, weight)
+    _forward(shallow, deep, weight, spatial_logits, channel_logits, out)
+
+
+def _check(shallow: Tensor, deep: Tensor, weight: Tensor) -> None:
+    """Refuse maps that are not as many times as large as each other as the weight says."""
+    factor, (height, width) = factor_of(weight, deep), deep.shape[2:]
+    if shallow.shape[2:] != (factor * height, factor * width):
+        raise ValueError(
+            f"upsampled_fusion: shallow must have the shape {(*deep.shape[:2], factor * height, factor * width)}, "
+            f"got {tuple(shallow.shape)}"
+        )
+
+
+@split_batch("weight")
+def _forward(
+    shallow: Tensor, deep: Tensor, weight: Tensor, spatial_logits: Tensor, channel_logits: Tensor, out: Tensor
+) -> None:
+    batch, channels, height, width = deep.shape
+    factor, tile = factor_of(weight, deep), _tiles.of_upsampling(channels, _tiles.channels_last(out), shallow.itemsize)
+    launch(
+        _forward_kernel, (_tiles.cdiv(height * width, tile["BLOCK_P"]), _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
+        shallow, deep, weight, spatial_logits, channel_logits, out,
+        strides_of((shallow, deep, out)), layout.strides(spatial_logits)[::2], channel_logits.stride()[:2],
+        channels, height, width, FACTOR=factor, **tile, index=index_of(factor, deep, shallow, out),
+        arithmetic=arithmetic_of(shallow),
+    )  # fmt: skip
+
+
+@sized(grad="nchw", shallow="nchw", deep="ncxy", spatial_logits="n1hw", channel_logits="nc11")
+def backward(
+    grad: Tensor,
+    shallow: Tensor,
+    deep: Tensor,
+    weight: Tensor,
+    spatial_logits: Tensor,
+    channel_logits: Tensor,
+    needed: list[bool],
+    grads: list[Tensor],
+) -> None:
+    _check(shallow, deep, weight)
+    grad_shallow, grad_deep, grad_weight, grad_spatial, grad_channel = spread(grads, needed)
+    batch, channels, height, width = deep.shape
+    tile = _tiles.of_upsampled_sums(channels, _tiles.channels_last(grad), shallow.itemsize)
+    blocks = _tiles.cdiv(channels, tile["BLOCK_C"])
+    steps = _steps(deep, factor_of(weight, deep), tile)
+    rows = _tiles.cdiv(_tiles.cdiv(height * width, tile["BLOCK_P"]), steps)
+
+    def sums(wanted: Tensor | None, *shape: int) -> Tensor | None:
+        return None if wanted is None else weight.new_empty((batch, *shape))
+
+    channel_sums, weight_sums = (
+        sums(grad_channel, rows, channels),
+        sums(grad_weight, rows, weight.shape[0] ** 2, channels),
+    )
+    spatial_sums = grad_spatial if blocks == 1 else sums(grad_spatial, blocks, *shallow.shape[2:])
+    _backward(
+        grad, shallow, deep, weight, spatial_logits, channel_logits,
+        grad_shallow, grad_deep, spatial_sums, channel_sums, weight_sums, blocks == 1, rows, steps, tile,
+    )  # fmt: skip
+    if grad_channel is not None and channel_sums is not None:
+        sum_rows(channel_sums, grad_channel)
+    if grad_spatial is not None and spatial_sums is not None and blocks > 1:
+        _add_spatial(spatial_sums, spatial_logits, grad_spatial)
+    if grad_weight is not None and weight_sums is not None:
+        add_weights(weight_sums, grad_weight)
+
+
+def _steps(deep: Tensor, factor: int, tile: dict[str, int]) -> int:
+    """Return how many blocks of pixels one program takes: one, if it cannot keep the sums of its weights."""
+    if factor > 2:
+        return 1
+    blocks = _tiles.cdiv(deep.shape[2] * deep.shape[3], tile["BLOCK_P"])
+    channel_blocks = _tiles.cdiv(deep.shape[1], tile["BLOCK_C"])
+    return _tiles.steps(blocks, blocks * channel_blocks, least=4)
+
+
+@split_batch("weight")
+def _backward(
+    grad: Tensor,
+    shallow: Tensor,
+    deep: Tensor,
+    weight: Tensor,
+    spatial_logits: Tensor,
+    channel_logits: Tensor,
+    grad_shallow: Tensor | None,
+    grad_deep: Tensor | None,
+    spatial_sums: Tensor | None,
+    channel_sums: Tensor | None,
+    weight_sums: Tensor | None,
+    whole: bool,
+    rows: int,
+    steps: int,
+    tile: dict[str, int],
+) -> None:
+    batch, channels, height, width = deep.shape
+    factor = factor_of(weight, deep)
+    launch(
+        _backward_kernel, (rows, _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
+        grad, shallow, deep, weight, spatial_logits, channel_logits,
+        grad_shallow, grad_deep, spatial_sums, channel_sums, weight_sums,
+        strides_of((grad, shallow, deep, grad_shallow, grad_deep)),
+        layout.strides(spatial_logits)[::2], channel_logits.stride()[:2], channels, height, width, rows, steps,
+        whole=whole, FACTOR=factor, **tile, index=index_of(factor, deep, shallow, grad, grad_shallow, grad_deep),
+        arithmetic=arithmetic_of(shallow),
+    )  # fmt: skip
+
+
+@split_batch()
+def _add_spatial(spatial_sums: Tensor, spatial_logits: Tensor, grad_spatial: Tensor) -> None:
+    batch, parts, height, width = spatial_sums.shape
+    tile = _tiles.of_pixels(spatial_sums.itemsize)
+    launch(
+        _spatial_kernel, (_tiles.cdiv(height * width, tile["BLOCK_P"]), batch),
+        spatial_sums, spatial_logits, grad_spatial, layout.strides(spatial_logits)[::2], height * width, parts,
+        **tile, arithmetic=arithmetic_of(spatial_sums),
+    )  # fmt: skip

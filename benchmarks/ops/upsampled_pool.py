@@ -1,0 +1,44 @@
+"""upsampled_pool: at the levels of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from afa_kernels.testing import Case
+from benchmarks.ops._bytes import once as least
+from benchmarks.ops._shapes import LAYOUTS, SMALL, Shape, gpu_maps, maps, name
+
+__all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+
+
+def eager(deep: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    up = F.conv_transpose2d(deep, weight, stride=2, padding=1, groups=deep.shape[1])
+    return F.adaptive_avg_pool2d(up, 1), F.adaptive_max_pool2d(up, 1)
+
+
+def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:
+    return 0
+
+
+def call(shape: Shape, layout: str, covers: str = "") -> Case:
+    """Of a map of half that size."""
+    n, c, h, w = shape
+    half = (n, c, h // 2, w // 2)
+    return Case("upsampled_pool", covers or name(half), (half, (c, 1, 4, 4)), layouts=(layout,))
+
+
+def workloads(quick: bool) -> list[tuple[Case, bool]]:
+    return [(call(s, layout), training) for layout in LAYOUTS for training in (False, True) for s in maps(quick)]
+
+
+def gpu(quick: bool) -> list[Case]:
+    return [call(shape, layout) for layout in LAYOUTS for shape in gpu_maps(quick)]
+
+
+TRAFFIC = (call(SMALL, "contiguous", "NCHW"),)
+# Of the traffic: backward adds its partial sums, those of 16 weights for each of its blocks, and reads them back.
+MOST = {"backward": 1.5}
