@@ -46,7 +46,8 @@ struct Fusion {
     return {&a.open[p], &a.shut[p], &b.shut[c], &b.open[c]};
   }
 
-  // sum over C of [(1-b) x - b y] g is the sum with the coefficients of the channels; these are those of `count` pixels.
+  // sum over C of [(1-b) x - b y] g is the sum with the coefficients of the channels; these are those of `count`
+  // pixels.
   void store_spatial(const AnyMap& ds, int64_t n, int64_t first, int64_t count, Acc* sums) const {
     const int64_t at = n * layout.pixels + first;
     for (int64_t i = 0; i < count; ++i) sums[i] *= a.open[at + i] * a.shut[at + i];

@@ -113,6 +113,7 @@ inline void store(const Acc* values, int64_t count, T* row, bool streamed) {
 template <class Acc, class T, class F>
 inline void fill_row(T* __restrict row, int64_t count, bool streamed, const F& value) {
   if (!streamed) {
+#pragma GCC ivdep
     for (int64_t i = 0; i < count; ++i) row[i] = static_cast<T>(value(i));
     return;
   }

@@ -1,7 +1,10 @@
 // upsampled_fusion on the CPU: attentive_fusion of a deep map that is upsampled first.
 //
-// A row or a pixel of the upsampled map is made where it is used, and so is its gradient. Backward, a tile is of pixels of
-// the deep map and of the outputs that these are near to; half as many outputs again around them add to its gradient.
+// A row or a pixel of the upsampled map is made where it is used, and so is its gradient. Backward, a tile is of pixels
+// of the deep map and of the outputs that these are near to; half as many outputs again around them add to its
+// gradient.
+#include <utility>
+
 #include "fusion.h"
 #include "upsampling.h"
 
@@ -66,176 +69,205 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& weight, co
   }
 }
 
-// The outputs that are near to inputs [first, first + count) of an axis, and those that take them as far ones too.
-struct Outputs {
-  int64_t first, last, reached_first, reached_last;
+// Along an axis, the inputs of a tile, the outputs that are near to them, and with `around` those that are far as well.
+struct Span {
+  int64_t first_input, last_input, first, last, first_around, last_around;
 
-  Outputs(const UpsampledAxis& axis, int64_t input, int64_t count, bool all)
-      : first(axis.factor * input),
-        last(first + axis.factor * count),
-        reached_first(all ? std::max<int64_t>(0, first - axis.factor / 2) : first),
-        reached_last(all ? std::min(axis.factor * axis.size, last + axis.factor / 2) : last) {}
+  Span(const UpsampledAxis& axis, int64_t input, int64_t count, bool around)
+      : first_input(input),
+        last_input(std::min(input + count, axis.size)),
+        first(axis.factor * first_input),
+        last(axis.factor * last_input),
+        first_around(around ? std::max<int64_t>(0, first - axis.factor / 2) : first),
+        last_around(around ? std::min(axis.factor * axis.size, last + axis.factor / 2) : last) {}
 
   bool has(int64_t output) const { return first <= output && output < last; }
+  bool has_input(int64_t i) const { return first_input <= i && i < last_input; }
 };
 
 template <class T>
-struct Backward {
+class Backward {
+ public:
   using Acc = acc_t<T>;
-  const Inputs<T>& in;
-  Map<const T> g;
-  Map<T> dx, dy;
-  std::optional<AnyMap> ds, dq;
-  bool of_x, of_y, of_up, stream;
-  int64_t tile_rows, tile_columns, tiles;        // of the deep map
-  std::vector<Acc> channel_sums, weight_sums;  // (N, tiles, C) and (N, tiles, 4 f^2, C)
 
   Backward(const Inputs<T>& in, const Tensor& grad, const Gradients& grads)
-      : in(in),
-        g(check.map<const T>("grad", grad, in.layout)),
-        dx(check.map<T>("grad of shallow", grads[0], in.layout)),
-        dy(check.map<T>("grad of deep", grads[1], in.deep_layout)),
-        ds(optional_map(check, "grad of spatial_logits", grads[3], in.layout.of_pixels())),
-        dq(optional_map(check, "grad of channel_logits", grads[4], in.layout.of_channels())),
-        of_x(grads[0].has_value()),
-        of_y(grads[1].has_value()),
-        of_up(grads[1] || grads[2]),
-        stream(streamed(grads[0])) {
-    const int64_t height = in.deep_layout.height, width = in.deep_layout.width, area = in.up.factor * in.up.factor;
-    tile_columns = in.layout.channels_last ? 32 : width;
-    tile_rows = in.layout.channels_last ? 8 : std::max<int64_t>(4, TILE / std::max<int64_t>(1, area * width));
-    tiles = ceil_div(height, tile_rows) * ceil_div(width, std::max<int64_t>(1, tile_columns));
-    if (dq) channel_sums.resize(in.layout.batch * tiles * in.layout.channels);
-    if (grads[2]) weight_sums.resize(in.layout.batch * tiles * in.up.taps * in.layout.channels);
+      : in_(in),
+        channels_(in.layout.channels),
+        g_(check.map<const T>("grad", grad, in.layout)),
+        dx_(check.map<T>("grad of shallow", grads[0], in.layout)),
+        dy_(check.map<T>("grad of deep", grads[1], in.deep_layout)),
+        ds_(optional_map(check, "grad of spatial_logits", grads[3], in.layout.of_pixels())),
+        dq_(optional_map(check, "grad of channel_logits", grads[4], in.layout.of_channels())),
+        of_x_(grads[0]),
+        of_y_(grads[1]),
+        of_weight_(grads[2]),
+        stream_(streamed(grads[0])) {
+    const int64_t height = in.deep_layout.height, width = in.deep_layout.width;
+    const int64_t outputs_of_row = in.up.factor * in.up.factor * std::max<int64_t>(1, width);
+    rows_ = in.layout.channels_last ? 8 : std::max<int64_t>(4, TILE / outputs_of_row);
+    columns_ = in.layout.channels_last ? 32 : std::max<int64_t>(1, width);
+    tiles_ = ceil_div(height, rows_) * ceil_div(width, columns_);
+    if (dq_) channel_sums_.resize(in.layout.batch * tiles_ * channels_);
+    if (of_weight_) weight_sums_.resize(in.layout.batch * tiles_ * in.up.taps * channels_);
   }
 
-  void rows() {
-    const Layout& layout = in.layout;
-    const UpsampledAxis& axis = in.up.columns;
-    const int64_t channels = layout.channels, width = layout.width, inputs = tile_rows * axis.size;
-    const int64_t scratch =
-        UpsampledRows<T>::scratch(in.up) + (tile_rows * in.up.factor + 6) * width + inputs + in.up.taps;
-    for_each_piece<Acc>(layout.batch, 1, in.deep_layout.height, tile_rows, 1, scratch, [&](const Piece& tile, Acc* free) {
-      const auto take = [&](int64_t count) { return std::exchange(free, free + count); };
-      UpsampledRows<T> upsampled(in.up, in.y, take(UpsampledRows<T>::scratch(in.up)));
-      Acc *g_buffer = take(width), *x_buffer = take(width), *up = take(width), *dx_buffer = take(width);
-      Acc *d_up = take(width), *phases = take(width), *d_input = take(inputs), *d_weights = take(in.up.taps);
-      Acc* of_pixels = take(tile_rows * in.up.factor * width);
-      const Outputs outputs(in.up.rows, tile.first, tile.count, of_up);
-      std::fill_n(of_pixels, tile.count * in.up.factor * width, Acc(0));
-      const auto run = [&](auto of_x, auto of_up, auto of_logits) {
-        for (int64_t c = 0; c < channels; ++c) {
-          upsampled.start(tile.n, c);
-          std::fill_n(d_input, tile.count * axis.size, Acc(0));
-          std::fill_n(d_weights, in.up.taps, Acc(0));
-          Acc sum = 0;
-          for (int64_t r = outputs.reached_first; r < outputs.reached_last; ++r) {
-            const Coefficients<Acc> k = in.fusion.coefficients(tile.n, r * width);
-            const Acc* gr = widened(g.at(tile.n, c, r * width), width, g_buffer);
-            if (outputs.has(r)) {
-              const Acc* xr = gr;
-              if constexpr (of_logits) {
-                xr = widened(in.x.at(tile.n, c, r * width), width, x_buffer);
-                upsampled.row(r, up);
-              }
-              T* dx_row = of_x ? dx.at(tile.n, c, r * width) : nullptr;
-              Acc* dxr = computed_in(dx_row, dx_buffer, stream);
-              Acc* sums = of_pixels + (r - outputs.first) * width;
-              sum += differentiate<of_x, of_up, of_logits>(k, c, width, gr, xr, up, dxr, d_up, sums);
-              store(dxr, width, dx_row, stream);
-            } else if constexpr (of_up) {
-              differentiate<false, true, false>(k, c, width, gr, gr, gr, d_up, d_up, d_up);
-            }
-            if constexpr (of_up) {
-              deinterleave(d_up, axis.size, axis.factor, phases);
-              const auto taps = in.up.rows.taps(r);
-              const auto collect = [&](int64_t i, int64_t tap) {
-                if (i < tile.first || i >= tile.first + tile.count) return;
-                collect_row(axis, phases, upsampled.weights(tap), upsampled.input(i),
-                            d_input + (i - tile.first) * axis.size, d_weights + tap * 2 * axis.factor);
-              };
-              collect(taps.near, taps.near_tap);
-              collect(taps.far, taps.far_tap);
-            }
-          }
-          if (of_y) fill_row<Acc>(dy.at(tile.n, c, tile.first * axis.size), tile.count * axis.size, false, [&](int64_t i) { return d_input[i]; });
-          if (dq) channel_sums[tile.unit * channels + c] = sum;
-          for (size_t i = 0; !weight_sums.empty() && i < size_t(in.up.taps); ++i) weight_sums[(tile.unit * in.up.taps + i) * channels + c] = d_weights[i];
-        }
-      };
-      dispatch_flags(run, of_x, of_up, ds || dq);
-      if (ds) in.fusion.store_spatial(*ds, tile.n, outputs.first * width, tile.count * in.up.factor * width, of_pixels);
+  void run() {
+    const int64_t rows = ceil_div(in_.deep_layout.height, rows_), width = in_.deep_layout.width;
+    const int64_t scratch = in_.layout.channels_last ? scratch_of_pixels() : scratch_of_rows();
+    for_each_piece<Acc>(in_.layout.batch, rows, width, columns_, 1, scratch, [&](const Piece& tile, Acc* free) {
+      const Span rows(in_.up.rows, tile.row * rows_, rows_, of_up()),
+          columns(in_.up.columns, tile.first, columns_, of_up());
+      if (in_.layout.channels_last)
+        pixels(tile, rows, columns, free);
+      else
+        channels(tile, rows, free);
     });
   }
 
-  void pixels() {
-    const Layout& layout = in.layout;
-    const int64_t channels = layout.channels, width = layout.width, inputs = tile_rows * tile_columns;
-    const int64_t scratch = UpsampledPixels<T>::scratch(in.up) + (inputs + in.up.taps + 7) * channels +
-                            tile_columns * in.up.factor;
-    for_each_piece<Acc>(layout.batch, ceil_div(in.deep_layout.height, tile_rows), in.deep_layout.width, tile_columns, 1, scratch, [&](const Piece& tile, Acc* free) {
-      const auto take = [&](int64_t count) { return std::exchange(free, free + count); };
-      UpsampledPixels<T> upsampled(in.up, in.y, tile.n, take(UpsampledPixels<T>::scratch(in.up)));
-      Acc *g_buffer = take(channels), *x_buffer = take(channels), *up = take(channels), *dx_buffer = take(channels);
-      Acc *d_up = take(channels), *of_row = take(channels), *of_tile = take(channels);
-      Acc *d_input = take(inputs * channels), *d_weights = take(in.up.taps * channels);
-      Acc* of_pixels = take(tile_columns * in.up.factor);
-      const int64_t first_row = tile.row * tile_rows, count = std::min(tile_rows, in.deep_layout.height - first_row);
-      const Outputs rows(in.up.rows, first_row, count, of_up);
-      const Outputs columns(in.up.columns, tile.first, tile.count, of_up);
-      std::fill_n(d_input, inputs * channels, Acc(0));
-      std::fill_n(d_weights, in.up.taps * channels, Acc(0));
-      std::fill_n(of_tile, channels, Acc(0));
-      const auto run = [&](auto of_x, auto of_up, auto of_logits) {
-        for (int64_t r = rows.reached_first; r < rows.reached_last; ++r) {
-          std::fill_n(of_row, channels, Acc(0));
-          for (int64_t q = columns.reached_first; q < columns.reached_last; ++q) {
-            const int64_t p = r * width + q;
-            const Coefficients<Acc> k = in.fusion.coefficients(tile.n, p);
-            const Acc* gp = widened(g.at(tile.n, 0, p), channels, g_buffer);
-            const UpsampledPixel<Acc> pixel = upsampled.pixel(r, q);
-            if (rows.has(r) && columns.has(q)) {
-              const Acc* xp = gp;
-              if constexpr (of_logits) {
-                xp = widened(in.x.at(tile.n, 0, p), channels, x_buffer);
-#pragma GCC ivdep
-                for (int64_t c = 0; c < channels; ++c) up[c] = pixel[c];
-              }
-              T* dx_pixel = of_x ? dx.at(tile.n, 0, p) : nullptr;
-              Acc* dxp = computed_in(dx_pixel, dx_buffer, stream);
-              of_pixels[q - columns.first] = differentiate<of_x, of_up, of_logits>(k, 0, channels, gp, xp, up, dxp, d_up, of_row);
-              store(dxp, channels, dx_pixel, stream);
-            } else if constexpr (of_up) {
-              differentiate<false, true, false>(k, 0, channels, gp, gp, gp, d_up, d_up, d_up);
-            }
-            if constexpr (of_up) {
-              in.up.for_each_input(r, q, [&](int i, int64_t row, int64_t column, int64_t tap) {
-                if (row < first_row || row >= first_row + count || column < tile.first || column >= tile.first + tile.count) return;
-                const Acc *input = pixel.inputs[i], *weights = pixel.weights[i];
-                Acc *of_input = d_input + ((row - first_row) * tile_columns + column - tile.first) * channels, *of_weights = d_weights + tap * channels;
-#pragma GCC ivdep
-                for (int64_t c = 0; c < channels; ++c) {
-                  of_input[c] += weights[c] * d_up[c];
-                  of_weights[c] += input[c] * d_up[c];
-                }
-              });
-            }
-          }
-          if (!rows.has(r)) continue;
-          if (ds) in.fusion.store_spatial(*ds, tile.n, r * width + columns.first, columns.last - columns.first, of_pixels);
-          for (int64_t c = 0; c < channels; ++c) of_tile[c] += of_row[c];
-        }
-      };
-      dispatch_flags(run, of_x, of_up, ds || dq);
-      for (int64_t i = 0; of_y && i < count; ++i)
-        for (int64_t j = 0; j < tile.count; ++j) {
-          const Acc* of_input = d_input + (i * tile_columns + j) * channels;
-          fill_row<Acc>(dy.at(tile.n, 0, (first_row + i) * in.deep_layout.width + tile.first + j), channels, false, [&](int64_t c) { return of_input[c]; });
-        }
-      if (dq) std::copy_n(of_tile, channels, &channel_sums[tile.unit * channels]);
-      if (!weight_sums.empty()) std::copy_n(d_weights, in.up.taps * channels, &weight_sums[tile.unit * in.up.taps * channels]);
-    });
+  void store_channel() const {
+    if (dq_) in_.fusion.store_channel(*dq_, channel_sums_, tiles_);
   }
+
+  void store_weight(const Tensor& d_weight) const {
+    std::vector<double> total(in_.up.taps * channels_);
+    for (size_t i = 0; i < weight_sums_.size(); i += total.size())
+      for (size_t k = 0; k < total.size(); ++k) total[k] += weight_sums_[i + k];
+    afa::store_weight(check, in_.up, total, d_weight);
+  }
+
+ private:
+  bool of_up() const { return of_y_ || of_weight_; }
+  bool of_logits() const { return ds_ || dq_; }
+
+  // Of row r of a tile, or of one around it, which gives nothing but d_up.
+  Acc differentiate_row(bool of_tile, const Coefficients<Acc>& k, int64_t r, int64_t steps, const Acc* g, const Acc* x,
+                        const Acc* up, Acc* dx, Acc* d_up, Acc* sums) const {
+    Acc sum = 0;
+    const auto run = [&](auto of_x, auto of_up, auto of_logits) {
+      sum = differentiate<of_x, of_up, of_logits>(k, r, steps, g, x, up, dx, d_up, sums);
+    };
+    dispatch_flags(run, of_tile && of_x_, of_up(), of_tile && of_logits());
+    return sum;
+  }
+
+  int64_t scratch_of_rows() const {
+    const int64_t width = in_.layout.width, rows = rows_ * in_.up.factor;
+    return UpsampledRows<T>::scratch(in_.up) + in_.up.taps + (6 + rows) * width + rows_ * in_.deep_layout.width;
+  }
+
+  // A tile of NCHW, channel by channel.
+  void channels(const Piece& tile, const Span& rows, Acc* free) {
+    const int64_t width = in_.layout.width, deep_width = in_.deep_layout.width, taps = in_.up.taps;
+    const int64_t inputs = (rows.last_input - rows.first_input) * deep_width,
+                  outputs = (rows.last - rows.first) * width;
+    const auto take = [&](int64_t count) { return std::exchange(free, free + count); };
+    UpsampledRows<T> upsampled(in_.up, in_.y, take(UpsampledRows<T>::scratch(in_.up)));
+    Acc *g_buffer = take(width), *x_buffer = take(width), *dx_buffer = take(width), *up = take(width);
+    Acc *d_up = take(width), *phases = take(width), *d_inputs = take(inputs), *d_weights = take(taps);
+    Acc* of_pixels = take(outputs);
+    std::fill_n(of_pixels, outputs, Acc(0));
+    for (int64_t c = 0; c < channels_; ++c) {
+      upsampled.start(tile.n, c);
+      std::fill_n(d_inputs, inputs, Acc(0));
+      std::fill_n(d_weights, taps, Acc(0));
+      Acc sum = 0;
+      for (int64_t r = rows.first_around; r < rows.last_around; ++r) {
+        const int64_t first = r * width;
+        const bool of_tile = rows.has(r);
+        const Acc *g = widened(g_.at(tile.n, c, first), width, g_buffer), *x = nullptr;
+        if (of_tile && of_logits()) {
+          x = widened(in_.x.at(tile.n, c, first), width, x_buffer);
+          upsampled.row(r, up);
+        }
+        T* dx_row = of_tile && of_x_ ? dx_.at(tile.n, c, first) : nullptr;
+        Acc* dx = computed_in(dx_row, dx_buffer, stream_);
+        const Coefficients<Acc> k = in_.fusion.coefficients(tile.n, first);
+        sum += differentiate_row(of_tile, k, c, width, g, x, up, dx, d_up, of_pixels + (r - rows.first) * width);
+        store(dx, width, dx_row, stream_);
+        if (!of_up()) continue;
+        deinterleave(d_up, deep_width, in_.up.factor, phases);
+        in_.up.rows.for_each_input(r, [&](int64_t i, int64_t tap) {
+          if (!rows.has_input(i)) return;
+          collect_row(in_.up.columns, phases, upsampled.weights(tap), upsampled.input(i),
+                      d_inputs + (i - rows.first_input) * deep_width, d_weights + tap * in_.up.taps_of_row());
+        });
+      }
+      if (of_y_) store_values(d_inputs, inputs, dy_.at(tile.n, c, rows.first_input * deep_width));
+      if (dq_) channel_sums_[tile.unit * channels_ + c] = sum;
+      for (int64_t i = 0; of_weight_ && i < taps; ++i)
+        weight_sums_[(tile.unit * taps + i) * channels_ + c] = d_weights[i];
+    }
+    if (ds_) in_.fusion.store_spatial(*ds_, tile.n, rows.first * width, outputs, of_pixels);
+  }
+
+  int64_t scratch_of_pixels() const {
+    return UpsampledPixels<T>::scratch(in_.up) + (7 + rows_ * columns_ + in_.up.taps) * channels_ +
+           columns_ * in_.up.factor;
+  }
+
+  // A tile of channels_last, pixel by pixel.
+  void pixels(const Piece& tile, const Span& rows, const Span& columns, Acc* free) {
+    const int64_t width = in_.layout.width, taps = in_.up.taps, inputs = rows_ * columns_;
+    const auto take = [&](int64_t count) { return std::exchange(free, free + count); };
+    UpsampledPixels<T> upsampled(in_.up, in_.y, tile.n, take(UpsampledPixels<T>::scratch(in_.up)));
+    Acc *g_buffer = take(channels_), *x_buffer = take(channels_), *dx_buffer = take(channels_), *up = take(channels_);
+    Acc *d_up = take(channels_), *of_row = take(channels_), *of_channels = take(channels_);
+    Acc *d_inputs = take(inputs * channels_), *d_weights = take(taps * channels_);
+    Acc* of_pixels = take(columns_ * in_.up.factor);
+    std::fill_n(d_inputs, inputs * channels_, Acc(0));
+    std::fill_n(d_weights, taps * channels_, Acc(0));
+    std::fill_n(of_channels, channels_, Acc(0));
+    const auto d_input = [&](int64_t i, int64_t j) {
+      return d_inputs + ((i - rows.first_input) * columns_ + j - columns.first_input) * channels_;
+    };
+    for (int64_t r = rows.first_around; r < rows.last_around; ++r) {
+      std::fill_n(of_row, channels_, Acc(0));  // not one by one over the whole tile: shorter sums
+      for (int64_t q = columns.first_around; q < columns.last_around; ++q) {
+        const int64_t p = r * width + q;
+        const bool of_tile = rows.has(r) && columns.has(q);
+        const Acc *g = widened(g_.at(tile.n, 0, p), channels_, g_buffer), *x = nullptr;
+        const UpsampledPixel<Acc> pixel = upsampled.pixel(r, q);
+        if (of_tile && of_logits()) {
+          x = widened(in_.x.at(tile.n, 0, p), channels_, x_buffer);
+          pixel.store(channels_, up);
+        }
+        T* dx_pixel = of_tile && of_x_ ? dx_.at(tile.n, 0, p) : nullptr;
+        Acc* dx = computed_in(dx_pixel, dx_buffer, stream_);
+        const Coefficients<Acc> k = in_.fusion.coefficients(tile.n, p);
+        const Acc sum = differentiate_row(of_tile, k, 0, channels_, g, x, up, dx, d_up, of_row);
+        if (of_tile) of_pixels[q - columns.first] = sum;
+        store(dx, channels_, dx_pixel, stream_);
+        if (!of_up()) continue;
+        in_.up.for_each_input(r, q, [&](int i, int64_t row, int64_t column, int64_t tap) {
+          if (rows.has_input(row) && columns.has_input(column))
+            collect_pixel(channels_, d_up, pixel.weights[i], pixel.inputs[i], d_input(row, column),
+                          d_weights + tap * channels_);
+        });
+      }
+      if (!rows.has(r)) continue;
+      for (int64_t c = 0; c < channels_; ++c) of_channels[c] += of_row[c];
+      if (ds_)
+        in_.fusion.store_spatial(*ds_, tile.n, r * width + columns.first, columns.last - columns.first, of_pixels);
+    }
+    for (int64_t i = rows.first_input; of_y_ && i < rows.last_input; ++i)
+      for (int64_t j = columns.first_input; j < columns.last_input; ++j)
+        store_values(d_input(i, j), channels_, dy_.at(tile.n, 0, i * in_.deep_layout.width + j));
+    if (dq_) std::copy_n(of_channels, channels_, &channel_sums_[tile.unit * channels_]);
+    if (of_weight_) std::copy_n(d_weights, taps * channels_, &weight_sums_[tile.unit * taps * channels_]);
+  }
+
+  static void store_values(const Acc* values, int64_t count, T* row) {
+    fill_row<Acc>(row, count, false, [&](int64_t i) { return values[i]; });
+  }
+
+  const Inputs<T>& in_;
+  int64_t channels_;
+  Map<const T> g_;
+  Map<T> dx_, dy_;
+  std::optional<AnyMap> ds_, dq_;
+  bool of_x_, of_y_, of_weight_, stream_;
+  int64_t rows_, columns_, tiles_;               // of a tile in the deep map, and how many there are
+  std::vector<Acc> channel_sums_, weight_sums_;  // (N, tiles, C) and (N, tiles, 4 f^2, C)
 };
 
 template <class T, class Acc = acc_t<T>>
@@ -245,30 +277,21 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
   Backward<T> backward(in, grad, grads);
   for (int64_t i : {0, 1})
     if (grads[i]) back_with_huge_pages(*grads[i]);
-  if (in.layout.channels_last)
-    backward.pixels();
-  else
-    backward.rows();
-  if (backward.dq) in.fusion.store_channel(*backward.dq, backward.channel_sums, backward.tiles);
-  if (!grads[2]) return;
-  std::vector<double> total(in.up.taps * in.up.channels);
-  for (size_t i = 0; i < backward.weight_sums.size(); i += total.size())
-    for (size_t k = 0; k < total.size(); ++k) total[k] += backward.weight_sums[i + k];
-  store_weight(check, in.up, total, *grads[2]);
+  backward.run();
+  backward.store_channel();
+  if (grads[2]) backward.store_weight(*grads[2]);
 }
 
 void upsampled_fusion_forward(Tensor shallow, Tensor deep, Tensor weight, Tensor spatial_logits, Tensor channel_logits,
                               Tensor out) {
-  dispatch(shallow.scalar_type(), check.op, [&](auto t) {
-    forward<decltype(t)>(shallow, deep, weight, spatial_logits, channel_logits, out);
-  });
+  dispatch(shallow.scalar_type(), check.op,
+           [&](auto t) { forward<decltype(t)>(shallow, deep, weight, spatial_logits, channel_logits, out); });
 }
 
 void upsampled_fusion_backward(Tensor grad, Tensor shallow, Tensor deep, Tensor weight, Tensor spatial_logits,
                                Tensor channel_logits, std::vector<bool> needed, std::vector<Tensor> grads) {
   dispatch(shallow.scalar_type(), check.op, [&](auto t) {
-    backward<decltype(t)>(grad, shallow, deep, weight, spatial_logits, channel_logits,
-                          check.spread(grads, needed, 5));
+    backward<decltype(t)>(grad, shallow, deep, weight, spatial_logits, channel_logits, check.spread(grads, needed, 5));
   });
 }
 

@@ -30,6 +30,14 @@ struct UpsampledAxis {
     const int64_t near = output / factor, phase = output % factor;
     return {near, near + step(phase), near_tap(phase), far_tap(phase)};
   }
+
+  // Calls body(i, tap) for the inputs i of an output, one or two.
+  template <class F>
+  void for_each_input(int64_t output, const F& body) const {
+    const Taps t = taps(output);
+    body(t.near, t.near_tap);
+    if (has(t.far)) body(t.far, t.far_tap);
+  }
 };
 
 // Calls body with the factor as a constant.
@@ -62,10 +70,11 @@ struct Upsampling {
 
   int64_t height() const { return factor * rows.size; }
   int64_t width() const { return factor * columns.size; }
+  int64_t taps_of_row() const { return 2 * factor; }
   // Of all channels; the taps are counted row by row.
   const Acc* tap(int64_t i) const { return &weight[i * channels]; }
 
-  // Calls body(k, i, j, tap) for each input (i, j) of an output, which are at most four of k = 0, 1, 2 and 3.
+  // Calls body(k, i, j, tap) for the inputs (i, j) of an output, at most four of k = 0, 1, 2 and 3.
   template <class F>
   void for_each_input(int64_t row, int64_t column, const F& body) const {
     const UpsampledAxis::Taps r = rows.taps(row), c = columns.taps(column);
@@ -184,8 +193,8 @@ inline void deinterleave(const Acc* row, int64_t width, int64_t factor, Acc* __r
 // What a row of outputs, whose gradient is given phase by phase, adds to the gradients of a row of inputs, and to those
 // of the weights between the two rows.
 template <class Acc>
-inline void collect_row(const UpsampledAxis& axis, const Acc* phases, const Acc* weights, const Acc* input, Acc* d_input,
-                        Acc* d_weights) {
+inline void collect_row(const UpsampledAxis& axis, const Acc* phases, const Acc* weights, const Acc* input,
+                        Acc* d_input, Acc* d_weights) {
   const int64_t width = axis.size;
   for (int64_t q = 0; q < axis.factor; ++q) {
     const int64_t step = axis.step(q), near = axis.near_tap(q), far = axis.far_tap(q);
@@ -211,11 +220,27 @@ template <class Acc>
 struct UpsampledPixel {
   const Acc *inputs[4], *weights[4];
 
+  void store(int64_t channels, Acc* row) const {
+#pragma GCC ivdep
+    for (int64_t c = 0; c < channels; ++c) row[c] = (*this)[c];
+  }
+
   Acc operator[](int64_t c) const {
     return (weights[0][c] * inputs[0][c] + weights[1][c] * inputs[1][c]) +
            (weights[2][c] * inputs[2][c] + weights[3][c] * inputs[3][c]);
   }
 };
+
+// What a pixel of outputs adds to the gradients of one of its inputs, and of the weights between the two.
+template <class Acc>
+inline void collect_pixel(int64_t channels, const Acc* grad, const Acc* weights, const Acc* input, Acc* d_input,
+                          Acc* d_weights) {
+#pragma GCC ivdep
+  for (int64_t c = 0; c < channels; ++c) {
+    d_input[c] += weights[c] * grad[c];
+    d_weights[c] += input[c] * grad[c];
+  }
+}
 
 // The pixels of channels_last, best in the order of memory.
 template <class T>
