@@ -13,7 +13,7 @@ def check(deep: Tensor, weight: Tensor) -> int:
     """Raise where `weight` is not that of a depthwise transposed convolution of `deep`. Returns the factor."""
     checks.floating("weight", weight)
     _, of_group, height, width = weight.shape
-    if height != width or height // 2 not in FACTORS or height % 2 or of_group != 1:
+    if not any(height == width == 2 * factor for factor in FACTORS) or of_group != 1:
         raise ValueError(
             f"weight must have shape (C, 1, 2 f, 2 f) with f one of {', '.join(map(str, FACTORS))}, "
             f"got {tuple(weight.shape)}"

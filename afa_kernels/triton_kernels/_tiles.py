@@ -98,9 +98,13 @@ def of_upsampling(channels: int, channels_last: bool, itemsize: int) -> dict[str
 
 
 def of_upsampled_sums(channels: int, channels_last: bool, itemsize: int) -> dict[str, int]:
-    """Return the tile of a coarse map of which a program sums up weights of its own: four values of each a thread."""
+    """Return the tile of a coarse map of which a program sums up weights of its own, for all of which it has registers.
+
+    Four values a thread in channels_last, which have a pixel in common; in NCHW two, and in float64 one.
+    """
     block_c = min(max(power_of_2(channels), 8), 32) if channels_last else 16
-    return {"BLOCK_C": block_c, "BLOCK_P": (256 if itemsize == 8 else 512) // block_c, "num_warps": 4}
+    elements = 128 if itemsize == 8 else 512 if channels_last else 256
+    return {"BLOCK_C": block_c, "BLOCK_P": elements // block_c, "num_warps": 4}
 
 
 def of_row(width: int, scales: int, itemsize: int, pixels: int = 2) -> dict[str, int]:

@@ -53,7 +53,8 @@ def fine_pixels(i, j, u, v, inside, height, width, FACTOR: tl.constexpr, index: 
 @triton.jit
 def weight_of(taps, c, u, v, channels, inside_c, FACTOR: tl.constexpr):
     """Return that of the tap (u, v) of the channels c, [BLOCK_C, 1]."""
-    return tl.load(taps + (u * (2 * FACTOR) + v) * channels + c, mask=inside_c, other=0.0)[:, None]
+    at = (u * (2 * FACTOR) + v) * tl.cast(channels, c.dtype) + c
+    return tl.load(taps + at, mask=inside_c, other=0.0)[:, None]
 
 
 @triton.jit

@@ -10,7 +10,7 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch
-from afa_kernels.triton_kernels._rows import of_rows
+from afa_kernels.triton_kernels._pool import combine, write
 
 
 # One program reduces `steps` blocks of BLOCK_P pixels of BLOCK_C channels of one image, and writes the sum, the maximum
@@ -46,45 +46,6 @@ def _forward_kernel(
     write(
         total, largest, index, nan, sums, maxima, indices, (n * tl.num_programs(0) + part) * channels + c, c < channels
     )
-
-
-@triton.jit
-def write(total, largest, index, nan, sums, maxima, indices, at, inside):
-    """Reduce each row to one value and write it: the sum, the maximum and its first index, or the last NaN."""
-    row_largest = tl.max(largest, axis=1)[:, None]
-    first = tl.min(tl.where(largest == row_largest, index, 1 << 62), axis=1)[:, None]
-    last_nan = tl.max(nan, axis=1)[:, None]
-    row_largest = tl.where(last_nan >= 0, float("nan"), row_largest)
-    tl.store(sums + at, tl.sum(total, axis=1)[:, None].to(sums.dtype.element_ty), mask=inside)
-    tl.store(maxima + at, row_largest.to(maxima.dtype.element_ty), mask=inside)
-    tl.store(indices + at, tl.where(last_nan >= 0, last_nan, first), mask=inside)
-
-
-# One program combines the parts of BLOCK_C channels of one image.
-@triton.jit(do_not_specialize=["parts"])
-def _combine_kernel(
-    sums, maxima, indices, avg, max, index,
-    channels, pixels, parts,
-    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, arithmetic: tl.constexpr,
-):  # fmt: skip
-    n = tl.program_id(1).to(tl.int64)
-    c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
-    total = tl.zeros([BLOCK_C, BLOCK_B], arithmetic)
-    largest = tl.full([BLOCK_C, BLOCK_B], float("-inf"), arithmetic)
-    found = tl.zeros([BLOCK_C, BLOCK_B], tl.int64)
-    nan = tl.full([BLOCK_C, BLOCK_B], -1, tl.int64)
-    for first in range(0, parts, BLOCK_B):
-        part = first + tl.arange(0, BLOCK_B)[None, :]
-        at = (n * parts + part) * channels + c
-        inside = (part < parts) & (c < channels)
-        total += tl.load(sums + at, mask=inside, other=0.0)
-        value = tl.load(maxima + at, mask=inside, other=float("-inf"))
-        where = tl.load(indices + at, mask=inside, other=0)
-        better = value > largest
-        found = tl.where(better, where, found)
-        nan = tl.where(value != value, where, nan)
-        largest = tl.where(better, value, largest)
-    write(total / pixels, largest, found, nan, avg, max, index, n * channels + c, c < channels)
 
 
 # One program writes BLOCK_P pixels of BLOCK_C channels of one image.
@@ -126,19 +87,6 @@ def forward(x: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
         TOGETHER=_tiles.TOGETHER, **tile, arithmetic=arithmetic_of(x),
     )  # fmt: skip
     combine(sums, maxima, indices, pixels, avg, max, index)
-
-
-def combine(
-    sums: Tensor, maxima: Tensor, indices: Tensor, pixels: int, avg: Tensor, max: Tensor, index: Tensor
-) -> None:
-    """Write the mean, the maximum and its place of all parts (N, parts, C), which have so many pixels."""
-    batch, parts, channels = sums.shape
-    rows = of_rows(sums)
-    launch(
-        _combine_kernel, (_tiles.cdiv(channels, rows["BLOCK_C"]), batch),
-        sums, maxima, indices, avg, max, index, channels, pixels, parts,
-        **rows, arithmetic=arithmetic_of(sums),
-    )  # fmt: skip
 
 
 @sized(grad_x="nchw", grad_avg="nc11", grad_max="nc11", index="nc11")

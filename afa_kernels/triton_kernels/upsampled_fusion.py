@@ -74,7 +74,7 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_of_tap(
-    g, x, y, taps, s, dx, ds,
+    g, x, y, taps, s, dx, dy, ds,
     strides, s_p, c, i, j, u, v, block, channels, height, width, inside_c, inside_p,
     y_tile, dy_tile, total, b, not_b,
     sums: tl.constexpr, whole: tl.constexpr, FACTOR: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
@@ -86,10 +86,10 @@ def _backward_of_tap(
     g_tile = tl.load(g + offsets(strides[0], c, p), mask=there, other=0.0).to(arithmetic)
     a, not_a = gate(s + p * s_p, there_p, arithmetic)
     grad = not_a[None, :] * g_tile
-    of_weights = None
+    of_weights = grad
     if y_tile is not None:
         of_weights = tl.where(there, grad * y_tile, 0.0)
-    if dy_tile is not None:
+    if dy is not None:
         dy_tile = gathered(grad, there, dy_tile, taps, c, u, v, channels, inside_c, FACTOR)
     if (u >= FACTOR // 2) & (u < FACTOR // 2 + FACTOR) & (v >= FACTOR // 2) & (v < FACTOR // 2 + FACTOR):
         if dx is not None:
@@ -135,7 +135,7 @@ def _backward_kernel(
     s += n * s_strides[0]
     sums: tl.constexpr = ds is not None or channel_sums is not None
     block += n * tl.num_programs(1)
-    at_weights = (n * rows + row) * (4 * FACTOR * FACTOR) * channels + c
+    first_weight = (n * rows + row) * (4 * FACTOR * FACTOR)
     pixels = tl.cast(height, index) * width
     total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
     of_weights = ()
@@ -145,16 +145,14 @@ def _backward_kernel(
     for step in range(steps):
         p, i, j, inside_p = scattered_pixels(tl.program_id(0) * steps + step, pixels, width, BLOCK_P, index)
         inside = inside_c[:, None] & inside_p[None, :]
-        y_tile, dy_tile = None, None
+        y_tile, dy_tile = None, tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
         if weight_sums is not None:
             y_tile = tl.load(y + offsets(strides[2], c, p), mask=inside, other=0.0).to(arithmetic)
-        if dy is not None:
-            dy_tile = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
         if FACTOR == 2:
             added = ()
             for tap in tl.static_range(16):
                 dy_tile, total, part = _backward_of_tap(
-                    g, x, y, taps, s, dx, ds, strides, s_strides[1], c, i, j, tap // 4, tap % 4, block,
+                    g, x, y, taps, s, dx, dy, ds, strides, s_strides[1], c, i, j, tap // 4, tap % 4, block,
                     channels, height, width, inside_c, inside_p, y_tile, dy_tile, total, b, not_b,
                     sums, whole, FACTOR, index, arithmetic,
                 )  # fmt: skip
@@ -164,18 +162,21 @@ def _backward_kernel(
         else:
             for tap in range(4 * FACTOR * FACTOR):
                 dy_tile, total, part = _backward_of_tap(
-                    g, x, y, taps, s, dx, ds, strides, s_strides[1], c, i, j,
+                    g, x, y, taps, s, dx, dy, ds, strides, s_strides[1], c, i, j,
                     tap // (2 * FACTOR), tap % (2 * FACTOR), block,
                     channels, height, width, inside_c, inside_p, y_tile, dy_tile, total, b, not_b,
                     sums, whole, FACTOR, index, arithmetic,
                 )  # fmt: skip
                 if weight_sums is not None:
-                    tl.store(weight_sums + at_weights + tap * channels, tl.sum(part, axis=1) * b, mask=inside_c)
+                    tl.store(
+                        weight_sums + ((first_weight + tap) * channels + c), tl.sum(part, axis=1) * b, mask=inside_c
+                    )
         if dy is not None:
             tl.store(dy + offsets(strides[4], c, p), (dy_tile * b[:, None]).to(dy.dtype.element_ty), mask=inside)
     if weight_sums is not None and FACTOR == 2:
         for tap in tl.static_range(16):
-            tl.store(weight_sums + at_weights + tap * channels, tl.sum(of_weights[tap], axis=1) * b, mask=inside_c)
+            at = (first_weight + tap) * channels + c
+            tl.store(weight_sums + at, tl.sum(of_weights[tap], axis=1) * b, mask=inside_c)
     if channel_sums is not None:
         part = tl.sum(total, axis=1) * b * not_b
         tl.store(channel_sums + (n * rows + row) * channels + c, part, mask=inside_c)

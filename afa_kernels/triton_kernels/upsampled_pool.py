@@ -11,6 +11,7 @@ from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
 from afa_kernels.triton_kernels._maps import strides_of
+from afa_kernels.triton_kernels._pool import combine, write
 from afa_kernels.triton_kernels._rows import add_rows, of_rows
 from afa_kernels.triton_kernels._upsampling import (
     coarse_pixels,
@@ -22,7 +23,6 @@ from afa_kernels.triton_kernels._upsampling import (
     upsampled,
     weight_of,
 )
-from afa_kernels.triton_kernels.global_avg_max_pool import combine, write
 
 
 @triton.jit
@@ -136,7 +136,7 @@ def _backward_kernel(
                 dy_tile += tl.where(reaches[None, :], of_all[:, None] * weight, 0.0)
         if sums is not None:
             y_tile = tl.load(y + offsets(strides[0], c, p), mask=inside, other=0.0).to(arithmetic)
-            at = sums + (n * rows + row) * 9 * channels + c
+            first_part = (n * rows + row) * 9
             for part in tl.static_range(3):
                 reaches = inside_p & _reaches(j, width, part)
                 given = tl.sum(tl.where(reaches[None, :], y_tile, 0.0), axis=1) * of_all
@@ -146,9 +146,9 @@ def _backward_kernel(
                     above = tl.sum(tl.where((reaches & (i > 0))[None, :], y_tile, 0.0), axis=1) * of_all
                 if first + BLOCK_P > (height - 1) * width:  # some are in the last row
                     below = tl.sum(tl.where((reaches & (i < height - 1))[None, :], y_tile, 0.0), axis=1) * of_all
-                tl.store(at + part * channels, above, mask=inside_c)
-                tl.store(at + (3 + part) * channels, given, mask=inside_c)
-                tl.store(at + (6 + part) * channels, below, mask=inside_c)
+                tl.store(sums + ((first_part + part) * channels + c), above, mask=inside_c)
+                tl.store(sums + ((first_part + 3 + part) * channels + c), given, mask=inside_c)
+                tl.store(sums + ((first_part + 6 + part) * channels + c), below, mask=inside_c)
     if dy is not None:
         if grad_max is not None:
             of_largest = tl.load(grad_max + of_channel, mask=inside_c, other=0.0).to(arithmetic)
@@ -157,7 +157,8 @@ def _backward_kernel(
             u = (place // columns).to(tl.int32)[:, None] - (FACTOR * i - FACTOR // 2)[None, :]
             v = (place % columns).to(tl.int32)[:, None] - (FACTOR * j - FACTOR // 2)[None, :]
             its_tap = inside & (u >= 0) & (u < 2 * FACTOR) & (v >= 0) & (v < 2 * FACTOR)
-            weight = tl.load(taps + (u * (2 * FACTOR) + v) * channels + c[:, None], mask=its_tap, other=0.0)
+            at_tap = (u * (2 * FACTOR) + v) * tl.cast(channels, index) + c[:, None]
+            weight = tl.load(taps + at_tap, mask=its_tap, other=0.0)
             dy_tile += tl.where(its_tap, of_largest[:, None] * weight, 0.0)
         tl.store(dy + offsets(strides[1], c, p), dy_tile.to(dy.dtype.element_ty), mask=inside)
 
@@ -170,15 +171,18 @@ def _weight_kernel(
     FACTOR: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     of_image, of_channel, of_pixel = strides
-    tap = tl.program_id(1)
+    blocks = tl.cdiv(channels, BLOCK_C)
+    tap = tl.program_id(0) // blocks
     u, v = tap // (2 * FACTOR), tap % (2 * FACTOR)
     half: tl.constexpr = FACTOR // 2
-    c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside_c = c < channels
     total = tl.zeros([BLOCK_C], arithmetic)
     if sums is not None:
         part = 3 * ((u >= half).to(tl.int32) + (u >= half + FACTOR)) + (v >= half).to(tl.int32) + (v >= half + FACTOR)
-        total += add_rows(sums + part * channels, 9 * channels, rows, c, inside_c, BLOCK_B, BLOCK_C)
+        total += add_rows(
+            sums + part.to(tl.int64) * channels, tl.cast(channels, tl.int64) * 9, rows, c, inside_c, BLOCK_B, BLOCK_C
+        )
     if grad_max is not None:
         for n in range(batch):
             at = tl.cast(n, tl.int64) * channels + c
@@ -193,10 +197,8 @@ def _weight_kernel(
             of_largest = tl.load(grad_max + at, mask=inside_c, other=0.0).to(arithmetic)
             total += tl.where(there, of_largest * given, 0.0)
     to_channel, to_row, to_column = weight_strides
-    tl.store(
-        grad_weight + c * to_channel + u * to_row + v * to_column,
-        total.to(grad_weight.dtype.element_ty), mask=inside_c,
-    )  # fmt: skip
+    at = c * to_channel + u.to(tl.int64) * to_row + v.to(tl.int64) * to_column
+    tl.store(grad_weight + at, total.to(grad_weight.dtype.element_ty), mask=inside_c)
 
 
 @sized(deep="nchw", avg="nc11", max="nc11", index="nc11")
@@ -240,7 +242,7 @@ def backward(
     if grad_weight is not None:
         add = of_rows(weight)
         launch(
-            _weight_kernel, (_tiles.cdiv(channels, add["BLOCK_C"]), 4 * factor * factor),
+            _weight_kernel, (4 * factor * factor * _tiles.cdiv(channels, add["BLOCK_C"]),),
             sums, grad_max, deep, index, grad_weight,
             layout.strides(deep), (grad_weight.stride(0), *grad_weight.stride()[2:]),
             batch, channels, height, width, batch * rows,

@@ -71,7 +71,7 @@ GPUS = (
 # Launches that add up what an earlier one left, a few values for each of its programs.
 SECOND_STAGE = (
     "_channel_kernel",
-    "global_avg_max_pool._combine_kernel",
+    "_pool._combine_kernel",
     "_statistics._merge_kernel",
     "_parameters_kernel",
     "_weight_kernel",

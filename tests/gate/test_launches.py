@@ -47,7 +47,7 @@ FLOAT32_ONLY = [case for case in CASES if case.layouts in (("contiguous",), ("ch
 # Launches whose programs loop over what an earlier launch has reduced, a few values for each of its blocks.
 SECOND_STAGE = (
     "_channel_kernel",
-    "global_avg_max_pool._combine_kernel",
+    "_pool._combine_kernel",
     "_statistics._merge_kernel",
     "_parameters_kernel",
     "_weight_kernel",
