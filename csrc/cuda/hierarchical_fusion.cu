@@ -15,7 +15,7 @@ void hierarchical_fusion_forward(std::vector<Tensor> predictions, std::vector<Te
     const int64_t height = out.size(2), width = out.size(3);
     const Inputs<T> inputs(check, launch, predictions, out.size(0), height, width);
     const Planes<acc_t<T>> planes(check, launch, attentions, out, premultiplied, height, width);
-    render_to(check, launch, inputs, planes, out);
+    Renderer<T>{check, launch, inputs, planes}.forward(out);
   });
 }
 
@@ -30,7 +30,8 @@ void hierarchical_fusion_backward(Tensor grad, std::vector<Tensor> predictions, 
     const int64_t height = grad.size(2), width = grad.size(3), pixels = height * width;
     const Inputs<T> inputs(check, launch, predictions, grad.size(0), height, width);
     const Planes<Acc> planes(check, launch, attentions, grad, premultiplied, height, width);
-    const auto map_grads = render_backward(check, launch, grad, inputs, planes, predictions, all, any(of_attentions));
+    const Renderer<T> renderer{check, launch, inputs, planes};
+    const auto map_grads = renderer.backward(grad, predictions, all, any(of_attentions));
     for (size_t k = 0; k < attentions.size(); ++k) {
       if (!of_attentions[k]) continue;
       const Tensor& t = attentions[k];

@@ -46,7 +46,7 @@ void scale_space_cross_entropy_backward(Tensor grad, std::vector<Tensor> predict
         check.flat<const Acc>("grad", grad, pixels), check.flat<const Acc>("lse", lse, pixels), height * width};
     const auto map_grads = render_backward_of_scores(check, launch, gradient, grad, height, width, inputs, planes,
                                                      predictions, all, all.back().has_value());
-    if (all.back()) logits_backward(check, launch, logits, phi, planes, *map_grads, *all.back());
+    if (all.back()) planes.logits_backward(check, launch, logits, phi, *map_grads, *all.back());
   });
 }
 

@@ -14,7 +14,7 @@ void scale_space_render_forward(std::vector<Tensor> predictions, Tensor logits, 
     const int64_t height = out.size(2), width = out.size(3);
     const Inputs<T> inputs(check, launch, predictions, logits.size(0), height, width);
     const Planes<acc_t<T>> planes(check, launch, logits, phi, opaque_last, resize_opacities, height, width);
-    render_to(check, launch, inputs, planes, out);
+    Renderer<T>{check, launch, inputs, planes}.forward(out);
   });
 }
 
@@ -28,9 +28,9 @@ void scale_space_render_backward(Tensor grad, std::vector<Tensor> predictions, T
     const int64_t height = grad.size(2), width = grad.size(3);
     const Inputs<T> inputs(check, launch, predictions, logits.size(0), height, width);
     const Planes<acc_t<T>> planes(check, launch, logits, phi, opaque_last, resize_opacities, height, width);
-    const auto map_grads =
-        render_backward(check, launch, grad, inputs, planes, predictions, all, all.back().has_value());
-    if (all.back()) logits_backward(check, launch, logits, phi, planes, *map_grads, *all.back());
+    const Renderer<T> renderer{check, launch, inputs, planes};
+    const auto map_grads = renderer.backward(grad, predictions, all, all.back().has_value());
+    if (all.back()) planes.logits_backward(check, launch, logits, phi, *map_grads, *all.back());
   });
 }
 

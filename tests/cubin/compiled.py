@@ -72,7 +72,8 @@ def version() -> str:
     return re.search(r"V([\d.]+)", run(nvcc(), "--version"))[1]  # type: ignore[index]
 
 
-def operations() -> list[str]:
+def sources() -> list[str]:
+    """The files of csrc/cuda: an operation's each, and those of what several operations launch."""
     return sorted(path.stem for path in (CSRC / "cuda").glob("*.cu"))
 
 
@@ -187,7 +188,7 @@ def resources(op: str) -> dict[str, Kernels]:
 
 def found() -> dict[str, dict[str, Kernels]]:
     """The resources of every operation."""
-    return {op: resources(op) for op in operations()}
+    return {op: resources(op) for op in sources()}
 
 
 def dump(record: dict[str, Any]) -> str:
@@ -206,9 +207,9 @@ def dump(record: dict[str, Any]) -> str:
 
 def main() -> None:
     made: dict[str, Any] = {}
-    for op in operations():
+    for op in sources():
         made[op] = {"digest": digest(op), "kernels": resources(op)}
-        rest = {other: entry for other, entry in recorded().items() if other in operations()}
+        rest = {other: entry for other, entry in recorded().items() if other in sources()}
         RECORD.write_text(dump({"nvcc": version(), "operations": dict(sorted({**rest, **made}.items()))}))
 
 

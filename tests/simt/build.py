@@ -30,8 +30,8 @@ FLAGS = (
 )
 
 
-def operations(csrc: Path = CSRC) -> list[str]:
-    """The operations that have CUDA kernels."""
+def sources(csrc: Path = CSRC) -> list[str]:
+    """The files of csrc/cuda: an operation's each, and those of what several operations launch."""
     return sorted(path.stem for path in (csrc / "cuda").glob("*.cu"))
 
 
@@ -42,16 +42,16 @@ def why_not() -> str | None:
 def library(
     sanitizer: str = "none", csrc: Path = CSRC, only: Sequence[str] | None = None, float32: bool = False
 ) -> Path:
-    """The library of the operations' kernels, or of those of `only`; of all types, or of `float32` alone.
+    """The library of all kernels, or of those in the files of `only`; of all types, or of `float32` alone.
 
     What did not change is not compiled again.
     """
-    sources = [csrc / "library.cpp", *(csrc / "cuda" / f"{op}.cu" for op in only or operations(csrc))]
+    paths = [csrc / "library.cpp", *(csrc / "cuda" / f"{name}.cu" for name in only or sources(csrc))]
     flags = (*FLAGS, *SANITIZERS[sanitizer], *(("-DAFA_FLOAT32_ONLY",) if float32 else ()))
     machinery = (*FLAGS, f"-DAFA_{sanitizer.upper()}")
     CACHE.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(functools.partial(_object, flags=flags, headers=_headers(csrc)), sources))
+        objects = list(pool.map(functools.partial(_object, flags=flags, headers=_headers(csrc)), paths))
         objects.append(_object(Path(__file__).with_name("simt.cpp"), machinery, _headers(csrc)))
     target = CACHE / f"{_digest(*objects, *flags)}.so"
     if not target.exists():

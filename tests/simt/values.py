@@ -23,7 +23,7 @@ def chosen(case: Case) -> tuple[Dtypes, ...]:
     return (torch.float32,) if shows and torch.float32 in case.dtypes else ()
 
 
-CHOSEN = [(case, dtypes) for case in CASES if case.op in build.operations() for dtypes in chosen(case)]
+CHOSEN = [(case, dtypes) for case in CASES if case.op in build.sources() for dtypes in chosen(case)]
 
 
 @pytest.mark.usefixtures("kernels", "poisoned")

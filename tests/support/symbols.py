@@ -15,14 +15,16 @@ ALLOWED = re.compile(
     r"|_ITM_\w+|_GLOBAL_OFFSET_TABLE_|__tls_get_addr"
     r"|abort|atexit|free|malloc|mem\w+|str\w+|sqrtf?|expf?|log1?pf?|ceilf?|floorf?"
 )
+OWN = re.compile(r"_ZN[KRO]*3afa\w+")  # what an object leaves to another one of its library
 
 
 def foreign(code: Path) -> list[str]:
     """The undefined symbols of an object or a library that are nobody's of these."""
-    dynamic = ("-D",) if code.suffix == ".so" else ()
+    linked = code.suffix == ".so"
+    dynamic = ("-D",) if linked else ()
     lines = subprocess.run(["nm", *dynamic, "-u", code], capture_output=True, text=True, check=True).stdout.splitlines()
     names = [line.split()[-1] for line in lines]
-    return [name for name in names if not allowed(*name.partition("@")[::2])]
+    return [name for name in names if not allowed(*name.partition("@")[::2]) and (linked or not OWN.fullmatch(name))]
 
 
 def allowed(name: str, version: str) -> bool:
