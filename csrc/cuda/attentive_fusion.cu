@@ -1,18 +1,10 @@
 // attentive_fusion on CUDA: the launchers of attentive_fusion.cuh.
-#include "attentive_fusion.cuh"
-#include "launch.h"
+#include "attentive_fusion.h"
 
 namespace afa {
 namespace {
 
 constexpr Checker check{"attentive_fusion"};
-constexpr int64_t SPLITS = 256;  // of an image, at most: rows of partial sums that are added up
-
-FusionLogits logits_of(const Tensor& spatial, const Tensor& channel, const Layout& layout) {
-  const AnyRow a = any_pixels(check, "spatial_logits", spatial, layout);
-  const AnyRow b = any_channels(check, "channel_logits", channel, layout);
-  return layout.channels_last ? FusionLogits{b, a, true} : FusionLogits{a, b, false};
-}
 
 template <class T>
 void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, const Tensor& channel,
@@ -21,7 +13,7 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, c
   const auto x = rows_of(check.map<const T>("shallow", shallow, layout), layout);
   const auto y = rows_of(check.map<const T>("deep", deep, layout), layout);
   const auto o = rows_of(check.map<T>("out", out, layout), layout);
-  const FusionLogits logits = logits_of(spatial, channel, layout);
+  const FusionLogits logits = fusion_logits(check, spatial, channel, layout);
   const Launcher launch(check.op, shallow);
   const Tiling tiling = tiling_of(layout, PACK<T>);
   dispatch_flags([&](auto packed) { launch(fusion_forward<T, packed>, tiling.blocks(), tiling, x, y, logits, o); },
@@ -37,31 +29,19 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
   const auto y = rows_of(check.map<const T>("deep", deep, layout), layout);
   const auto dx = rows_of(check.map<T>("grad of shallow", grads[0], layout), layout);
   const auto dy = rows_of(check.map<T>("grad of deep", grads[1], layout), layout);
-  const FusionLogits logits = logits_of(spatial, channel, layout);
-  const std::optional<AnyRow> ds =
-      grads[2] ? std::optional(any_pixels(check, "grad of spatial_logits", *grads[2], layout)) : std::nullopt;
-  const std::optional<AnyRow> dq =
-      grads[3] ? std::optional(any_channels(check, "grad of channel_logits", *grads[3], layout)) : std::nullopt;
+  const FusionLogits logits = fusion_logits(check, spatial, channel, layout);
   if (!any(grads)) return;
 
   const Launcher launch(check.op, shallow);
-  const Tiling tiling = tiling_of(layout, PACK<T>, SPLITS);
-  const auto &d_along = layout.channels_last ? dq : ds, &d_across = layout.channels_last ? ds : dq;
-  std::optional<Tensor> along, across;
-  if (d_along) along = scratch<Acc>(shallow, layout.batch * tiling.splits * tiling.length);
-  if (d_across) across = scratch<Acc>(shallow, layout.batch * tiling.chunks * tiling.rows);
-  Acc *sums_along = data_of<Acc>(along), *sums_across = data_of<Acc>(across);
+  const Tiling tiling = tiling_of(layout, PACK<T>, FUSION_SPLITS);
+  const FusionSums<Acc> sums(check, shallow, layout, tiling, grads[2], grads[3]);
   dispatch_flags(
       [&](auto packed) {
-        launch(fusion_backward<T, packed>, tiling.blocks(), tiling, g, x, y, logits, dx, dy, sums_along, sums_across);
+        launch(fusion_backward<T, packed>, tiling.blocks(), tiling, g, x, y, logits, dx, dy, sums.along(),
+               sums.across());
       },
       aligned(g, layout) && aligned(x, layout) && aligned(y, layout) && aligned(dx, layout) && aligned(dy, layout));
-  if (d_along)
-    launch.finish(sums_along, layout.batch, tiling.splits, tiling.length,
-                  FusionLogitsGradient{logits.along, *d_along, layout.channels_last});
-  if (d_across)
-    launch.finish(sums_across, layout.batch, tiling.chunks, tiling.rows,
-                  FusionLogitsGradient{logits.across, *d_across, !layout.channels_last});
+  sums.finish(launch, logits);
 }
 
 void attentive_fusion_forward(Tensor shallow, Tensor deep, Tensor spatial_logits, Tensor channel_logits, Tensor out) {

@@ -28,43 +28,46 @@ struct FusionLogits {
   }
 };
 
-template <class T, bool packed>
-__device__ void read_factors(const FusionLogits& logits, const Place<packed, PACK<T>>& place,
-                             Gates<acc_t<T>> (&along)[PACK<T>]) {
+template <class Acc, bool packed, int pack, class Logits>
+__device__ void read_factors(const Logits& logits, const Place<packed, pack>& place, Gates<Acc> (&along)[pack]) {
 #pragma unroll
-  for (int i = 0; i < PACK<T>; ++i)
-    along[i] = place.inside(i) ? logits.factors_along<acc_t<T>>(place.n, place.element(i)) : Gates<acc_t<T>>{};
+  for (int i = 0; i < pack; ++i)
+    along[i] = place.inside(i) ? logits.template factors_along<Acc>(place.n, place.element(i)) : Gates<Acc>{};
 }
 
-template <class T, bool packed, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS)
-    fusion_forward(Tiling tiling, Rows<const T> x, Rows<const T> y, FusionLogits logits, Rows<T> out) {
-  constexpr int pack = PACK<T>;
-  const Place<packed, pack> place(tiling);
+// out of the rows of x, and of those of y that read(row, values) gives.
+template <class T, bool packed, int pack, class Logits, class Read, class Acc = acc_t<T>>
+__device__ void fuse(const Place<packed, pack>& place, const Rows<const T>& x, const Logits& logits, const Rows<T>& out,
+                     const Read& read) {
   Gates<Acc> along[pack];
-  read_factors<T>(logits, place, along);
+  read_factors(logits, place, along);
   for (int64_t row = place.row; row < place.last_row; row += place.at_once) {
     Acc xs[pack], ys[pack];
     load(x.at(place.n, row), place, xs);
-    load(y.at(place.n, row), place, ys);
-    const Gates<Acc> across = logits.factors_across<Acc>(place.n, row);
+    read(row, ys);
+    const Gates<Acc> across = logits.template factors_across<Acc>(place.n, row);
 #pragma unroll
     for (int i = 0; i < pack; ++i) xs[i] = along[i].open * across.open * xs[i] + along[i].shut * across.shut * ys[i];
     store(out.at(place.n, row), place, xs);
   }
 }
 
-// sums_along[n][split][i] gets the sum over a block's rows of x_across g x - y_across g y, sums_across[n][chunk][row]
-// the sum over a chunk of x_along g x - y_along g y. What is not needed is null.
 template <class T, bool packed, class Acc = acc_t<T>>
 __global__ void __launch_bounds__(THREADS)
-    fusion_backward(Tiling tiling, Rows<const T> g, Rows<const T> x, Rows<const T> y, FusionLogits logits, Rows<T> dx,
-                    Rows<T> dy, Acc* __restrict__ sums_along, Acc* __restrict__ sums_across) {
-  constexpr int pack = PACK<T>;
-  const Place<packed, pack> place(tiling);
+    fusion_forward(Tiling tiling, Rows<const T> x, Rows<const T> y, FusionLogits logits, Rows<T> out) {
+  const Place<packed, PACK<T>> place(tiling);
+  fuse(place, x, logits, out, [&](int64_t row, Acc(&ys)[PACK<T>]) { load(y.at(place.n, row), place, ys); });
+}
+
+// sums_along[n][split][i] gets the sum over a block's rows of x_across g x - y_across g y, sums_across[n][chunk][row]
+// the sum over a chunk of x_along g x - y_along g y. What is not needed is null.
+template <class T, bool packed, int pack, class Logits, class Read, class Acc = acc_t<T>>
+__device__ void fuse_backward(const Tiling& tiling, const Place<packed, pack>& place, const Rows<const T>& g,
+                              const Rows<const T>& x, const Logits& logits, const Rows<T>& dx, const Rows<T>& dy,
+                              Acc* sums_along, Acc* sums_across, const Read& read) {
   const bool of_logits = sums_along != nullptr || sums_across != nullptr;
   Gates<Acc> along[pack];
-  read_factors<T>(logits, place, along);
+  read_factors(logits, place, along);
   Acc of_rows[pack] = {};
   for (int32_t step = 0; step < tiling.steps; ++step) {
     const int64_t row = place.row + static_cast<int64_t>(step) * place.at_once;
@@ -75,9 +78,9 @@ __global__ void __launch_bounds__(THREADS)
       load(g.at(place.n, row), place, gs);
       if (of_logits) {
         load(x.at(place.n, row), place, xs);
-        load(y.at(place.n, row), place, ys);
+        read(row, ys);
       }
-      const Gates<Acc> across = logits.factors_across<Acc>(place.n, row);
+      const Gates<Acc> across = logits.template factors_across<Acc>(place.n, row);
       if (of_logits) {
 #pragma unroll
         for (int i = 0; i < pack; ++i) {
@@ -102,6 +105,15 @@ __global__ void __launch_bounds__(THREADS)
     if (inside && place.lane == 0) sums_across[(place.n * tiling.chunks + place.chunk) * tiling.rows + row] = of_row;
   }
   if (sums_along != nullptr) store_sums_of_rows(of_rows, place, tiling, sums_along);
+}
+
+template <class T, bool packed, class Acc = acc_t<T>>
+__global__ void __launch_bounds__(THREADS)
+    fusion_backward(Tiling tiling, Rows<const T> g, Rows<const T> x, Rows<const T> y, FusionLogits logits, Rows<T> dx,
+                    Rows<T> dy, Acc* __restrict__ sums_along, Acc* __restrict__ sums_across) {
+  const Place<packed, PACK<T>> place(tiling);
+  fuse_backward(tiling, place, g, x, logits, dx, dy, sums_along, sums_across,
+                [&](int64_t row, Acc(&ys)[PACK<T>]) { load(y.at(place.n, row), place, ys); });
 }
 
 // The gradient of a logit z: the sum times sigmoid(z) sigmoid(-z), with the sign of its factor.

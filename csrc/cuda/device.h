@@ -237,10 +237,11 @@ __device__ Acc sum_over(Acc value, int32_t lanes) {
   return value;
 }
 
-// Of a thread's sums over its rows those over the block's, to sums[n][split][element].
+// Of a thread's sums over its rows those over the block's, to sums[n][split][element]; added to what is there, if it
+// has `more` of them.
 template <bool packed, int pack, class Acc>
 __device__ void store_sums_of_rows(const Acc (&sums)[pack], const Place<packed, pack>& place, const Tiling& tiling,
-                                   Acc* __restrict__ out) {
+                                   Acc* __restrict__ out, bool more = false) {
   AFA_SHARED(Acc, shared, THREADS * pack);
 #pragma unroll
   for (int i = 0; i < pack; ++i) shared[i * THREADS + threadIdx.x] = sums[i];
@@ -250,7 +251,8 @@ __device__ void store_sums_of_rows(const Acc (&sums)[pack], const Place<packed, 
     Acc total = 0;
     for (int other = lane; other < THREADS; other += tiling.lanes) total += shared[i * THREADS + other];
     const int64_t element = place.chunk * tiling.lanes * pack + (packed ? lane * pack + i : i * tiling.lanes + lane);
-    if (element < tiling.length) out[(place.n * tiling.splits + place.split) * tiling.length + element] = total;
+    const int64_t at = (place.n * tiling.splits + place.split) * tiling.length + element;
+    if (element < tiling.length) out[at] = more ? out[at] + total : total;
   }
 }
 

@@ -1,35 +1,25 @@
 // global_avg_max_pool on CUDA: the launchers of global_avg_max_pool.cuh.
-#include "global_avg_max_pool.cuh"
-#include "launch.h"
+#include "global_avg_max_pool.h"
 
 namespace afa {
 namespace {
 
 constexpr Checker check{"global_avg_max_pool"};
-constexpr int64_t SPLITS = 256;  // of an image in channels_last, at most
 
-template <class T, class Acc = acc_t<T>>
+template <class T>
 void forward(const Tensor& x, const Tensor& avg, const Tensor& max, const Tensor& index) {
   const Layout layout(x);
   check.pixels("x", x);
-  const int64_t size = layout.batch * layout.channels;
   const auto rows = rows_of(check.map<const T>("x", x, layout), layout);
-  T *means = check.flat<T>("avg", avg, size), *maxima = check.flat<T>("max", max, size);
-  auto* indices = check.flat<int64_t>("index", index, size);
   const Launcher launch(check.op, x);
-  const Tiling tiling = tiling_of(layout, PACK<T>, layout.channels_last ? SPLITS : INT32_MAX);
-  const int64_t count = layout.channels_last ? tiling.splits : tiling.chunks;
-  const Tensor sums = scratch<Acc>(x, count * size), largest = scratch<Acc>(x, count * size);
-  const Tensor places = scratch<int64_t>(x, count * size);
-  const Parts<Acc> parts{data_of<Acc>(sums), data_of<Acc>(largest), data_of<int64_t>(places)};
-  dispatch_flags(
-      [&](auto packed) {
-        launch(layout.channels_last ? pool_columns<T, packed> : pool_rows<T, packed>, tiling.blocks(), tiling, rows,
-               parts);
-      },
-      aligned(rows, layout));
-  launch(pool_finish<T>, layout.batch * ceil_div(layout.channels, FINISHED), parts, count, layout.channels,
-         layout.pixels, means, maxima, indices);
+  pool<T>(check, launch, layout, PACK<T>, avg, max, index, [&](const Tiling& tiling, const auto& parts) {
+    dispatch_flags(
+        [&](auto packed) {
+          launch(layout.channels_last ? pool_columns<T, packed> : pool_rows<T, packed>, tiling.blocks(), tiling, rows,
+                 parts);
+        },
+        aligned(rows, layout));
+  });
 }
 
 template <class T>

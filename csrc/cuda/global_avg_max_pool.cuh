@@ -42,18 +42,17 @@ struct Parts {
   }
 };
 
-// Channels are the rows (NCHW): a part is a chunk of one.
-template <class T, bool packed, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS) pool_rows(Tiling tiling, Rows<const T> x, Parts<Acc> parts) {
-  constexpr int pack = PACK<T>;
-  const Place<packed, pack> place(tiling);
+// Channels are the rows (NCHW): a part is a chunk of one. read(row, values) gives a thread's elements of a row.
+template <bool packed, int pack, class Acc, class Read>
+__device__ void pool_along(const Tiling& tiling, const Place<packed, pack>& place, const Parts<Acc>& parts,
+                           const Read& read) {
   for (int32_t step = 0; step < tiling.steps; ++step) {
     const int64_t row = place.row + static_cast<int64_t>(step) * place.at_once;
     const bool inside = row < place.last_row;  // every thread takes part in the shuffles
     auto pooled = Pooled<Acc>::none();
     if (inside) {
       Acc values[pack];
-      load(x.at(place.n, row), place, values);
+      read(row, values);
 #pragma unroll
       for (int i = 0; i < pack; ++i) {
         pooled.sum += values[i];
@@ -67,6 +66,13 @@ __global__ void __launch_bounds__(THREADS) pool_rows(Tiling tiling, Rows<const T
   }
 }
 
+template <class T, bool packed, class Acc = acc_t<T>>
+__global__ void __launch_bounds__(THREADS) pool_rows(Tiling tiling, Rows<const T> x, Parts<Acc> parts) {
+  const Place<packed, PACK<T>> place(tiling);
+  pool_along(tiling, place, parts,
+             [&](int64_t row, Acc(&values)[PACK<T>]) { load(x.at(place.n, row), place, values); });
+}
+
 // Merges what the threads of a block have, each with that of every `apart`-th one, and leaves it to the first of them.
 template <class Acc>
 __device__ void merge_in_block(Pooled<Acc>& pooled, int32_t apart, Pooled<Acc>* shared) {
@@ -78,14 +84,14 @@ __device__ void merge_in_block(Pooled<Acc>& pooled, int32_t apart, Pooled<Acc>* 
   }
 }
 
-// Channels are along the rows (channels_last): a part is a split of the pixels.
-template <class T, bool packed, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS, READING) pool_columns(Tiling tiling, Rows<const T> x, Parts<Acc> parts) {
-  constexpr int pack = PACK<T>;
-  const Place<packed, pack> place(tiling);
+// Channels are along the rows (channels_last): a part is a split of the pixels. for_each(body) calls body(values) for a
+// thread's rows, in order.
+template <bool packed, int pack, class Acc, class ForEach>
+__device__ void pool_across(const Tiling& tiling, const Place<packed, pack>& place, const Parts<Acc>& parts,
+                            const ForEach& for_each) {
   Acc sums[pack] = {}, largest[pack] = {};
   int32_t found[pack] = {}, step = 0;  // the step of the largest: an index would take twice the registers
-  for_each_row(x, place, [&](const Acc(&values)[pack]) {
+  for_each([&](const Acc(&values)[pack]) {
 #pragma unroll
     for (int i = 0; i < pack; ++i) {
       const bool better = step == 0 || values[i] > largest[i] || values[i] != values[i];
@@ -104,6 +110,12 @@ __global__ void __launch_bounds__(THREADS, READING) pool_columns(Tiling tiling, 
     if (threadIdx.x < tiling.lanes && place.inside(i))
       parts.write((place.n * tiling.splits + place.split) * tiling.length + place.element(i), pooled);
   }
+}
+
+template <class T, bool packed, class Acc = acc_t<T>>
+__global__ void __launch_bounds__(THREADS, READING) pool_columns(Tiling tiling, Rows<const T> x, Parts<Acc> parts) {
+  const Place<packed, PACK<T>> place(tiling);
+  pool_across(tiling, place, parts, [&](const auto& body) { for_each_row(x, place, body); });
 }
 
 constexpr int FINISHED = 8;  // channels of a block that merges parts: 32 neighbouring bytes of float32

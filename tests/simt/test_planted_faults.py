@@ -57,11 +57,11 @@ FAULTS = (
     Fault(
         "two blocks store to one address",
         "device.h",
-        "out[(place.n * tiling.splits + place.split) * tiling.length + element] = total",
-        "out[place.n * tiling.splits * tiling.length + element] = total",
+        "at = (place.n * tiling.splits + place.split) * tiling.length + element",
+        "at = place.n * tiling.splits * tiling.length + element",
         "thread",
         "ThreadSanitizer: data race",
-        "out[place.n * tiling.splits * tiling.length + element] = total",
+        "out[at] = more ? out[at] + total : total",
         "many channels in NCHW",
     ),
     Fault(
@@ -83,8 +83,8 @@ FAULTS = (
     ),
     Fault(
         "missing finishing pass",
-        "attentive_fusion.cu",
-        "if (d_across)\n",
+        "attentive_fusion.h",
+        "if (d_across_)\n",
         "if (false)\n",
         "address",
         "never written",
