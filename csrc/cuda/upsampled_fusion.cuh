@@ -32,8 +32,9 @@ struct FusionFactors {
   }
 };
 
+// In NCHW a thread of 16-bit elements reads so many at once that two blocks would not leave it the registers.
 template <class T, bool packed, bool channels_last, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS, READING)
+__global__ void __launch_bounds__(THREADS, channels_last ? READING : 1)
     upsampled_forward(Tiling tiling, Rows<const T> x, Upsampled<T> up, FusionFactors<Acc> factors, Rows<T> out) {
   const Place<packed, UPSAMPLED<T, packed>> place(tiling);
   const UpsampledRows<T, packed, channels_last> ys(up, place);
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(THREADS, READING)
 }
 
 template <class T, bool packed, bool channels_last, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS, READING)
+__global__ void __launch_bounds__(THREADS, channels_last ? READING : 1)
     upsampled_backward(Tiling tiling, Rows<const T> g, Rows<const T> x, Upsampled<T> up, FusionFactors<Acc> factors,
                        Rows<T> dx, Acc* __restrict__ sums_along, Acc* __restrict__ sums_across) {
   const Place<packed, UPSAMPLED<T, packed>> place(tiling);

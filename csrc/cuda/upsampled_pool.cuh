@@ -14,7 +14,8 @@ __global__ void __launch_bounds__(THREADS) upsampled_pool_rows(Tiling tiling, Up
 }
 
 template <class T, bool packed, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS) upsampled_pool_columns(Tiling tiling, Upsampled<T> up, Parts<Acc> parts) {
+__global__ void __launch_bounds__(THREADS, READING)
+    upsampled_pool_columns(Tiling tiling, Upsampled<T> up, Parts<Acc> parts) {
   const Place<packed, UPSAMPLED<T, packed>> place(tiling);
   const UpsampledChannels<T, packed> rows(up, place);
   pool_across(tiling, place, parts, [&](const auto& body) {

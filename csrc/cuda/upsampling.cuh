@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <class T, bool packed, class Upstream, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS, READING)
+__global__ void __launch_bounds__(THREADS, packed ? READING : 1)
     collect_columns(Tiling tiling, Upsampled<T> up, Upstream upstream, Rows<T> d_deep, Acc* __restrict__ sums) {
   constexpr int pack = UPSAMPLED<T, packed>, held = std::min(16 / pack, 4);  // elements, of so many pixels at a time
   const Place<packed, pack> place(tiling);

@@ -30,6 +30,7 @@ CASES: tuple[Case, ...] = (
     call("many pixels in several tiles of channels_last", (1, 3, 45, 49), layouts=("channels_last",)),
     call("many channels in NCHW", (1, 131, 3, 4), dtypes=FLOAT32),
     call("many channels in channels_last", (1, 131, 3, 4), layouts=("channels_last",), dtypes=FLOAT32),
+    call("sixteen channels in channels_last", (1, 16, 16, 17), layouts=("channels_last",)),
     call("one pixel", (3, 5, 1, 1), dtypes=FLOAT32),
     call("one channel, where both memory formats coincide", (2, 1, 5, 7), layouts=("channels_last",)),
     call("one column in channels_last", (2, 3, 11, 1), layouts=("channels_last",), dtypes=FLOAT32),

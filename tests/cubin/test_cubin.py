@@ -33,7 +33,7 @@ SPILLS = {
     "weights_forward<float, 16": 8,
 }
 # Kernels of packed rows that store a value a channel or a pixel, and one that loads no more than that.
-NARROW_STORE = ("pool_rows", "pool_columns", "norm_sums_of_", "project_", "statistics_of_")
+NARROW_STORE = ("pool_rows", "pool_columns", "upsampled_pool_", "norm_sums_of_", "project_", "statistics_of_")
 NARROW_LOAD = ("pool_backward",)
 
 
