@@ -10,7 +10,9 @@ from afa_kernels.testing import Case, Shape
 from cases._values import FLOAT32, LARGE, MANY, MIXED, NON_FINITE, SATURATED
 
 ODD = (2, 13, 9, 11)
-INSIDE = 14 * (1.0,)  # before what is planted, so that it is at no border, where zeros times infinity are PyTorch's
+# What comes before values that are planted where PyTorch's convolution multiplies them by no padding, of which it makes
+# NaN in some types and not in others: the first row of ODD's deep map, and the weights that an element may have alone.
+INSIDE, OF_EVERY_ELEMENT = 12 * (1.0,), 5 * (1.0,)
 
 
 def call(covers: str, shape: Shape, factor: int = 2, **details: Any) -> Case:
@@ -72,7 +74,8 @@ CASES: tuple[Case, ...] = (
         dtypes=FLOAT32,
     ),
     call("saturated logits", ODD, planted={3: SATURATED, 4: SATURATED}),
-    call("NaN and infinity in the features", ODD, planted={0: NON_FINITE, 1: (*INSIDE, *NON_FINITE[::-1])}),
+    call("NaN and infinity in the features", ODD, planted={0: NON_FINITE, 1: INSIDE + NON_FINITE[::-1]}),
+    call("NaN and infinity in the weight", ODD, planted={2: OF_EVERY_ELEMENT + NON_FINITE[:2]}, dtypes=FLOAT32),
     call("NaN and infinity in the logits", ODD, planted={3: NON_FINITE, 4: NON_FINITE}),
 )
 
