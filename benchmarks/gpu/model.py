@@ -74,7 +74,7 @@ SECOND_STAGE = (
     "_pool._combine_kernel",
     "_statistics._merge_kernel",
     "_parameters_kernel",
-    "_weight_kernel",
+    "_upsampling._weight_kernel",
     "upsampled_fusion._spatial_kernel",
 )
 # Tensors of which a kernel reads one pixel of each channel.

@@ -45,6 +45,10 @@ NARROW = {
     "_gather_down_kernel": "a thread takes four pixels of four channels, in float16 8 bytes of each",
     "_channel_kernel": "the output of the fusions' last sum has one value a channel",
     "global_avg_max_pool": "its outputs, and the gradients that reach it, have one value a channel",
+    "_pool._combine_kernel": "its outputs have one value a channel",
+    "_weight_kernel": "its output has one value a weight",
+    "upsampled_": "in NCHW the fine pixels of neighbours are no neighbours, and in channels_last a thread has few "
+    "channels, each with the sums of its weights",
 }
 # Launches that may spill, by the parts of their name: bytes of stack, and why by their machine code. Others spill none.
 SPILLS = {
@@ -65,6 +69,9 @@ SPILLS = {
     ("hierarchical_fusion: sixteen scales", "_forward_kernel"): (36, "the taps of 16 scales stay"),
     ("hierarchical_fusion: sixteen scales", "_opacities_backward_kernel"): (8, "ptxas takes 168 registers on sm_100"),
     ("cross_entropy: sixteen scales", "_gradient_kernel"): (16, "the scores of 16 scales stay, for their gradients"),
+    ("upsampled_fusion: ", "channels_last", "_backward_kernel"): (152, "64 sums of weights beside what they are made of"),
+    ("upsampled_pool: ", "float64", "_forward_kernel"): (8, "ptxas takes 72 registers on sm_90"),
+    ("upsampled_pool: odd sizes", "float32", "_forward_kernel"): (8, "ptxas takes 96 registers on sm_100"),
     ("scale_space_accumulate: ", "_forward_kernel"): (8, "ptxas takes 32 registers on sm_90"),
 }
 

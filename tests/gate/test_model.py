@@ -34,6 +34,7 @@ SLOW: dict[str, str] = {
     "progressive_fusion._backward_kernel": "three inputs take the registers of all but eight warps",
     "bn_relu_project._project_kernel": "a program waits for each of its blocks in turn",
     "bn_relu_project._sums_kernel": "bound by instructions in channels_last in float16",
+    "upsampled_": "bound by instructions: 16 taps a pixel of the deep map, each with a gate and the sum of a weight",
     "global_avg_max_pool": "bound by instructions in channels_last in float16: places are selected beside values",
 }
 
