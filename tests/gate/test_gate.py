@@ -69,7 +69,7 @@ SPILLS = {
     ("hierarchical_fusion: sixteen scales", "_forward_kernel"): (36, "the taps of 16 scales stay"),
     ("hierarchical_fusion: sixteen scales", "_opacities_backward_kernel"): (8, "ptxas takes 168 registers on sm_100"),
     ("cross_entropy: sixteen scales", "_gradient_kernel"): (16, "the scores of 16 scales stay, for their gradients"),
-    ("upsampled_fusion: ", "channels_last", "_backward_kernel"): (152, "64 sums of weights beside what they are made of"),
+    ("upsampled_fusion: ", "channels_last", "_backward_kernel"): (152, "64 sums of weights a thread"),
     ("upsampled_pool: ", "float64", "_forward_kernel"): (8, "ptxas takes 72 registers on sm_90"),
     ("upsampled_pool: odd sizes", "float32", "_forward_kernel"): (8, "ptxas takes 96 registers on sm_100"),
     ("scale_space_accumulate: ", "_forward_kernel"): (8, "ptxas takes 32 registers on sm_90"),
