@@ -94,8 +94,10 @@ def _reaches(i, size, part: tl.constexpr):
 
 
 @triton.jit
-def _weights_of_part(taps, c, channels, inside_c, part: tl.constexpr, FACTOR: tl.constexpr, arithmetic: tl.constexpr):
-    """Return the sum of the weights of one of three parts of the rows and of the columns of the taps, [BLOCK_C, 1]."""
+def _by_weights_of_part(
+    grad, taps, c, channels, inside_c, part: tl.constexpr, FACTOR: tl.constexpr, arithmetic: tl.constexpr
+):  # fmt: skip
+    """Return the sum of `grad` times the weights of one of three parts of the rows and of the columns of the taps."""
     half: tl.constexpr = FACTOR // 2
     first_u: tl.constexpr = (part // 3 > 0) * half + (part // 3 > 1) * FACTOR
     first_v: tl.constexpr = (part % 3 > 0) * half + (part % 3 > 1) * FACTOR
@@ -103,8 +105,9 @@ def _weights_of_part(taps, c, channels, inside_c, part: tl.constexpr, FACTOR: tl
     columns: tl.constexpr = FACTOR if part % 3 == 1 else half
     total = tl.zeros([c.shape[0], 1], arithmetic)
     for tap in range(rows * columns):
-        total += weight_of(taps, c, first_u + tap // columns, first_v + tap % columns, channels, inside_c, FACTOR)
-    return total
+        weight = weight_of(taps, c, first_u + tap // columns, first_v + tap % columns, channels, inside_c, FACTOR)
+        total += grad[:, None] * weight
+    return total  # [BLOCK_C, 1]
 
 
 # One program makes the gradient of BLOCK_P pixels, BLOCK_C channels of one image. That of the mean is the same for all
@@ -132,20 +135,20 @@ def _backward_kernel(
         for part in tl.static_range(9):
             reaches = inside_p & _reaches(i, height, part // 3) & _reaches(j, width, part % 3)
             if dy is not None:
-                weight = _weights_of_part(taps, c, channels, inside_c, part, FACTOR, arithmetic)
-                dy_tile += tl.where(reaches[None, :], of_all[:, None] * weight, 0.0)
+                given = _by_weights_of_part(of_all, taps, c, channels, inside_c, part, FACTOR, arithmetic)
+                dy_tile += tl.where(reaches[None, :], given, 0.0)
         if sums is not None:
-            y_tile = tl.load(y + offsets(strides[0], c, p), mask=inside, other=0.0).to(arithmetic)
+            y_tile = tl.load(y + offsets(strides[0], c, p), mask=inside, other=0.0).to(arithmetic) * of_all[:, None]
             first_part = (n * rows + row) * 9
             for part in tl.static_range(3):
                 reaches = inside_p & _reaches(j, width, part)
-                given = tl.sum(tl.where(reaches[None, :], y_tile, 0.0), axis=1) * of_all
+                given = tl.sum(tl.where(reaches[None, :], y_tile, 0.0), axis=1)
                 above, below = given, given
                 first = tl.program_id(0) * BLOCK_P
                 if first < width:  # some are in the first row
-                    above = tl.sum(tl.where((reaches & (i > 0))[None, :], y_tile, 0.0), axis=1) * of_all
+                    above = tl.sum(tl.where((reaches & (i > 0))[None, :], y_tile, 0.0), axis=1)
                 if first + BLOCK_P > (height - 1) * width:  # some are in the last row
-                    below = tl.sum(tl.where((reaches & (i < height - 1))[None, :], y_tile, 0.0), axis=1) * of_all
+                    below = tl.sum(tl.where((reaches & (i < height - 1))[None, :], y_tile, 0.0), axis=1)
                 tl.store(sums + ((first_part + part) * channels + c), above, mask=inside_c)
                 tl.store(sums + ((first_part + 3 + part) * channels + c), given, mask=inside_c)
                 tl.store(sums + ((first_part + 6 + part) * channels + c), below, mask=inside_c)
