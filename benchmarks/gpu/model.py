@@ -75,7 +75,6 @@ SECOND_STAGE = (
     "_statistics._merge_kernel",
     "_parameters_kernel",
     "_upsampling._weight_kernel",
-    "upsampled_fusion._spatial_kernel",
 )
 # Tensors of which a kernel reads one pixel of each channel.
 ONE_PIXEL = {"_statistics._merge_kernel": ("hidden",), "_statistics._statistics_kernel": ("origin_image",)}
