@@ -112,16 +112,8 @@ def choose(op: str, device_type: str) -> str | None:
 
 def has_kernel(op: str, device_type: str) -> bool:
     """Whether a kernel would run `op`, not the reference: what is one operation here is several in plain PyTorch."""
-    forced = _forced
-    if forced is None:
-        return _has_automatic_kernel(op, device_type)
-    return forced != "reference" and why_not(forced, op, device_type) is None
-
-
-@_constant_when_compiled
-def _has_automatic_kernel(op: str, device_type: str) -> bool:
-    in_onnx = torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
-    return not in_onnx and automatic(op, device_type) != "reference"
+    name = _forced or _automatic_of_a_call(op, device_type)
+    return name != "reference" and why_not(name, op, device_type) is None
 
 
 @_constant_when_compiled

@@ -183,18 +183,19 @@ def aggregated(module: Any, layers: list[Tensor], every: bool = True) -> tuple[T
 
         def deep(by_logits: bool, i: int = i, shape: Any = x.shape) -> tuple[Tensor, Tensor | None]:
             layer = layers.pop()
-            given, up = folding.sequence(getattr(module, f"proj_{i}"), layer), getattr(module, f"up_{i}")
-            weight = weight_where_used(up, given) if by_logits else None
-            given = up(given) if weight is None else in_type_of_autocast(given)
-            size = getattr(given, "shape", shape) if weight is None else upsampled_shape(given, weight)
-            with checks.without_tracer_warnings():
-                differs = isinstance(given, Tensor) and size != shape
-            if differs:
-                raise ValueError(
-                    f"layers[{i}] of shape {tuple(layer.shape)}, projected and upsampled to {tuple(size)}, "
-                    f"must have the shape of layers[0], {tuple(shape)}"
-                )
-            return given, weight
+            x, up = folding.sequence(getattr(module, f"proj_{i}"), layer), getattr(module, f"up_{i}")
+            weight = weight_where_used(up, x) if by_logits else None
+            x = up(x) if weight is None else in_type_of_autocast(x)
+            if isinstance(x, Tensor):
+                fine = x.shape if weight is None else upsampled_shape(x, weight)
+                with checks.without_tracer_warnings():
+                    differs = fine != shape
+                if differs:
+                    raise ValueError(
+                        f"layers[{i}] of shape {tuple(layer.shape)}, projected and upsampled to {tuple(fine)}, "
+                        f"must have the shape of layers[0], {tuple(shape)}"
+                    )
+            return x, weight
 
         x = attentive(x, deep, getattr(module, f"sa_{i}"), getattr(module, f"ca_{i}"))
         fused = [*fused, x] if every else [x]

@@ -15,8 +15,8 @@ from afa_kernels.ops._upsampling import FACTORS
 def weight_where_used(up: Any, x: Tensor) -> Tensor | None:
     """The weight of `up`, a layer to upsample `x`, for `upsampled_fusion`; None where the layer must be called.
 
-    It must be where it is anything but exactly a depthwise transposed convolution by 2, 4 or 8 that begins as bilinear
-    interpolation, and where no kernel runs the operations: plain PyTorch would make the map twice.
+    It must be where it is anything but exactly a depthwise transposed convolution by 2, 4 or 8 without a bias, and
+    where no kernel runs the operations: plain PyTorch would make the map twice.
     """
     if not plain.is_plain(x) or plain.why_called(up, nn.ConvTranspose2d) is not None or x.dim() != 4:
         return None

@@ -17,10 +17,10 @@ from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps, store_map_gradients
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch
+from afa_kernels.triton_kernels._maps import index_of
 from afa_kernels.triton_kernels._nchw import as_nchw, copy, empty_nchw
 from afa_kernels.triton_kernels._resize import (
     gather,
-    index_of,
     sample,
     size_of,
     sizes_of,

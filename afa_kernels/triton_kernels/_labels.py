@@ -12,9 +12,9 @@ from torch import Tensor
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sample_maps
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch
+from afa_kernels.triton_kernels._maps import index_of
 from afa_kernels.triton_kernels._nchw import as_nchw
 from afa_kernels.triton_kernels._resize import (
-    index_of,
     sample,
     size_of,
     sizes_of,

@@ -279,12 +279,6 @@ def sizes_of(tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
     return tuple(encoded(size_of(x)) for x in tensors)
 
 
-def index_of(tensors: Sequence[Tensor]) -> tl.dtype:
-    """Return the type of offsets inside an image of each: of 32 bits, which a GPU adds at once, if they fit."""
-    fits = all((x.shape[1] - 1) * x.stride(1) + x.shape[2] * x.shape[3] < 2**31 for x in tensors)
-    return tl.int32 if fits else tl.int64
-
-
 def strides_of(tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
     """Return the encoded strides of what a kernel samples, of image and channel: its pixels lie side by side."""
     return tuple(encoded(layout.strides(x)[:2]) for x in tensors)

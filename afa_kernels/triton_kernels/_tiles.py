@@ -98,7 +98,7 @@ def of_upsampling(channels: int, channels_last: bool, itemsize: int) -> dict[str
 
 
 def of_upsampled_sums(channels: int, channels_last: bool, itemsize: int) -> dict[str, int]:
-    """Return the tile of a coarse map of which a program sums up weights of its own, for all of which it has registers.
+    """Return the tile of a coarse map of which a program keeps sums in registers, of every weight or of what it pools.
 
     Four values a thread in channels_last, which have a pixel in common; in NCHW two, and in float64 one.
     """

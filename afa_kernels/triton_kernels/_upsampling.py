@@ -11,10 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from afa_kernels import layout
-from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._launch import launch
-from afa_kernels.triton_kernels._rows import add_rows, of_rows
+from afa_kernels.triton_kernels._maps import offsets_in_image
 
 
 @triton.jit
@@ -33,12 +30,6 @@ def scattered_pixels(first, pixels, width, BLOCK_P: tl.constexpr, index: tl.cons
     _, i, j, inside = coarse_pixels(first, pixels, width, BLOCK_P, index)
     i, j = tl.where(inside, i, 0), tl.where(inside, j, 0)
     return i.to(index) * width + j, i, j, inside
-
-
-@triton.jit
-def offsets(strides, c, p):
-    """Return those of the channels c and the pixels p inside an image, [BLOCK_C, BLOCK_P], in the type of both."""
-    return c[:, None] * strides[1] + p[None, :] * strides[2]
 
 
 @triton.jit
@@ -69,7 +60,7 @@ def upsampled(
             row, column = i + u // FACTOR - above, j + v // FACTOR - left
             there = inside_p & (row >= 0) & (row < height) & (column >= 0) & (column < width)
             there = inside_c[:, None] & there[None, :]
-            at = offsets(strides, c, row.to(index) * width + column)
+            at = offsets_in_image(strides, c, row.to(index) * width + column)
             given = tl.load(y + at, mask=there, other=0.0).to(arithmetic)
             weight = weight_of(
                 taps, c, u % FACTOR + above * FACTOR, v % FACTOR + left * FACTOR, channels, inside_c, FACTOR
@@ -78,52 +69,9 @@ def upsampled(
     return value
 
 
-@triton.jit
-def gathered(grad, there, total, taps, c, u, v, channels, inside_c, FACTOR: tl.constexpr):
-    """Return `total`, of the coarse pixels, and what the gradients of the fine pixels at the tap (u, v) add to it."""
-    weight = tl.broadcast_to(weight_of(taps, c, u, v, channels, inside_c, FACTOR), grad.shape)
-    return tl.where(there, tl.fma(weight, grad, total), total)
-
-
-# One program adds up the rows of BLOCK_C weights, which are counted tap by tap, and in each channel by channel.
-@triton.jit(do_not_specialize=["rows"])
-def _weight_kernel(
-    sums, grad_weight, strides, channels, rows, FACTOR: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr
-):  # fmt: skip
-    of_channel, of_row, of_column = strides
-    count = 4 * FACTOR * FACTOR * channels
-    w = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = w < count
-    total = add_rows(sums, count, rows, w, inside, BLOCK_B, BLOCK_C)
-    c, u, v = w % channels, w // channels // (2 * FACTOR), w // channels % (2 * FACTOR)
-    at = c * of_channel + u * of_row + v * of_column
-    tl.store(grad_weight + at, total.to(grad_weight.dtype.element_ty), mask=inside)
-
-
-def add_weights(sums: Tensor, grad_weight: Tensor) -> None:
-    """Write the sum of the rows (N, rows, taps, C) to the gradient of the weight (C, 1, 2 f, 2 f)."""
-    batch, rows, taps, channels = sums.shape
-    add = of_rows(sums)
-    launch(
-        _weight_kernel, (_tiles.cdiv(taps * channels, add["BLOCK_C"]),),
-        sums, grad_weight, (grad_weight.stride(0), *grad_weight.stride()[2:]), channels, batch * rows,
-        FACTOR=grad_weight.shape[-1] // 2, **add,
-    )  # fmt: skip
-
-
 def factor_of(taps: Tensor, coarse: Tensor) -> int:
     """Return the factor of the weights (2 f, 2 f, C) that a kernel takes, which must be those of the coarse map."""
     factor = taps.shape[0] // 2
     if taps.shape != (2 * factor, 2 * factor, coarse.shape[1]):
         raise ValueError(f"weight must have the shape (2 f, 2 f, {coarse.shape[1]}), got {tuple(taps.shape)}")
     return factor
-
-
-def index_of(factor: int, coarse: Tensor, *others: Tensor | None) -> tl.dtype:
-    """Return the type of pixels and offsets inside an image: of 32 bits, which a GPU adds at once, if they fit."""
-    last = [
-        x.shape[1] * x.stride(1) + x.shape[2] * x.shape[3] * layout.strides(x)[2]
-        for x in (coarse, *others)
-        if x is not None
-    ]
-    return tl.int32 if max(*last, factor * factor * coarse.shape[2] * coarse.shape[3]) < 2**31 else tl.int64

@@ -14,8 +14,9 @@ from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._compositing import composite, sums_of_products
 from afa_kernels.triton_kernels._launch import arithmetic_of, check_counts, launch, sized, split_batch, spread
+from afa_kernels.triton_kernels._maps import index_of
 from afa_kernels.triton_kernels._nchw import as_nchw, copy, empty_nchw
-from afa_kernels.triton_kernels._resize import gather, index_of, sample, size_of, sizes_of, strides_of, taps_of_all
+from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of, taps_of_all
 
 
 @triton.jit

@@ -9,8 +9,9 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch
+from afa_kernels.triton_kernels._maps import index_of
 from afa_kernels.triton_kernels._nchw import as_nchw, copy, empty_nchw
-from afa_kernels.triton_kernels._resize import index_of, sample, size_of, strides_and_size, taps
+from afa_kernels.triton_kernels._resize import sample, size_of, strides_and_size, taps
 
 
 # One program renders BLOCK_P pixels of one row of one image, over all channels. `before` and `after` are one tensor, as

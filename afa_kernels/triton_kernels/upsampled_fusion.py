@@ -10,17 +10,14 @@ from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._gate import gate
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
-from afa_kernels.triton_kernels._maps import strides_of
-from afa_kernels.triton_kernels._rows import sum_rows
+from afa_kernels.triton_kernels._maps import index_of, offsets_in_image, strides_of
+from afa_kernels.triton_kernels._rows import add_rows, of_rows, sum_rows
 from afa_kernels.triton_kernels._upsampling import (
-    add_weights,
     factor_of,
     fine_pixels,
-    gathered,
-    index_of,
-    offsets,
     scattered_pixels,
     upsampled,
+    weight_of,
 )
 
 
@@ -32,13 +29,13 @@ def _fuse(
     """Write the fine pixels at the own taps (u, v) of the coarse ones (i, j)."""
     p, inside_p = fine_pixels(i, j, u, v, inside_p, height, width, FACTOR, index)
     inside = inside_c[:, None] & inside_p[None, :]
-    x_tile = tl.load(x + offsets(strides[0], c, p), mask=inside, other=0.0).to(arithmetic)
+    x_tile = tl.load(x + offsets_in_image(strides[0], c, p), mask=inside, other=0.0).to(arithmetic)
     y_tile = upsampled(
         y, taps, strides[1], c, i, j, u, v, channels, height, width, inside_c, inside_p, FACTOR, index, arithmetic
     )  # fmt: skip
     a, not_a = gate(s + p * s_p, inside_p, arithmetic)  # [BLOCK_P]
     fused = a[None, :] * not_b[:, None] * x_tile + not_a[None, :] * b[:, None] * y_tile  # [BLOCK_C, BLOCK_P]
-    tl.store(out + offsets(strides[2], c, p), fused.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + offsets_in_image(strides[2], c, p), fused.to(out.dtype.element_ty), mask=inside)
 
 
 # One program fuses the own pixels of BLOCK_P pixels of the deep map, BLOCK_C channels of one image.
@@ -73,6 +70,13 @@ def _forward_kernel(
 
 
 @triton.jit
+def _gathered(grad, there, total, taps, c, u, v, channels, inside_c, FACTOR: tl.constexpr):
+    """Return `total`, of the coarse pixels, and what the gradients of the fine pixels at the tap (u, v) add to it."""
+    weight = tl.broadcast_to(weight_of(taps, c, u, v, channels, inside_c, FACTOR), grad.shape)
+    return tl.where(there, tl.fma(weight, grad, total), total)
+
+
+@triton.jit
 def _backward_of_tap(
     g, x, y, taps, s, dx, dy, ds,
     strides, s_p, c, i, j, u, v, block, channels, height, width, inside_c, inside_p,
@@ -83,20 +87,20 @@ def _backward_of_tap(
     `total`, and to the weights by the deep map's pixels `y_tile`; of own taps write the other gradients."""
     p, there_p = fine_pixels(i, j, u, v, inside_p, height, width, FACTOR, index)
     there = inside_c[:, None] & there_p[None, :]
-    g_tile = tl.load(g + offsets(strides[0], c, p), mask=there, other=0.0).to(arithmetic)
+    g_tile = tl.load(g + offsets_in_image(strides[0], c, p), mask=there, other=0.0).to(arithmetic)
     a, not_a = gate(s + p * s_p, there_p, arithmetic)
     grad = not_a[None, :] * g_tile
     of_weights = grad
     if y_tile is not None:
         of_weights = tl.where(there, grad * y_tile, 0.0)
     if dy is not None:
-        dy_tile = gathered(grad, there, dy_tile, taps, c, u, v, channels, inside_c, FACTOR)
+        dy_tile = _gathered(grad, there, dy_tile, taps, c, u, v, channels, inside_c, FACTOR)
     if (u >= FACTOR // 2) & (u < FACTOR // 2 + FACTOR) & (v >= FACTOR // 2) & (v < FACTOR // 2 + FACTOR):
         if dx is not None:
             dx_tile = (a[None, :] * not_b[:, None] * g_tile).to(dx.dtype.element_ty)
-            tl.store(dx + offsets(strides[3], c, p), dx_tile, mask=there)
+            tl.store(dx + offsets_in_image(strides[3], c, p), dx_tile, mask=there)
         if sums:
-            gx = g_tile * tl.load(x + offsets(strides[1], c, p), mask=there, other=0.0).to(arithmetic)
+            gx = g_tile * tl.load(x + offsets_in_image(strides[1], c, p), mask=there, other=0.0).to(arithmetic)
             gy = g_tile * upsampled(
                 y, taps, strides[2], c, i, j, u, v, channels, height, width, inside_c, there_p,
                 FACTOR, index, arithmetic,
@@ -147,7 +151,7 @@ def _backward_kernel(
         inside = inside_c[:, None] & inside_p[None, :]
         y_tile, dy_tile = None, tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
         if weight_sums is not None:
-            y_tile = tl.load(y + offsets(strides[2], c, p), mask=inside, other=0.0).to(arithmetic)
+            y_tile = tl.load(y + offsets_in_image(strides[2], c, p), mask=inside, other=0.0).to(arithmetic)
         if FACTOR == 2:
             added = ()
             for tap in tl.static_range(16):
@@ -172,7 +176,9 @@ def _backward_kernel(
                         weight_sums + ((first_weight + tap) * channels + c), tl.sum(part, axis=1) * b, mask=inside_c
                     )
         if dy is not None:
-            tl.store(dy + offsets(strides[4], c, p), (dy_tile * b[:, None]).to(dy.dtype.element_ty), mask=inside)
+            tl.store(
+                dy + offsets_in_image(strides[4], c, p), (dy_tile * b[:, None]).to(dy.dtype.element_ty), mask=inside
+            )
     if weight_sums is not None and FACTOR == 2:
         for tap in tl.static_range(16):
             at = (first_weight + tap) * channels + c
@@ -195,6 +201,21 @@ def _spatial_kernel(
         total += tl.load(spatial_sums + (n * parts + part) * pixels + p, mask=inside, other=0.0)
     a, not_a = gate(s + n * s_strides[0] + p * s_strides[1], inside, arithmetic)
     tl.store(ds + n * pixels + p, (total * a * not_a).to(ds.dtype.element_ty), mask=inside)
+
+
+# One program adds up the rows of BLOCK_C weights, which are counted tap by tap, and in each channel by channel.
+@triton.jit(do_not_specialize=["rows"])
+def _weight_kernel(
+    sums, grad_weight, strides, channels, rows, FACTOR: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr
+):  # fmt: skip
+    of_channel, of_row, of_column = strides
+    count = 4 * FACTOR * FACTOR * channels
+    w = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside = w < count
+    total = add_rows(sums, count, rows, w, inside, BLOCK_B, BLOCK_C)
+    c, u, v = w % channels, w // channels // (2 * FACTOR), w // channels % (2 * FACTOR)
+    at = c * of_channel + u * of_row + v * of_column
+    tl.store(grad_weight + at, total.to(grad_weight.dtype.element_ty), mask=inside)
 
 
 @sized(shallow="nchw", deep="ncxy", spatial_logits="n1hw", channel_logits="nc11", out="nchw")
@@ -225,7 +246,7 @@ def _forward(
         _forward_kernel, (_tiles.cdiv(height * width, tile["BLOCK_P"]), _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
         shallow, deep, weight, spatial_logits, channel_logits, out,
         strides_of((shallow, deep, out)), layout.strides(spatial_logits)[::2], channel_logits.stride()[:2],
-        channels, height, width, FACTOR=factor, **tile, index=index_of(factor, deep, shallow, out),
+        channels, height, width, FACTOR=factor, **tile, index=index_of((shallow, deep, out)),
         arithmetic=arithmetic_of(shallow),
     )  # fmt: skip
 
@@ -266,7 +287,12 @@ def backward(
     if grad_spatial is not None and spatial_sums is not None and blocks > 1:
         _add_spatial(spatial_sums, spatial_logits, grad_spatial)
     if grad_weight is not None and weight_sums is not None:
-        add_weights(weight_sums, grad_weight)
+        add = of_rows(weight_sums)
+        launch(
+            _weight_kernel, (_tiles.cdiv(weight_sums[0, 0].numel(), add["BLOCK_C"]),),
+            weight_sums, grad_weight, (grad_weight.stride(0), *grad_weight.stride()[2:]), channels, batch * rows,
+            FACTOR=factor_of(weight, deep), **add,
+        )  # fmt: skip
 
 
 def _steps(deep: Tensor, factor: int, tile: dict[str, int]) -> int:
@@ -304,7 +330,7 @@ def _backward(
         grad_shallow, grad_deep, spatial_sums, channel_sums, weight_sums,
         strides_of((grad, shallow, deep, grad_shallow, grad_deep)),
         layout.strides(spatial_logits)[::2], channel_logits.stride()[:2], channels, height, width, rows, steps,
-        whole=whole, FACTOR=factor, **tile, index=index_of(factor, deep, shallow, grad, grad_shallow, grad_deep),
+        whole=whole, FACTOR=factor, **tile, index=index_of((grad, shallow, deep, grad_shallow, grad_deep)),
         arithmetic=arithmetic_of(shallow),
     )  # fmt: skip
 

@@ -10,15 +10,13 @@ from torch import Tensor
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
-from afa_kernels.triton_kernels._maps import strides_of
+from afa_kernels.triton_kernels._maps import index_of, offsets_in_image, strides_of
 from afa_kernels.triton_kernels._pool import combine, write
 from afa_kernels.triton_kernels._rows import add_rows, of_rows
 from afa_kernels.triton_kernels._upsampling import (
     coarse_pixels,
     factor_of,
     fine_pixels,
-    index_of,
-    offsets,
     scattered_pixels,
     upsampled,
     weight_of,
@@ -138,7 +136,9 @@ def _backward_kernel(
                 given = _by_weights_of_part(of_all, taps, c, channels, inside_c, part, FACTOR, arithmetic)
                 dy_tile += tl.where(reaches[None, :], given, 0.0)
         if sums is not None:
-            y_tile = tl.load(y + offsets(strides[0], c, p), mask=inside, other=0.0).to(arithmetic) * of_all[:, None]
+            y_tile = (
+                tl.load(y + offsets_in_image(strides[0], c, p), mask=inside, other=0.0).to(arithmetic) * of_all[:, None]
+            )
             first_part = (n * rows + row) * 9
             for part in tl.static_range(3):
                 reaches = inside_p & _reaches(j, width, part)
@@ -163,7 +163,7 @@ def _backward_kernel(
             at_tap = (u * (2 * FACTOR) + v) * tl.cast(channels, index) + c[:, None]
             weight = tl.load(taps + at_tap, mask=its_tap, other=0.0)
             dy_tile += tl.where(its_tap, of_largest[:, None] * weight, 0.0)
-        tl.store(dy + offsets(strides[1], c, p), dy_tile.to(dy.dtype.element_ty), mask=inside)
+        tl.store(dy + offsets_in_image(strides[1], c, p), dy_tile.to(dy.dtype.element_ty), mask=inside)
 
 
 # One program adds up what BLOCK_C weights have of the means, by rows of `sums`, and of the maximum of each image.
@@ -209,6 +209,7 @@ def _weight_kernel(
 def forward(deep: Tensor, weight: Tensor, avg: Tensor, max: Tensor, index: Tensor) -> None:
     batch, channels, height, width = deep.shape
     factor = factor_of(weight, deep)
+    pixels = factor * factor * height * width
     tile = _tiles.of_upsampled_sums(channels, _tiles.channels_last(deep), deep.itemsize)
     blocks, channel_blocks = _tiles.cdiv(height * width, tile["BLOCK_P"]), _tiles.cdiv(channels, tile["BLOCK_C"])
     steps = _tiles.steps(blocks, blocks * channel_blocks, least=2)
@@ -218,9 +219,9 @@ def forward(deep: Tensor, weight: Tensor, avg: Tensor, max: Tensor, index: Tenso
     launch(
         _forward_kernel, (parts, channel_blocks, batch),
         deep, weight, sums, maxima, indices, layout.strides(deep), channels, height, width, steps,
-        FACTOR=factor, **tile, index=index_of(factor, deep), arithmetic=arithmetic_of(deep),
+        FACTOR=factor, **tile, index=index_of((deep,), pixels), arithmetic=arithmetic_of(deep),
     )  # fmt: skip
-    combine(sums, maxima, indices, factor * factor * height * width, avg, max, index)
+    combine(sums, maxima, indices, pixels, avg, max, index)
 
 
 @sized(deep="nchw", grad_avg="nc11", grad_max="nc11", index="nc11")
@@ -266,9 +267,10 @@ def _backward(
 ) -> None:
     batch, channels, height, width = deep.shape
     factor, rows = factor_of(weight, deep), _tiles.cdiv(height * width, tile["BLOCK_P"])
+    index_type = index_of((deep, grad_deep), factor * factor * height * width)
     launch(
         _backward_kernel, (rows, _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
         grad_avg, grad_max, deep, weight, index, grad_deep, sums,
         strides_of((deep, grad_deep)), channels, height, width, rows,
-        FACTOR=factor, **tile, index=index_of(factor, deep, grad_deep), arithmetic=arithmetic_of(deep),
+        FACTOR=factor, **tile, index=index_type, arithmetic=arithmetic_of(deep),
     )  # fmt: skip

@@ -74,7 +74,7 @@ SECOND_STAGE = (
     "_pool._combine_kernel",
     "_statistics._merge_kernel",
     "_parameters_kernel",
-    "_upsampling._weight_kernel",
+    "upsampled_fusion._weight_kernel",
 )
 # Tensors of which a kernel reads one pixel of each channel.
 ONE_PIXEL = {"_statistics._merge_kernel": ("hidden",), "_statistics._statistics_kernel": ("origin_image",)}

@@ -30,6 +30,11 @@ def pooled(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> d
     return {**found, "backward": found["backward"] - size(arguments[:1])}
 
 
+def of_gates(logits: Sequence[Any], training: bool) -> int:
+    """Two values for every logit, written first and read back for each channel, which counts once."""
+    return (2 if training else 1) * 4 * size(tensors(logits))
+
+
 def _times(readings: int, case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> dict[str, int]:
     grads, written = size(tensors(arguments)), size(outputs)
     read = grads + size(o for o in case.options.values() if isinstance(o, Tensor))

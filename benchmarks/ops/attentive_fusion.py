@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from afa_kernels.testing import Case, tensors
+from afa_kernels.testing import Case
+from benchmarks.ops._bytes import of_gates
 from benchmarks.ops._bytes import once as least
-from benchmarks.ops._bytes import size
 from benchmarks.ops._shapes import LAYOUTS, SMALL, Shape, gpu_maps, maps, name
 
 __all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
@@ -22,8 +22,7 @@ def eager(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_logits:
 
 
 def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:
-    """Two values for every logit, written first and read back for each channel, which counts once."""
-    return (2 if training else 1) * 4 * size(tensors(arguments[2:]))
+    return of_gates(arguments[2:], training)
 
 
 def call(shape: Shape, layout: str, covers: str = "") -> Case:

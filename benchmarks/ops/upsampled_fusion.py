@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from afa_kernels.testing import Case, tensors
+from afa_kernels.testing import Case
+from benchmarks.ops._bytes import of_gates
 from benchmarks.ops._bytes import once as least
-from benchmarks.ops._bytes import size
 from benchmarks.ops._shapes import LAYOUTS, SMALL, Shape, gpu_maps, maps, name
 
 __all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
@@ -24,8 +24,7 @@ def eager(shallow: Tensor, deep: Tensor, weight: Tensor, spatial_logits: Tensor,
 
 
 def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:
-    """Two values for every logit, written first and read back for each channel, which counts once."""
-    return (2 if training else 1) * 4 * size(tensors(arguments[3:]))
+    return of_gates(arguments[3:], training)
 
 
 def call(shape: Shape, layout: str, covers: str = "") -> Case:

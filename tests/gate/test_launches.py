@@ -33,7 +33,7 @@ from triton.runtime.jit import JITFunction
 import afa_kernels
 from afa_kernels import backends, triton_kernels
 from afa_kernels.testing import Case, differentiable, operations, tensors
-from afa_kernels.triton_kernels import _launch, _resize, _tiles
+from afa_kernels.triton_kernels import _launch, _maps, _resize, _tiles
 from benchmarks.gpu import machine
 
 MULTIPROCESSORS = 132
@@ -330,10 +330,10 @@ def test_offsets_inside_small_images_have_32_bits() -> None:
         return torch.empty(2, channels, height, width, device="meta")
 
     largest = image(1, 2**16, 2**15 - 1)
-    assert _resize.index_of([largest, image(19, 512, 1024)]) == tl.int32
+    assert _maps.index_of([largest, image(19, 512, 1024)]) == tl.int32
     far_apart = image(2, 8, 8).as_strided((2, 2, 8, 8), (1, 2**31, 8, 1))
     for large in (image(1, 2**16, 2**15), image(150, 4096, 4096), far_apart):
-        assert _resize.index_of([largest, large]) == tl.int64
+        assert _maps.index_of([largest, large]) == tl.int64
 
 
 @triton.jit

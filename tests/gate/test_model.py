@@ -78,7 +78,7 @@ def test_second_stages_are_short() -> None:
     for row in recorded():
         if row["kernel"].endswith(model.SECOND_STAGE):
             three_inputs = row["kernel"].startswith("progressive_fusion") and "512x1024" in row["call"]
-            of_weights = row["kernel"].startswith("_upsampling")
+            of_weights = row["kernel"] == "upsampled_fusion._weight_kernel"
             assert row["us"] <= (16 if of_weights else 11 if three_inputs else 10), row
 
 
