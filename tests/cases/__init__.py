@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from typing import Any
 
 from afa_kernels.testing import Case, operations
 
 
-def of(op: str, table: str) -> tuple[Case, ...]:
-    """Return the table CASES or LARGE_CASES of the operation."""
+def of(op: str, name: str) -> Any:
+    """Return what the file of the operation's cases defines as `name`: the table CASES or LARGE_CASES, above all."""
     if importlib.util.find_spec(f"cases.{op}") is None:
         raise LookupError(f"the operation {op} (afa_kernels/ops/{op}.py) has no cases: add tests/cases/{op}.py")
-    return getattr(importlib.import_module(f"cases.{op}"), table)
+    return getattr(importlib.import_module(f"cases.{op}"), name)
 
 
 CASES = tuple(case for op in operations() for case in of(op, "CASES"))

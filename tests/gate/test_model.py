@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from cases import LARGE_CASES
+from cases import LARGE_CASES, of
 from triton.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
@@ -127,6 +127,9 @@ def resized(case: Case, height: float, width: float) -> Case:
         *first, h, w = shape
         return (*first, h if h == 1 else max(2, round(h * height)), w if w == 1 else max(2, round(w * width)))
 
+    if case.op.startswith("upsampled_"):  # other maps are a whole number of times the deep one
+        deep, weight = case.shapes[1:3] if case.op == "upsampled_fusion" else case.shapes
+        return cast(Case, of(case.op, "call")(case.covers, scaled(deep), weight[-1] // 2, layouts=case.layouts))
     options = dict(case.options)
     if options.get("size") is not None:
         options["size"] = scaled((1, 1, *options["size"]))[2:]
