@@ -9,7 +9,7 @@ A backend is a set of implementations of the same operations, of which it may la
 
 The automatic choice is the first backend of `ORDER[device type]` that has the operation and can run here. An operation
 made of ATen's own kernels (`aten_kernels/`) runs on these on every device, whatever is asked for but the reference;
-where Triton would be the choice, or is asked for and can run, its `parts` are Triton kernels.
+where a backend that has kernels of its `parts` would be the choice, or is asked for and can run, these are its kernels.
 In an ONNX export the automatic choice is the reference, whose operators every runtime has.
 
 The first call on CPU tensors that lands on the reference without having asked for it warns, once a process, with the
@@ -180,17 +180,21 @@ def _missing_for_triton(device_type: str) -> str | None:
 
 def _has(name: str, op: str) -> bool:
     if name in _DISPATCH_KEYS:
-        forward = f"{op}_forward"
-        return hasattr(torch.ops.afa_native, forward) and torch._C._dispatch_has_kernel_for_dispatch_key(
-            f"afa_native::{forward}", _DISPATCH_KEYS[name]
-        )
+        return _registered(name, f"{op}_forward")
     return importlib.util.find_spec(f"afa_kernels.triton_kernels.{op}") is not None
+
+
+def _registered(name: str, native_op: str) -> bool:
+    """Whether the compiled library of the backend `name` has a kernel of `afa_native::native_op`."""
+    return hasattr(torch.ops.afa_native, native_op) and torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"afa_native::{native_op}", _DISPATCH_KEYS[name]
+    )
 
 
 @_constant_when_compiled
 @functools.cache
 def made_of_aten(op: str) -> bool:
-    """Whether `op` has no kernel of ours, but one made of ATen's own, of which Triton may have `parts`."""
+    """Whether `op` has no kernel of ours, but one made of ATen's own, of which a backend may have `parts`."""
     if importlib.util.find_spec(f"afa_kernels.aten_kernels.{op}") is None:
         return False
     return hasattr(importlib.import_module(f"afa_kernels.aten_kernels.{op}"), "forward")
@@ -203,9 +207,21 @@ def of_aten(function: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(f"afa_kernels.aten_kernels.{module}"), name)
 
 
+@functools.cache
 def parts(op: str, device_type: str, backend: str | None) -> ModuleType | None:
-    """The Triton launchers of parts of `op`, which is made of ATen's kernels; None where they are ATen's too."""
-    return importlib.import_module(f"afa_kernels.triton_kernels.{op}") if on_triton(op, device_type, backend) else None
+    """The launchers of parts of `op`, which is made of ATen's kernels, on `backend`; None where they are ATen's too.
+
+    Without a `backend`, on what would be the automatic choice if none were ATen's.
+    """
+    name = _first(op, device_type) if backend is None else backend
+    package = {"triton": "triton_kernels", "cuda": "native_kernels", "cpu": "native_kernels"}.get(name)
+    if package is None or why_not(name, op, device_type) is not None:
+        return None
+    module = f"afa_kernels.{package}.{op}"
+    if importlib.util.find_spec(module) is None:
+        return None
+    launchers = importlib.import_module(module)
+    return launchers if name == "triton" or _registered(name, launchers.FIRST) else None
 
 
 def on_triton(op: str, device_type: str, backend: str | None) -> bool:

@@ -299,8 +299,24 @@ def test_parts_of_an_operation_of_aten_are_triton_kernels_where_triton_runs(monk
     assert by_triton("cpu") == [False, True, False, False]
     monkeypatch.setattr(backends, "_missing_for_triton", lambda device_type: "triton is not installed")
     assert by_triton("cuda") == by_triton("cpu") == [False] * 4
-    assert backends.parts("bn_relu_conv2d", "cpu", None) is None
     backends._first.cache_clear()
+
+
+def test_parts_of_an_operation_of_aten_are_those_of_a_backend_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(op: str) -> list[str | None]:
+        backends.parts.cache_clear()
+        modules = (backends.parts(op, "cpu", name) for name in ("triton", "cpu", "reference"))
+        return [None if module is None else module.__name__.split(".")[1] for module in modules]
+
+    monkeypatch.setattr(backends, "_missing_for_triton", lambda device_type: None)
+    monkeypatch.setattr(backends, "_missing_for_cpu", lambda device_type: None)
+    for registered, native in ((False, None), (True, "native_kernels")):
+        monkeypatch.setattr(backends, "_registered", lambda name, native_op, answer=registered: answer)
+        assert found("channel_attention") == ["triton_kernels", native, None]
+    monkeypatch.setattr(backends, "_missing_for_triton", lambda device_type: "triton is not installed")
+    monkeypatch.setattr(backends, "_missing_for_cpu", lambda device_type: "no library")
+    assert found("channel_attention") == [None] * 3
+    backends.parts.cache_clear()
 
 
 @pytest.mark.parametrize("inside", ["reference", "triton"])

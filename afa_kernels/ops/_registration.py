@@ -100,8 +100,8 @@ def define_by_aten(
     """Define the op of `schema`, which a `function` of `aten_kernels`, "module.name", computes, outputs and all.
 
     Where that writes into what it has made, `functional` computes the same for programs, which may not. A `function`
-    that leaves `parts` to the Triton launchers of the operation of that name takes these after the arguments of
-    `schema`: where the call does not run on Triton, and in programs, it takes none.
+    that leaves `parts` to a backend's launchers of the operation of that name takes these after the arguments of
+    `schema`: where the backend has none, and in programs, it takes none.
     """
     arguments = _arguments(schema)
     given, first = len(arguments), _first_tensor(arguments)

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 from typing import Any
 
-from afa_kernels.testing import Case, operations
+from afa_kernels.testing import operations
 
 
 def of(op: str, name: str) -> Any:
