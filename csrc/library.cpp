@@ -39,6 +39,14 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
       "Tensor running_mean, Tensor running_var, Tensor conv2_weight, float eps, float activation_slope, "
       "bool abs_weight, Tensor(a!) logits) -> ()");
   m.def(
+      "channel_attention_by_batch(Tensor avg, Tensor max, Tensor conv1_weight, Tensor weight, Tensor bias, "
+      "Tensor conv2_weight, float eps, float activation_slope, bool abs_weight, Tensor(a!) logits, Tensor(b!) mean, "
+      "Tensor(c!) variance) -> ()");
+  m.def(
+      "channel_attention_differentiate(Tensor grad, Tensor avg, Tensor max, Tensor conv1_weight, Tensor weight, "
+      "Tensor bias, Tensor mean, Tensor variance, Tensor conv2_weight, bool batch_statistics, float eps, "
+      "float activation_slope, bool abs_weight, bool[] needed, Tensor(a!)[] grads) -> ()");
+  m.def(
       "scale_space_weights_forward(Tensor logits, str phi, bool opaque_last, Tensor(a!) weights, "
       "Tensor(b!) transmittance) -> ()");
   m.def(

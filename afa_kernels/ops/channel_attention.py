@@ -39,7 +39,7 @@ def channel_attention(
 
     where act(y) = (y if y > 0 else activation_slope * y). In training, and where no running statistics are given, each
     branch is normalised by its own statistics over the batch, and the running statistics move twice, first by those of
-    the maximum; on Triton that part is two kernels, elsewhere it is made of ATen's. In evaluation mode all that follows
+    the maximum; on a GPU that part is two kernels, elsewhere it is made of ATen's. In evaluation mode all that follows
     the pooling is one kernel.
 
     Args:

@@ -46,6 +46,7 @@ CASES: tuple[Case, ...] = (
     call("sizes a multiple of every block", (2, 64, 4, 4), 64, 16, dtypes=FLOAT32),
     call("more images and channels than a program takes at once", (19, 131, 1, 2), 133, 17, dtypes=FLOAT32),
     call("statistics of more than it takes at once", (70, 131, 1, 2), 133, 17, running=False, dtypes=FLOAT32),
+    call("statistics of more images than a block has threads", (300, 2, 1, 1), 3, 2, running=False, dtypes=FLOAT32),
     call("one channel, one unit, one pixel", (3, 1, 1, 1), 1, 1),
     call("empty batch", (0, 3, 4, 5)),
     call("mixed element types", (2, 5, 3, 4), dtypes=((torch.float32, *HALVES, torch.float64, torch.float32),)),
