@@ -13,6 +13,7 @@ The last replaces what stands in the files between <!-- NAME:begin --> and <!-- 
     networks            whole networks against the official composition
     traffic             bytes and kernels, counted
     gpu                 what a GPU recorded of the operations, in float16 at the finest and the coarsest level
+    gpu-order           Triton beside CUDA C++, by the same record, and which comes first
     gpu-networks        what a GPU recorded of modules and an up-path
     gpu-model           what the model of a GPU predicts
 """
@@ -67,8 +68,9 @@ def newest(folder: Path) -> Path:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the columns after "shape" hold numbers."""
-    aligned = ["---:" if i > header.index("shape") else "---" for i in range(len(header))]
+    """A Markdown table; the columns after "shape", or after the first, hold numbers."""
+    last_of_text = header.index("shape") if "shape" in header else 0
+    aligned = ["---:" if i > last_of_text else "---" for i in range(len(header))]
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, aligned, *rows))
 
 
@@ -250,6 +252,34 @@ def _of_gpu(device: str, records: list[Record]) -> str:
     return f"{said}\n\n{table(header, lines)}"
 
 
+def cuda_over_triton(records: list[Record]) -> dict[str, dict[str, float]]:
+    """The time of CUDA C++ over Triton's, of every operation and pass: geometric means over what both have run.
+
+    Of several records of the same the last.
+    """
+    runs: dict[tuple[str, ...], dict[str, float]] = {}
+    for r in records:
+        if r["stage"] == "kernels" and "p50_us" in r:
+            call = r["op"], r["pass"], *(r[key] for key in ("device", "dtype", "layout", "shape"))
+            runs.setdefault(call, {})[r["backend"]] = r["p50_us"]
+    found: dict[str, dict[str, list[float]]] = {}
+    for (op, pass_, *_), us in runs.items():
+        if {"triton", "cuda"} <= set(us):
+            found.setdefault(op, {}).setdefault(pass_, []).append(us["cuda"] / us["triton"])
+    return {op: {name: statistics.geometric_mean(r) for name, r in of.items()} for op, of in sorted(found.items())}
+
+
+def gpu_order(records: list[Record]) -> str:
+    """What `backends.ORDER` follows: the backend that takes the shorter time, its passes' mean."""
+    lines = []
+    for op, of in cuda_over_triton(records).items():
+        first = "triton" if statistics.geometric_mean(of.values()) > 1 else "cuda"
+        lines.append(
+            [f"`{op}`", *(f"{of[name]:.2f}" if name in of else "-" for name in ("forward", "backward")), first]
+        )
+    return table(["CUDA C++ / Triton", "forward", "backward", "first"], lines) if lines else ""
+
+
 def gpu_networks(records: list[Record]) -> str:
     """Modules and an up-path on a GPU, against the official composition."""
     rows: dict[tuple[str, ...], dict[str, Record]] = {}
@@ -315,6 +345,7 @@ TABLES: dict[str, Callable[[list[Record]], str]] = {
     "networks": lambda run: whole_networks.table(whole_networks.newest()),
     "traffic": lambda run: traffic.table(traffic.load()),
     "gpu": lambda run: gpu(gpu_records()),
+    "gpu-order": lambda run: gpu_order(gpu_records()),
     "gpu-networks": lambda run: gpu_networks(gpu_records()),
     "gpu-model": lambda run: gpu_model(),
 }

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from afa_kernels import backends
+from afa_kernels.testing import operations
 from benchmarks import report
 
 pytestmark = pytest.mark.once
@@ -62,3 +64,19 @@ def test_what_a_gpu_took_stands_beside_what_the_model_predicted() -> None:
     for device, predicted in (("NVIDIA H100 80GB HBM3", f"{us:.1f}"), ("NVIDIA L4", "-")):
         said = report.gpu([{**origin, **call, **took, "device": device}])
         assert said.splitlines()[-1].split("|")[-3].strip() == predicted
+
+
+def test_the_order_of_the_gpu_backends_is_that_of_the_record() -> None:
+    rows = [line.split("|") for line in report.gpu_order(report.gpu_records()).splitlines()[2:]]
+    first = {row[1].strip(" `"): row[-2].strip() for row in rows}
+    assert first.keys() <= set(operations()) and "attentive_fusion" in first
+    assert first == dict.fromkeys(first, backends.ORDER["cuda"][0])
+
+
+def test_of_two_gpu_backends_the_faster_comes_first() -> None:
+    call = {"stage": "kernels", "op": "one", "device": "GPU", "dtype": "float16", "layout": "NCHW", "shape": "1x2"}
+    times = {("forward", "triton"): (9.0, 1.0), ("forward", "cuda"): (3.0,), ("backward", "triton"): (8.0,)}
+    times[("backward", "cuda")] = (2.0,)
+    records = [{**call, "pass": name, "backend": of, "p50_us": us} for (name, of), runs in times.items() for us in runs]
+    assert report.cuda_over_triton(records)["one"] == pytest.approx({"forward": 3.0, "backward": 0.25})
+    assert report.gpu_order(records).splitlines()[-1] == "| `one` | 3.00 | 0.25 | cuda |"
