@@ -60,7 +60,7 @@ def update(
     with torch.no_grad():
         unbiased = variance * (count / (count - 1))
         for running, value in ((running_mean, mean), (running_var, unbiased)):
-            running.mul_(1 - momentum).add_(value.to(running.dtype), alpha=momentum)
+            running.lerp_(value.to(running.dtype), momentum)
 
 
 def count(hidden: Tensor) -> int:

@@ -20,7 +20,6 @@ import sys
 import tempfile
 import types
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -45,12 +44,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from triton.backends.compiler import GPUTarget
 
-from afa_kernels.testing import Case, cotangents, listed, tensors, with_tensors
-from afa_kernels.testing import differentiable as has_gradient
-from benchmarks import ops
+from benchmarks.traffic.contests import Contest, contests
 from benchmarks.traffic.meter import Traffic, counted
-from benchmarks.traffic.ours import least, row, save
-from benchmarks.workload import Workload
+from benchmarks.traffic.ours import row, save, upstream_of
 
 H100 = types.SimpleNamespace(
     name="NVIDIA H100 80GB HBM3",
@@ -125,40 +121,17 @@ def pretend_gpu() -> None:
     triton_helpers.set_driver_to_gpu = lambda: None
 
 
-def inputs(case: Case) -> list[Tensor]:
-    """The tensors of the call: its arguments, then those among its options."""
-    options = [o for o in case.options.values() if isinstance(o, Tensor)]
-    return [*(t.detach() for t in tensors(Workload(case, training=False).inputs())), *options]
-
-
-def outputs(case: Case, given: Sequence[Tensor]) -> list[Tensor]:
-    """What eager PyTorch makes of `inputs`."""
-    names = [name for name, o in case.options.items() if isinstance(o, Tensor)]
-    options = dict(zip(names, given[len(given) - len(names) :], strict=True))
-    arguments = with_tensors(case.unfilled(torch.float32), given)
-    bound = replace(case, options={**case.options, **options}).bind(ops.of(case.op).eager, "cpu")
-    return listed(bound(*arguments))
-
-
-def differentiable(case: Case, given: Sequence[Tensor]) -> list[bool]:
-    """Which of `inputs` want a gradient: the arguments."""
-    arguments = len(tensors(case.unfilled(torch.float32)))
-    return [i < arguments and has_gradient(case.op) for i in range(len(given))]
-
-
-def graphs(case: Case, mode: FakeTensorMode) -> dict[str, fx.GraphModule]:
+def graphs(contest: Contest, mode: FakeTensorMode) -> dict[str, fx.GraphModule]:
     """The halves of the joint graph, or where there is no gradient the graph, traced on fake CPU tensors."""
-    given = inputs(case)
-    leaves = tuple(
-        mode.from_tensor(t).requires_grad_(wanted) for t, wanted in zip(given, differentiable(case, given), strict=True)
-    )
+    wanted = contest.wanted()
+    leaves = tuple(mode.from_tensor(t).requires_grad_(asked) for t, asked in zip(contest.given(), wanted, strict=True))
     joint: Any = aot_export_joint_simple(
-        lambda *given: tuple(outputs(case, given)),
+        lambda *given: tuple(contest.eager(given)),
         leaves,
-        trace_joint=has_gradient(case.op),
+        trace_joint=any(wanted),
         decompositions=select_decomp_table(),
     )
-    if not has_gradient(case.op):
+    if not any(wanted):
         return {"forward": joint}
     placeholders = [n for n in joint.graph.nodes if n.op == "placeholder"]
     for i, node in enumerate(placeholders):
@@ -211,10 +184,10 @@ def write_programs(folder: Path) -> None:
     pretend_gpu()
     config.compile_threads = 1
     config.force_disable_caches = True
-    for i, case in enumerate(ops.traffic_cases()):
+    for i, contest in enumerate(contests()):
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         with mode:
-            for direction, graph in graphs(case, mode).items():
+            for direction, graph in graphs(contest, mode).items():
                 write_program(graph, mode, folder / f"{i}_{direction}.py")
 
 
@@ -248,23 +221,23 @@ def program(path: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
     return module.call
 
 
-def count(case: Case, forward_program: Path, backward_program: Path) -> dict[str, Traffic]:
-    given = inputs(case)
-    leaves = [t.clone().requires_grad_(wanted) for t, wanted in zip(given, differentiable(case, given), strict=True)]
-    expected = outputs(case, leaves)
+def count(contest: Contest, forward_program: Path, backward_program: Path) -> dict[str, Traffic]:
+    given, wanted = contest.given(), contest.wanted()
+    leaves = [t.clone().requires_grad_(asked) for t, asked in zip(given, wanted, strict=True)]
+    expected = contest.eager(leaves)
     with on_cpu():
         call = program(forward_program)
         with torch.no_grad(), counted() as forward:
             results = call(list(given))
         torch.testing.assert_close(list(results[: len(expected)]), expected)
-        if not has_gradient(case.op):
+        if not any(wanted):
             return {"forward": forward}
-        upstream = [torch.empty_like(o).copy_(g) for o, g in zip(expected, cotangents(expected), strict=True)]
-        wanted = torch.autograd.grad(expected, [t for t in leaves if t.requires_grad], upstream)
+        upstream = upstream_of(expected)
+        expected_grads = torch.autograd.grad(expected, [t for t in leaves if t.requires_grad], upstream)
         call = program(backward_program)
         with torch.no_grad(), counted() as backward:
             grads = call([*results[len(expected) :], *upstream])
-        for g, expected_grad in zip((g for g in grads if g is not None), wanted, strict=True):
+        for g, expected_grad in zip((g for g in grads if g is not None), expected_grads, strict=True):
             scale = max(1.0, float(expected_grad.abs().max()))  # which sums over many pixels have
             torch.testing.assert_close(g, expected_grad, rtol=1e-4, atol=1e-5 * scale)
     return {"forward": forward, "backward": backward}
@@ -272,10 +245,10 @@ def count(case: Case, forward_program: Path, backward_program: Path) -> dict[str
 
 def count_all(folder: Path) -> None:
     rows = []
-    for i, case in enumerate(ops.traffic_cases()):
-        lower = least(case)
-        for direction, traffic in count(case, *(folder / f"{i}_{d}.py" for d in ("forward", "backward"))).items():
-            rows.append(row(case, "torch.compile", direction, traffic, lower[direction]))
+    for i, contest in enumerate(contests()):
+        lower, programs = contest.least(), (folder / f"{i}_{d}.py" for d in ("forward", "backward"))
+        for direction, traffic in count(contest, *programs).items():
+            rows.append(row(contest, "torch.compile", direction, traffic, lower[direction]))
             print(json.dumps(rows[-1]), flush=True)
     save(rows)
 

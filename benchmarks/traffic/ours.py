@@ -6,69 +6,52 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
+from torch import Tensor
 
-import afa_kernels
-from afa_kernels.ops import _cross_entropy
-from afa_kernels.testing import Case, differentiable, listed, tensors
-from benchmarks import ops
+from afa_kernels.testing import cotangents
+from benchmarks.traffic.contests import Contest, contests
 from benchmarks.traffic.meter import Traffic, counted
-from benchmarks.workload import Workload
 
 RECORD = Path(__file__).parents[1] / "results" / "traffic.json"
 
 Row = dict[str, Any]
 
 
-def passes(case: Case, function: Callable[..., Any]) -> dict[str, Traffic]:
+def passes(contest: Contest, function: Callable[[Sequence[Tensor]], list[Tensor]]) -> dict[str, Traffic]:
     """Return the traffic of one forward and, where there is one, one backward pass."""
-    workload = Workload(case, differentiable(case.op))
-    arguments, function = workload.inputs(), workload.bind(function)
+    given = [t.requires_grad_(wanted) for t, wanted in zip(contest.given(), contest.wanted(), strict=True)]
+    leaves = [t for t in given if t.requires_grad]
     with counted() as forward:
-        outputs = listed(function(*arguments))
-    if not differentiable(case.op):
+        outputs = function(given)
+    if not leaves:
         return {"forward": forward}
-    upstream = workload.upstream(outputs)
+    upstream = upstream_of(outputs)
     with counted() as backward:
-        torch.autograd.grad(outputs, tensors(arguments), upstream)
+        torch.autograd.grad(outputs, leaves, upstream)
     return {"forward": forward, "backward": backward}
 
 
-def least(case: Case) -> dict[str, int]:
-    """Return the bytes that each pass moves at least."""
-    workload = Workload(case, training=False)
-    arguments = workload.inputs()
-    with afa_kernels.use_backend("reference"), torch.no_grad():
-        outputs = listed(workload.ours()(*arguments))
-    return workload.least(arguments, outputs)
-
-
-def ours(case: Case) -> dict[str, Traffic]:
-    checks_values = mock.patch.object(_cross_entropy, "check_classes")  # which it does on the CPU alone
-    with afa_kernels.use_backend("triton"), checks_values:
-        return passes(case, ops.ours(case.op))
-
-
-def eager(case: Case) -> dict[str, Traffic]:
-    return passes(case, ops.of(case.op).eager)
+def upstream_of(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return a fixed dense gradient for each output, in its layout."""
+    return [torch.empty_like(o).copy_(g) for o, g in zip(outputs, cotangents(outputs), strict=True)]
 
 
 def count() -> list[Row]:
     rows = []
-    for case in ops.traffic_cases():
-        lower = least(case)
-        for name, found in (("afa_kernels", ours(case)), ("eager", eager(case))):
-            for direction, traffic in found.items():
-                rows.append(row(case, name, direction, traffic, lower[direction]))
+    for contest in contests():
+        lower = contest.least()
+        for name, function in (("afa_kernels", contest.ours), ("eager", contest.eager)):
+            for direction, traffic in passes(contest, function).items():
+                rows.append(row(contest, name, direction, traffic, lower[direction]))
     return rows
 
 
-def row(case: Case, who: str, direction: str, traffic: Traffic, lower: int) -> Row:
+def row(contest: Contest, who: str, direction: str, traffic: Traffic, lower: int) -> Row:
     """Return a row of the record, its bytes in units of the least possible."""
     return {
-        "case": str(case),
+        "case": str(contest),
         "who": who,
         "pass": direction,
         "kernels": traffic.kernels,
