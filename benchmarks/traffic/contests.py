@@ -51,7 +51,7 @@ class Operation:
         return [*(t.detach() for t in tensors(Workload(self.case, training=False).inputs())), *options]
 
     def wanted(self) -> list[bool]:
-        arguments = len(tensors(self.case.unfilled(torch.float32)))
+        arguments = len(tensors(self._unfilled))
         return [i < arguments and differentiable(self.case.op) for i in range(len(self.given()))]
 
     def ours(self, given: Sequence[Tensor]) -> list[Tensor]:
@@ -62,10 +62,15 @@ class Operation:
     def eager(self, given: Sequence[Tensor]) -> list[Tensor]:
         return self._of(ops.of(self.case.op).eager, given)
 
+    @functools.cached_property
+    def _unfilled(self) -> tuple[Any, ...]:
+        """Arguments of no values; `wanted` makes them, so that what is counted does not."""
+        return self.case.unfilled(torch.float32)
+
     def _of(self, function: Any, given: Sequence[Tensor]) -> list[Tensor]:
         names = [name for name, o in self.case.options.items() if isinstance(o, Tensor)]
         options = dict(zip(names, given[len(given) - len(names) :], strict=True))
-        arguments = with_tensors(self.case.unfilled(torch.float32), given)
+        arguments = with_tensors(self._unfilled, given)
         return listed(replace(self.case, options={**self.case.options, **options}).bind(function, "cpu")(*arguments))
 
     def least(self) -> dict[str, int]:
@@ -98,7 +103,7 @@ class Stage:
         return [*maps, *(t.detach() for t in self._state().values())]
 
     def wanted(self) -> list[bool]:
-        maps, parameters = 2, len(list(self._module("bn").parameters()))
+        maps, parameters = 2, len(list(self._modules["bn"].parameters()))
         return [i < maps + parameters for i in range(maps + len(self._state()))]
 
     def ours(self, given: Sequence[Tensor]) -> list[Tensor]:
@@ -112,32 +117,33 @@ class Stage:
     def _of(self, norm: Any, given: Sequence[Tensor]) -> list[Tensor]:
         shallow, deep, *state = given
         named = dict(zip(self._state(), state, strict=True))
-        out, _ = functional_call(self._module(norm), named, ([shallow, deep],))
+        out, _ = functional_call(self._modules[norm], named, ([shallow, deep],))
         return [out]
 
     def _state(self) -> dict[str, Tensor]:
-        module = self._module("bn")
+        module = self._modules["bn"]
         buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
         return {**dict(module.named_parameters()), **buffers}
 
+    @functools.cached_property
+    def _modules(self) -> dict[Any, nn.Module]:
+        """By the norm, the same otherwise; `given` makes them, so that what is counted does not."""
+        return {norm: self._module(norm) for norm in ("bn", networks.OfficialNorm)}
+
     def _module(self, norm: Any) -> nn.Module:
-        return _module(self.training, self.shape[1], norm)
+        torch.manual_seed(0)
+        channels = self.shape[1]
+        module = AFAIDAUp(channels, [channels, channels], [1, 2], norm).train(self.training)
+        for layer in module.modules():
+            if self.training and isinstance(layer, nn.BatchNorm2d):
+                layer.track_running_stats = False
+                layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+        return module
 
     def least(self) -> dict[str, int]:
         """Its inputs, its parameters and its outputs once, which no chain of convolutions reaches."""
         shallow, deep, *state = (t.numel() * t.itemsize for t in self.given())
         return {"forward": 2 * shallow + deep + sum(state), "backward": 3 * shallow + 2 * (deep + sum(state))}
-
-
-@functools.cache
-def _module(training: bool, channels: int, norm: Any) -> nn.Module:
-    torch.manual_seed(0)
-    module = AFAIDAUp(channels, [channels, channels], [1, 2], norm).train(training)
-    for layer in module.modules():
-        if training and isinstance(layer, nn.BatchNorm2d):
-            layer.track_running_stats = False
-            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
-    return module
 
 
 def contests() -> list[Contest]:
