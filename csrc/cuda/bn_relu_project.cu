@@ -1,30 +1,12 @@
 // bn_relu_project on CUDA: the launchers of bn_relu_project.cuh. The parameters come in the arithmetic type.
+#include "batch_norm.h"
 #include "bn_relu_project.cuh"
-#include "launch.h"
 
 namespace afa {
 namespace {
 
 constexpr Checker check{"bn_relu_project"};
-constexpr int64_t SPLITS = 256;  // of the pixels of an image in channels_last, at most
 constexpr int64_t ENOUGH = 512;  // blocks; until then those of a small map share its channels
-
-template <class T>
-struct Hidden {
-  using Acc = acc_t<T>;
-  Layout layout;
-  Rows<const T> rows;
-
-  explicit Hidden(const Tensor& hidden)
-      : layout(hidden), rows(rows_of(check.map<const T>("hidden", hidden, layout), layout)) {}
-
-  // For sums over pixels: those of a part, and how many parts an image has.
-  Tiling tiling() const { return tiling_of(layout, PACK<T>, layout.channels_last ? SPLITS : INT32_MAX); }
-  PixelParts parts(const Tiling& t) const {
-    if (layout.channels_last) return {t.batch, t.splits, THREADS / t.lanes * static_cast<int64_t>(t.steps), t.rows};
-    return {t.batch, t.chunks, static_cast<int64_t>(t.lanes) * PACK<T>, t.length};
-  }
-};
 
 // The map of one channel, (N, 1, H, W), as the rows of the hidden map: all of it in NCHW, else an element of each.
 template <class T>
@@ -34,52 +16,28 @@ Rows<T> rows_of_pixels(const char* name, const Tensor& t, const Layout& layout) 
 }
 
 template <class T, class Acc = acc_t<T>>
-void statistics(const Launcher& launch, const Hidden<T>& hidden, const Tensor& like, Acc* mean, Acc* variance) {
-  const Layout& layout = hidden.layout;
-  const Tiling tiling = hidden.tiling();
-  const PixelParts parts = hidden.parts(tiling);
-  const int64_t size = parts.batch * parts.count * layout.channels;
-  const Tensor memory = scratch<Acc>(like, 2 * size);
-  Acc *means = data_of<Acc>(memory), *squares = means + size;
-  dispatch_flags(
-      [&](auto packed) {
-        if (layout.channels_last)
-          launch(statistics_of_columns<T, packed>, tiling.blocks(), tiling, hidden.rows, means, squares);
-        else
-          launch(statistics_of_rows<T, packed>, tiling.blocks(), tiling, parts, hidden.rows, means, squares);
-      },
-      aligned(hidden.rows, layout));
-  launch(finish_statistics<Acc>, ceil_div(layout.channels, COLUMNS), parts, layout.channels, means, squares, mean,
-         variance);
-}
-
-template <class T, class Acc = acc_t<T>>
 void forward(const Tensor& z, const Tensor& weight, const Tensor& bias, const std::optional<Tensor>& running_mean,
              const std::optional<Tensor>& running_var, const Tensor& project_weight, double eps,
              double activation_slope, bool abs_weight, const Tensor& logits, const Tensor& mean,
              const Tensor& variance) {
-  const Hidden<T> hidden(z);
+  const Hidden<T> hidden(check, z);
   const Layout& layout = hidden.layout;
   const int64_t channels = layout.channels;
   const auto* known_mean = check.flat<const Acc>("running_mean", running_mean, channels);
   const auto* known_variance = check.flat<const Acc>("running_var", running_var, channels);
   const auto* w = check.flat<const Acc>("project_weight", project_weight, channels);
-  const Gamma<Acc> gamma{check.flat<const Acc>("weight", weight, channels), eps, abs_weight};
-  Acc *m = check.flat<Acc>("mean", mean, channels), *v = check.flat<Acc>("variance", variance, channels);
-  const auto* beta = check.flat<const Acc>("bias", bias, channels);
+  const NormRows<Acc> given(check, weight, bias, mean, variance, channels, eps, abs_weight);
   const auto out = check.map<T>("logits", logits, layout.of_pixels(), false);
 
   const Launcher launch(check.op, z);
   if (!known_mean || !known_variance) {
-    statistics(launch, hidden, z, m, v);
+    statistics(launch, hidden, z, given.mean, given.variance);
     known_mean = known_variance = nullptr;
   }
   const Tensor scales = scratch<Acc>(z, channels);
-  Acc* scale = data_of<Acc>(scales);
-  launch(make_scales<Acc>, ceil_div(channels, THREADS), channels, known_mean, known_variance, m, v, gamma, scale);
+  const Norm<Acc> norm = given.norm(launch, activation_slope, data_of<Acc>(scales), known_mean, known_variance);
   if (layout.pixels == 0) return;
 
-  const Norm<Acc> norm{m, scale, beta, static_cast<Acc>(activation_slope)};
   // In channels_last a block reads the norms of its channels before it reads any row, and so has many rows.
   Tiling tiling = tiling_of(layout, PACK<T>, ENOUGH);
   if (!layout.channels_last) tiling = tiling_of(layout, PACK<T>, ceil_div(ENOUGH, layout.batch * tiling.chunks));
@@ -99,14 +57,11 @@ template <class T, class Acc = acc_t<T>>
 void backward(const Tensor& grad, const Tensor& z, const Tensor& weight, const Tensor& bias,
               const Tensor& project_weight, const Tensor& mean, const Tensor& variance, bool batch_statistics,
               double eps, double activation_slope, bool abs_weight, const Gradients& grads) {
-  const Hidden<T> hidden(z);
+  const Hidden<T> hidden(check, z);
   const Layout& layout = hidden.layout;
   const int64_t channels = layout.channels;
   const auto* w = check.flat<const Acc>("project_weight", project_weight, channels);
-  const Gamma<Acc> gamma{check.flat<const Acc>("weight", weight, channels), eps, abs_weight};
-  auto* m = check.flat<Acc>("mean", mean, channels);
-  auto* v = check.flat<Acc>("variance", variance, channels);
-  const auto* beta = check.flat<const Acc>("bias", bias, channels);
+  const NormRows<Acc> given(check, weight, bias, mean, variance, channels, eps, abs_weight);
   const auto g = rows_of_pixels<const T>("grad", grad, layout);
   const auto dz = rows_of(check.map<T>("grad of hidden", grads[0], layout), layout);
   const ParameterGradients<Acc> of_parameters{check.flat<Acc>("grad of weight", grads[1], channels),
@@ -116,9 +71,7 @@ void backward(const Tensor& grad, const Tensor& z, const Tensor& weight, const T
   const Launcher launch(check.op, z);
   const Tensor rows = scratch<Acc>(z, 3 * channels);
   Acc* scale = data_of<Acc>(rows);
-  const Acc* const unknown = nullptr;
-  launch(make_scales<Acc>, ceil_div(channels, THREADS), channels, unknown, unknown, m, v, gamma, scale);
-  const Norm<Acc> norm{m, scale, beta, static_cast<Acc>(activation_slope)};
+  const Norm<Acc> norm = given.norm(launch, activation_slope, scale);
   const bool reads_whole_rows = aligned(hidden.rows, layout) && (layout.channels_last || aligned(g, layout));
   Coefficients<Acc> coefficients{};
   if (batch_statistics) coefficients = {scale + channels, scale + 2 * channels};
@@ -133,8 +86,7 @@ void backward(const Tensor& grad, const Tensor& z, const Tensor& weight, const T
                  tiling, g, hidden.rows, norm, sums);
         },
         reads_whole_rows);
-    launch(finish_norm_sums<Acc>, ceil_div(channels, COLUMNS), parts, channels,
-           static_cast<double>(layout.batch * layout.pixels), sums, v, gamma, w, of_parameters, coefficients);
+    given.finish(launch, parts, layout.batch * layout.pixels, sums, w, of_parameters, coefficients);
   }
   if (!grads[0]) return;
   const Tiling tiling = tiling_of(layout, PACK<T>);
