@@ -34,6 +34,14 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
       "bn_relu_project_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor project_weight, "
       "Tensor mean, Tensor variance, bool batch_statistics, float eps, float activation_slope, bool abs_weight, "
       "bool[] needed, Tensor(a!)[] grads) -> ()");
+  m.def("bn_relu_statistics(Tensor hidden, Tensor(a!) mean, Tensor(b!) variance) -> ()");
+  m.def(
+      "bn_relu_activate(Tensor hidden, Tensor weight, Tensor bias, Tensor mean, Tensor variance, float eps, "
+      "float activation_slope, bool abs_weight, Tensor(a!) activated) -> ()");
+  m.def(
+      "bn_relu_differentiate(Tensor grad_activated, Tensor hidden, Tensor weight, Tensor bias, Tensor mean, "
+      "Tensor variance, bool batch_statistics, float eps, float activation_slope, bool abs_weight, bool[] needed, "
+      "Tensor(a!)[] grads) -> ()");
   m.def(
       "channel_attention_forward(Tensor avg, Tensor max, Tensor conv1_weight, Tensor weight, Tensor bias, "
       "Tensor running_mean, Tensor running_var, Tensor conv2_weight, float eps, float activation_slope, "

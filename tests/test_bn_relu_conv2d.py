@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import afa_kernels
-from afa_kernels import layout
+from afa_kernels import backends, layout
 from afa_kernels.aten_kernels import bn_relu_conv2d as kernels
 from afa_kernels.testing import LAYOUTS, disagreement, saved_storages
 
-pytestmark = pytest.mark.once  # it has no kernel of its own
+pytestmark = pytest.mark.once  # the battery has its kernels in the interpreter
 
 CONVOLUTIONS: list[dict[str, Any]] = [
     {"padding": 1},
@@ -76,6 +76,20 @@ def test_as_pytorch(
     torch.testing.assert_close(got, run(eager, given, **options))
     if backend != "reference":
         assert layout.memory_format(got[1]) == layout.memory_format(given["hidden"])
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last", "permuted", "sliced"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("abs_weight, slope", [(False, 0.0), (True, 0.01)])
+def test_without_kernels_of_the_parts(
+    abs_weight: bool, slope: float, training: bool, memory_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch norm is ATen's where no backend has kernels, as on the device of another vendor."""
+    monkeypatch.setattr(backends, "parts", lambda op, device_type, backend: None)
+    given = inputs(torch.float64, memory_format)
+    options = {"padding": 1, "training": training, "activation_slope": slope, "abs_weight": abs_weight}
+    got = run(afa_kernels.bn_relu_conv2d, given, **options)
+    torch.testing.assert_close(got, run(eager, given, **options))
 
 
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
@@ -182,6 +196,38 @@ def test_compiled(compiler: str, training: bool, kernel: str) -> None:
     compiled = torch.compile(afa_kernels.bn_relu_conv2d, fullgraph=True, backend=compiler)
     got = run(compiled, given, training=training, padding=1)
     torch.testing.assert_close(got, run(afa_kernels.bn_relu_conv2d, given, training=training, padding=1))
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_any_number_of_threads(memory_format: str, kernel: str) -> None:
+    """What is not the convolution has the same bits with any."""
+    if (parts := backends.parts("bn_relu_conv2d", "cpu", kernel)) is None:
+        pytest.skip("its batch norm is ATen's")
+    hidden, grad = (LAYOUTS[memory_format](torch.randn(3, 5, 97, 89)) for _ in range(2))
+    weight, bias = torch.randn(5), torch.randn(5)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (threads, 1, 2, 5):
+            torch.set_num_threads(count)
+            mean, variance, of_weight, of_bias = (torch.empty(5) for _ in range(4))
+            parts.statistics(hidden, mean, variance)
+            norm = hidden, weight, bias, mean, variance
+            activated, of_hidden = torch.empty_like(hidden), torch.empty_like(hidden)
+            parts.activate(*norm, 1e-5, 0.01, True, activated)
+            grads = [of_hidden, of_weight, of_bias]
+            parts.differentiate(grad, *norm, True, 1e-5, 0.01, True, [True] * 3, grads)
+            found.append([mean, variance, activated, *grads])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in found for a, b in zip(found[0], other, strict=True))
+
+
+def test_parameters_in_strides_of_their_own(backend: str) -> None:
+    given = inputs(torch.float32)
+    expected = run(afa_kernels.bn_relu_conv2d, given, training=True)
+    for name in ("weight", "bias"):
+        given[name] = torch.stack((given[name].detach(), torch.zeros(6)), 1)[:, 0].requires_grad_()
+    torch.testing.assert_close(run(afa_kernels.bn_relu_conv2d, given, training=True), expected)
 
 
 def test_checkpointed(kernel: str) -> None:

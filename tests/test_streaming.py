@@ -49,6 +49,16 @@ def projected(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return call, (normal(n, c, h, w, dtype=dtype), *weights)
 
 
+def convolved(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    n, c, h, w = SIZE[dtype]
+    weights = normal(c, dtype=dtype), normal(c, dtype=dtype), normal(1, c, 1, 1, dtype=dtype)
+
+    def call(hidden: Tensor, weight: Tensor, bias: Tensor, conv_weight: Tensor) -> Tensor:
+        return afa_kernels.bn_relu_conv2d(hidden, weight, bias, None, None, conv_weight)
+
+    return call, (normal(n, c, h, w, dtype=dtype), *weights)
+
+
 def rendered(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     n, c, h, w = SIZE[dtype]
     predictions = [normal(n, c, h // k, w // k, dtype=dtype) for k in (2, 1)]
@@ -67,7 +77,7 @@ def run(backend: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> l
 
 
 @pytest.mark.parametrize("dtype", SIZE, ids=str)
-@pytest.mark.parametrize("make", [attentive, progressive, projected, rendered])
+@pytest.mark.parametrize("make", [attentive, progressive, projected, convolved, rendered])
 def test_large_outputs(make: Any, dtype: torch.dtype) -> None:
     call, arguments = make(dtype)
     found, again, expected = (run(backend, call, arguments) for backend in ("cpu", "cpu", "reference"))

@@ -1,6 +1,6 @@
 """bn_relu_conv2d of PyTorch's convolution (cuDNN, oneDNN), whose input backward computes again.
 
-The batch norm is PyTorch's too, or by `kernels`: the launchers of triton_kernels.bn_relu_conv2d.
+The batch norm is PyTorch's too, or by `kernels`: the launchers of triton_kernels.bn_relu_conv2d, or of native_kernels'.
 """
 
 from __future__ import annotations

@@ -39,9 +39,9 @@ def bn_relu_conv2d(
 
         out = conv2d(y if y > 0 else activation_slope * y, conv_weight, conv_bias, stride, padding, dilation, groups)
 
-    The convolution, forward and backward, is PyTorch's (cuDNN, oneDNN), and so is the batch norm where the backend is
-    not triton. Its input is computed a second time in backward: one map the size of `hidden` less is kept, for one read
-    and one write of it.
+    The convolution, forward and backward, is PyTorch's (cuDNN, oneDNN); the batch norm and the activation are the
+    backend's, and PyTorch's where there is none. The convolution's input is computed a second time in backward: one map
+    the size of `hidden` less is kept, for one read and one write of it.
 
     Args:
         hidden: (N, C, H, W), the output of a convolution.

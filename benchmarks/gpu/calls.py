@@ -61,7 +61,9 @@ def check_all(op: str, device: str, backend: str) -> str:
 def with_kernels(op: str, device: str) -> list[str]:
     """Return the backends that have kernels of the operation here; the first is the automatic choice."""
     found = [name for name in backends.available(op, device) if name != "reference"] or ["reference"]
-    return found[:1] if backends.made_of_aten(op) else found
+    if not backends.made_of_aten(op):
+        return found
+    return [name for name in found if backends.parts(op, device, name) is not None] or found[:1]
 
 
 def main() -> None:

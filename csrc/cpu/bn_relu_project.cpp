@@ -1,98 +1,10 @@
 // bn_relu_project on the CPU: logits = sum over C of w r, with y = (z - mean) scale + beta and r = y > 0 ? y : slope y.
-//
-// Sums over pixels are taken piece by piece in the arithmetic type, and over the pieces in order in float64.
-#include "norm.h"
-#include "rows.h"
-#include "tiles.h"
+#include "batch_norm.h"
 
 namespace afa {
 namespace {
 
 constexpr Checker check{"bn_relu_project"};
-constexpr int64_t ROW = 4096;   // pixels of a channel that are worked on at a time
-constexpr int64_t TILE = 1024;  // pixels that are worked on at a time with all their channels, in NCHW
-constexpr int64_t BLOCK = 256;  // the same in channels_last, where sums over pixels run one by one
-
-template <class T>
-struct Hidden {
-  Layout layout;
-  Map<const T> map;
-
-  explicit Hidden(const Tensor& hidden) : layout(hidden), map(check.map<const T>("hidden", hidden, layout)) {}
-
-  int64_t tile() const { return layout.channels_last ? BLOCK : TILE; }
-  int64_t tiles() const { return layout.batch * ceil_div(layout.pixels, tile()); }
-  double count() const { return static_cast<double>(layout.batch * layout.pixels); }
-
-  template <class F>
-  void for_each_tile(int64_t scratch, const F& body) const {
-    afa::for_each_tile<acc_t<T>>(layout.batch, layout.pixels, tile(), scratch, body);
-  }
-};
-
-// The mean and the variance of every channel. Of a piece, `parts` holds the mean and the sums of the deviations from it
-// and of their squares, each a row of channels.
-template <class T, class Acc = acc_t<T>>
-void statistics(const Hidden<T>& hidden, Acc* mean, Acc* variance) {
-  struct Deviations {
-    Acc sum, squares;
-    Deviations operator+(const Deviations& other) const { return {sum + other.sum, squares + other.squares}; }
-  };
-  const Layout& layout = hidden.layout;
-  const int64_t channels = layout.channels, size = layout.channels_last ? BLOCK : ROW;
-  const int64_t pieces = ceil_div(layout.pixels, size);
-  std::vector<Acc> parts(3 * layout.batch * pieces * channels);
-  if (layout.channels_last) {
-    hidden.for_each_tile(UNROLL * channels, [&](const Piece& tile, Acc* buffer) {
-      const int64_t steps = channels, count = tile.count;
-      Acc* __restrict center = &parts[3 * tile.unit * steps];
-      Acc* __restrict sum = center + steps;
-      Acc* __restrict squares = sum + steps;
-      for_each_pixels(hidden.map, tile.n, tile.first, count, steps, buffer, [&](const auto& pixels, int64_t) {
-#pragma GCC ivdep
-        for (int64_t c = 0; c < steps; ++c) center[c] += pixels.sum(c);
-      });
-      for (int64_t c = 0; c < steps; ++c) center[c] /= count;
-      for_each_pixels(hidden.map, tile.n, tile.first, count, steps, buffer, [&](const auto& pixels, int64_t) {
-#pragma GCC ivdep
-        for (int64_t c = 0; c < steps; ++c) {
-          const Acc m = center[c];
-          const Deviations d = pixels.sum(c, [m](Acc z, int64_t) { return Deviations{z - m, (z - m) * (z - m)}; });
-          sum[c] += d.sum;
-          squares[c] += d.squares;
-        }
-      });
-    });
-  } else {
-    for_each_row<Acc>(layout, ROW, ROW, [&](const Piece& piece, Acc* buffer) {
-      const int64_t steps = piece.count;
-      const Acc* row = widened(hidden.map.at(piece.n, piece.row, piece.first), steps, buffer);
-      Acc total = 0, sum = 0, squares = 0;
-#pragma omp simd reduction(+ : total)
-      for (int64_t i = 0; i < steps; ++i) total += row[i];
-      const Acc center = total / steps;
-#pragma omp simd reduction(+ : sum, squares)
-      for (int64_t i = 0; i < steps; ++i) {
-        const Acc d = row[i] - center;
-        sum += d;
-        squares += d * d;
-      }
-      Acc* part = &parts[3 * (piece.n * pieces + piece.first / ROW) * channels + piece.row];
-      part[0] = center, part[channels] = sum, part[2 * channels] = squares;
-    });
-  }
-  std::vector<Moments> moments(channels);
-  for (int64_t unit = 0; unit < layout.batch * pieces; ++unit) {
-    const auto count = static_cast<double>(std::min(size, layout.pixels - unit % pieces * size));
-    const Acc* part = &parts[3 * unit * channels];
-    for (int64_t c = 0; c < channels; ++c)
-      moments[c].add_deviations(count, part[c], part[channels + c], part[2 * channels + c]);
-  }
-  for (int64_t c = 0; c < channels; ++c) {
-    mean[c] = static_cast<Acc>(moments[c].mean);
-    variance[c] = static_cast<Acc>(moments[c].squares / moments[c].count);
-  }
-}
 
 template <bool leaky, class T, class Acc = acc_t<T>>
 void project(const Hidden<T>& hidden, const Norm<Acc>& norm, const Acc* weights, Acc slope, const Map<T>& logits) {
@@ -138,9 +50,9 @@ std::vector<NormSums<double>> sums_over_pixels(const Hidden<T>& hidden, const Ma
   hidden.for_each_tile(hidden.tile() + room, [&](const Piece& tile, Acc* buffer) {
     const int64_t steps = hidden.layout.channels_last ? channels : tile.count;
     const Acc *mean = norm.mean, *scale = norm.scale.data(), *beta = norm.beta, s = slope;
-    Acc* __restrict projected = &parts[3 * tile.unit * channels];
-    Acc* __restrict passed = projected + channels;
+    Acc* __restrict passed = &parts[3 * tile.unit * channels];
     Acc* __restrict deviations = passed + channels;
+    Acc* __restrict projected = deviations + channels;
     const Acc* g = widened(grad.at(tile.n, 0, tile.first), tile.count, buffer + room);
     if (hidden.layout.channels_last) {
       for_each_pixels(hidden.map, tile.n, tile.first, tile.count, steps, buffer, [&](const auto& pixels, int64_t p) {
@@ -171,70 +83,24 @@ std::vector<NormSums<double>> sums_over_pixels(const Hidden<T>& hidden, const Ma
       }
     }
   });
-  std::vector<NormSums<double>> sums(channels);
-  for (int64_t unit = 0; unit < hidden.tiles(); ++unit) {
-    const Acc* part = &parts[3 * unit * channels];
-    for (int64_t c = 0; c < channels; ++c)
-      sums[c] = sums[c] + NormSums<double>{part[c], part[channels + c], part[2 * channels + c]};
-  }
-  return sums;
+  return added_up<true>(parts, channels);
 }
 
-// dz = of_grad g' + constant + of_deviation (z - mean); the last two, which come from the statistics, only if `batch`.
-template <class Acc>
-struct Coefficients {
-  std::vector<Acc> of_grad, constant, of_deviation;
-
-  explicit Coefficients(int64_t channels) : of_grad(channels), constant(channels), of_deviation(channels) {}
-};
-
-// A value that varies along a row, or is the same for all of it.
-template <bool varies, class Acc>
-struct Along {
-  std::conditional_t<varies, const Acc*, Acc> value;
-
-  explicit Along(const Acc* first) : value{} {
-    if constexpr (varies)
-      value = first;
-    else
-      value = *first;
-  }
-  Acc operator[](int64_t i) const {
-    if constexpr (varies)
-      return value[i];
-    else
-      return value;
-  }
-};
-
 template <bool channels_last, bool leaky, bool batch, class T, class Acc = acc_t<T>>
-void differentiate(const Hidden<T>& hidden, const Map<const T>& grad, const Norm<Acc>& norm, Acc slope,
-                   const Coefficients<Acc>& k, const Map<T>& grad_hidden, bool stream) {
-  using OfChannel = Along<channels_last, Acc>;
-  // The `steps` elements from channel c and pixel p on, along channels or along pixels; g is of the pixel or pixels.
-  const auto row = [&](int64_t n, int64_t c, int64_t p, int64_t steps, Along<!channels_last, Acc> g, Acc* buffer) {
-    const OfChannel mean(norm.mean + c), scale(&norm.scale[c]), beta(norm.beta + c), of_grad(&k.of_grad[c]);
-    const OfChannel constant(&k.constant[c]), of_deviation(&k.of_deviation[c]);
-    const Acc *z = widened(hidden.map.at(n, c, p), steps, buffer), s = slope;
-    T* out = grad_hidden.at(n, c, p);
-    Acc* __restrict values = computed_in(out, buffer + steps, stream);
-    for (int64_t i = 0; i < steps; ++i) {
-      const Acc deviation = z[i] - mean[i], passed = rectified<leaky>(deviation * scale[i] + beta[i], g[i], s);
-      values[i] = batch ? of_grad[i] * passed + (constant[i] + of_deviation[i] * deviation) : of_grad[i] * passed;
-    }
-    store(values, steps, out, stream);
-  };
-  const Layout& layout = hidden.layout;
+void differentiate(const HiddenGradient<T>& gradient, const Map<const T>& grad) {
+  const Layout& layout = gradient.hidden.layout;
   if constexpr (channels_last) {
-    hidden.for_each_tile(BLOCK + 2 * layout.channels, [&](const Piece& tile, Acc* buffer) {
+    gradient.hidden.for_each_tile(BLOCK + 2 * layout.channels, [&](const Piece& tile, Acc* buffer) {
       const Acc* g = widened(grad.at(tile.n, 0, tile.first), tile.count, buffer);
       for (int64_t p = 0; p < tile.count; ++p)
-        row(tile.n, 0, tile.first + p, layout.channels, Along<false, Acc>(g + p), buffer + BLOCK);
+        gradient.template write<channels_last, leaky, batch>(tile.n, 0, tile.first + p, layout.channels,
+                                                             Along<false, Acc>(g + p), buffer + BLOCK);
     });
   } else {
     for_each_row<Acc>(layout, ROW, 3 * ROW, [&](const Piece& piece, Acc* buffer) {
       const Acc* g = widened(grad.at(piece.n, 0, piece.first), piece.count, buffer);
-      row(piece.n, piece.row, piece.first, piece.count, Along<true, Acc>(g), buffer + ROW);
+      gradient.template write<channels_last, leaky, batch>(piece.n, piece.row, piece.first, piece.count,
+                                                           Along<true, Acc>(g), buffer + ROW);
     });
   }
 }
@@ -244,7 +110,7 @@ void forward(const Tensor& z, const Tensor& weight, const Tensor& bias, const st
              const std::optional<Tensor>& running_var, const Tensor& project_weight, double eps,
              double activation_slope, bool abs_weight, const Tensor& logits, const Tensor& mean,
              const Tensor& variance) {
-  const Hidden<T> hidden(z);
+  const Hidden<T> hidden(check, z);
   const int64_t channels = hidden.layout.channels;
   Acc *m = check.flat<Acc>("mean", mean, channels), *v = check.flat<Acc>("variance", variance, channels);
   if (running_mean && running_var) {
@@ -265,7 +131,7 @@ void backward(const Tensor& grad, const Tensor& z, const Tensor& weight, const T
               const Tensor& project_weight, const Tensor& mean, const Tensor& variance, bool batch_statistics,
               double eps, double activation_slope, bool abs_weight, const Gradients& grads) {
   const auto slope = static_cast<Acc>(activation_slope);
-  const Hidden<T> hidden(z);
+  const Hidden<T> hidden(check, z);
   const Layout& layout = hidden.layout;
   const int64_t channels = layout.channels;
   const Norm<Acc> norm(check, weight, bias, mean, variance, channels, eps, abs_weight);
@@ -279,24 +145,13 @@ void backward(const Tensor& grad, const Tensor& z, const Tensor& weight, const T
   std::vector<NormSums<double>> sums(channels);
   if (d_weight || d_bias || d_project || batch_statistics)
     dispatch_flags([&](auto leaky) { sums = sums_over_pixels<leaky>(hidden, g, norm, slope); }, slope != 0);
-  Coefficients<Acc> k(channels);
-  for (int64_t c = 0; c < channels; ++c) {
-    const double deviation = norm.deviation[c], scale = norm.scale[c], gamma = norm.gamma[c];
-    const double of_beta = w[c] * sums[c].passed, of_gamma = w[c] * sums[c].deviations * deviation;
-    const double of_weight = !abs_weight || gamma > 0 ? of_gamma : gamma < 0 ? -of_gamma : 0;
-    if (d_weight) d_weight[c] = static_cast<Acc>(of_weight);
-    if (d_bias) d_bias[c] = static_cast<Acc>(of_beta);
-    if (d_project) d_project[c] = static_cast<Acc>(sums[c].projected);
-    k.of_grad[c] = static_cast<Acc>(scale * w[c]);
-    k.constant[c] = static_cast<Acc>(-scale * of_beta / hidden.count());
-    k.of_deviation[c] = static_cast<Acc>(-scale * deviation * of_gamma / hidden.count());
-  }
+  for (int64_t c = 0; d_project && c < channels; ++c) d_project[c] = static_cast<Acc>(sums[c].projected);
+  const Coefficients<Acc> k(norm, sums, w, abs_weight, hidden.count(), d_weight, d_bias);
   if (!grads[0]) return;
   back_with_huge_pages(*grads[0]);
+  const HiddenGradient<T> gradient{hidden, norm, k, slope, dz, streamed(grads[0])};
   dispatch_flags(
-      [&](auto channels_last, auto leaky, auto batch) {
-        differentiate<channels_last, leaky, batch>(hidden, g, norm, slope, k, dz, streamed(grads[0]));
-      },
+      [&](auto channels_last, auto leaky, auto batch) { differentiate<channels_last, leaky, batch>(gradient, g); },
       layout.channels_last, slope != 0, batch_statistics);
 }
 

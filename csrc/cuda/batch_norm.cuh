@@ -1,8 +1,8 @@
-// Kernels of the operations with a batch norm of a map, y = (z - mean) scale + beta and r = y > 0 ? y : slope y, and what
-// others of theirs are made of.
+// Kernels of the operations with a batch norm of a map, y = (z - mean) scale + beta and r = y > 0 ? y : slope y, and
+// what others of theirs are made of.
 //
-// Channels are rows (NCHW) or lie along them (channels_last). Sums over pixels are taken of a part in the arithmetic type,
-// and over the parts, in order, in float64.
+// Channels are rows (NCHW) or lie along them (channels_last). Sums over pixels are taken of a part in the arithmetic
+// type, and over the parts, in order, in float64.
 #pragma once
 
 #include "../arithmetic/norm.h"
@@ -236,9 +236,10 @@ __device__ void sums_of_columns(const Tiling& tiling, const Place<packed, pack>&
   store_sums_of_rows(passed, place, tiling, sums);
   __syncthreads();  // the next sums go through the same memory
   store_sums_of_rows(deviations, place, tiling, sums + size);
-  if constexpr (!projects) return;
-  __syncthreads();
-  store_sums_of_rows(projected, place, tiling, sums + 2 * size);
+  if constexpr (projects) {
+    __syncthreads();
+    store_sums_of_rows(projected, place, tiling, sums + 2 * size);
+  }
 }
 
 // dz = w scale g' + constant + of_deviation (z - mean), with g' = y > 0 ? g : slope g: rows of a value a channel, which

@@ -1,4 +1,5 @@
-// What the launchers of the operations with a batch norm of a map share. What they all launch is in batch_norm.cu, once.
+// What the launchers of the operations with a batch norm of a map share. What they all launch is in batch_norm.cu,
+// once.
 #pragma once
 
 #include "batch_norm.cuh"

@@ -1,7 +1,7 @@
 // The batch norm and ReLU of bn_relu_conv2d on CUDA: the launchers of bn_relu_conv2d.cuh. The parameters come in the
 // arithmetic type.
-#include "bn_relu_conv2d.cuh"
 #include "batch_norm.h"
+#include "bn_relu_conv2d.cuh"
 
 namespace afa {
 namespace {

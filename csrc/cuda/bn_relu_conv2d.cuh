@@ -1,4 +1,5 @@
-// Kernels of bn_relu_conv2d, whose convolution is ATen's: it gets r = y > 0 ? y : slope y with y = (z - mean) scale + beta.
+// Kernels of bn_relu_conv2d, whose convolution is ATen's: it gets r = y > 0 ? y : slope y with y = (z - mean) scale +
+// beta.
 #pragma once
 
 #include "batch_norm.cuh"
@@ -6,8 +7,7 @@
 namespace afa {
 
 template <class T, bool packed, bool channels_last, class Acc = acc_t<T>>
-__global__ void __launch_bounds__(THREADS)
-    activate(Tiling tiling, Rows<const T> z, Norm<Acc> norm, Rows<T> activated) {
+__global__ void __launch_bounds__(THREADS) activate(Tiling tiling, Rows<const T> z, Norm<Acc> norm, Rows<T> activated) {
   constexpr int pack = PACK<T>;
   const Place<packed, pack> place(tiling);
   NormOfChannel<Acc> of[channels_last ? pack : 1];

@@ -1,6 +1,6 @@
 // bn_relu_project on CUDA: the launchers of bn_relu_project.cuh. The parameters come in the arithmetic type.
-#include "bn_relu_project.cuh"
 #include "batch_norm.h"
+#include "bn_relu_project.cuh"
 
 namespace afa {
 namespace {
@@ -35,8 +35,7 @@ void forward(const Tensor& z, const Tensor& weight, const Tensor& bias, const st
     known_mean = known_variance = nullptr;
   }
   const Tensor scales = scratch<Acc>(z, channels);
-  const Norm<Acc> norm =
-      given.norm(launch, activation_slope, data_of<Acc>(scales), known_mean, known_variance);
+  const Norm<Acc> norm = given.norm(launch, activation_slope, data_of<Acc>(scales), known_mean, known_variance);
   if (layout.pixels == 0) return;
 
   // In channels_last a block reads the norms of its channels before it reads any row, and so has many rows.

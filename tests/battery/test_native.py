@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from support.parts import FIRST, once, over
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import afa_kernels
 from afa_kernels import backends
@@ -88,6 +90,44 @@ def test_native_ops_check_sizes(case: Case, kernel: str, monkeypatch: pytest.Mon
                 continue
             accepted.append(f"{name}: {what}")
     assert not accepted
+
+
+class Recorded(TorchDispatchMode):
+    """The calls of native ops, inside the dispatcher ops too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace == "afa":
+            with self:
+                return function.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **(kwargs or {}))
+        if function.namespace == "afa_native":
+            self.calls.append((function, args))
+        return function(*args, **(kwargs or {}))
+
+
+@once
+@over([case for case in FIRST if importlib.util.find_spec(f"afa_kernels.native_kernels.{case.op}")])
+def test_native_parts_check_sizes(case: Case, kernel: str) -> None:
+    """The same of the ops that are parts of one that is made of ATen's kernels."""
+    if backends.parts(case.op, "cpu", kernel) is None:
+        pytest.skip(f"{kernel} has no parts of it")
+    arguments = case.inputs(torch.float32)
+    with Recorded() as recorded:
+        both_passes(lambda a: case.outputs(a, kernel), arguments, wanted=[True] * len(tensors(arguments)))
+    accepted = []
+    for native, args in recorded.calls:
+        for what, changed in wrong(case.op, native._schema.arguments, args, outputs=True):
+            try:
+                native(*changed)
+            except RuntimeError:
+                continue
+            accepted.append(f"{native.name()}: {what}")
+    # Nothing else tells the size of what statistics are taken of, but for its channels.
+    free = [f"afa_native::bn_relu_statistics: axis {axis} of hidden" for axis in (0, 2)]
+    assert recorded.calls and set(accepted) <= set(free)
 
 
 def test_a_dispatcher_op_called_directly(kernel: str) -> None:

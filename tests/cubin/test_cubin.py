@@ -26,14 +26,15 @@ SPILLS = {
     "fusion_forward<Half, false": 8,
     "make_planes<float, 16>": 8,
     "most_likely<RenderedScores<double, 16>": 8,
-    "norm_backward<BFloat16, false, false": 8,
-    "norm_backward<Half, false, false": 8,
     "norm_sums_of_rows<BFloat16, false": 8,
     "norm_sums_of_rows<Half, false": 8,
     "weights_forward<float, 16": 8,
 }
 # Kernels of packed rows that store a value a channel or a pixel, and one that loads no more than that.
-NARROW_STORE = ("pool_rows", "pool_columns", "upsampled_pool_", "norm_sums_of_", "project_", "statistics_of_")
+NARROW_STORE = (
+    *("pool_rows", "pool_columns", "upsampled_pool_", "project_", "statistics_of_"),
+    *("norm_sums_of_", "activated_sums_of_"),
+)
 NARROW_LOAD = ("pool_backward",)
 
 
