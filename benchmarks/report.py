@@ -15,7 +15,8 @@ The last replaces what stands in the files between <!-- NAME:begin --> and <!-- 
     gpu                 what a GPU recorded of the operations, in float16 at the finest and the coarsest level
     gpu-order           Triton beside CUDA C++, by the same record, and which comes first
     gpu-networks        what a GPU recorded of modules and an up-path
-    gpu-model           what the model of a GPU predicts
+    gpu-model           what the model of a GPU predicts of the Triton kernels
+    gpu-model-cuda      what it predicts of the CUDA kernels beside these, and what a GPU measured of it
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ HEADLINES = (
 MEBIBYTE = 2**20
 
 Record = dict[str, Any]
+Predictions = dict[tuple[str, ...], tuple[float, float]]  # by operation, pass, type, layout, shape and GPU
 
 
 def load(path: Path) -> list[Record]:
@@ -301,19 +303,16 @@ def gpu_networks(records: list[Record]) -> str:
     return table(header, lines) if lines else ""
 
 
-def _predicted(
-    model: dict[tuple[str, ...], tuple[float, float]], device: str, op: str, pass_: str, dtype: str, *call: str
-) -> str:
+def _predicted(model: Predictions, device: str, op: str, pass_: str, dtype: str, *call: str) -> str:
     """The microseconds of a pass on the device, where the model knows it; with bfloat16 as with float16."""
     key = op, pass_, dtype.replace("bfloat16", "float16"), *call
     return next((f"{us:.1f}" for (*of, gpu), (us, _) in model.items() if tuple(of) == key and gpu in device), "-")
 
 
-def predictions() -> dict[tuple[str, ...], tuple[float, float]]:
-    """What the model of `benchmarks.gpu.model` says of every pass: microseconds, and of these those of its bytes."""
-    path = RESULTS / "gpu_model.json"
-    found: dict[tuple[str, ...], tuple[float, float]] = {}
-    for r in json.loads(path.read_text()) if path.exists() else []:
+def predictions(backend: str = "triton") -> Predictions:
+    """What `benchmarks.gpu` models of every pass of a backend: microseconds, and of these those of its bytes."""
+    found: Predictions = {}
+    for r in _modelled(backend):
         op, call = r["call"].split(": ")
         shape, _, layout = call.rpartition(", ")
         key = op, r["pass"], r["dtype"], LAYOUTS[layout], shape, r["gpu"]
@@ -323,18 +322,82 @@ def predictions() -> dict[tuple[str, ...], tuple[float, float]]:
     return found
 
 
+def _modelled(backend: str) -> list[Record]:
+    """The rows of the model's record; none where there is no record."""
+    path = RESULTS / {"triton": "gpu_model.json", "cuda": "gpu_model_cuda.json"}[backend]
+    record: Any = json.loads(path.read_text()) if path.exists() else []
+    if isinstance(record, list):
+        return record
+    return [row for entry in record["operations"].values() for row in entry["rows"]]
+
+
 def gpu_model() -> str:
     """The model's passes in float16 at the finest and the coarsest level; empty where there is no record."""
     found, lines = predictions(), []
-    calls = dict.fromkeys((op, layout, shape) for op, _, dtype, layout, shape, _ in found if dtype == "float16")
     passes = [(name, gpu) for name in ("forward", "backward") for gpu in ("H100", "A100")]
-    for op, layout, shape in calls:
-        if shape.split(",")[0] in ("1x32x512x1024", "1x256x64x128", "1x19x1024x2048"):
-            said = [found.get((op, name, "float16", layout, shape, gpu)) for name, gpu in passes]
-            cells = [f"{one[0]:.0f} ({one[1] / one[0]:.2f})" if one else "-" for one in said]
-            lines.append([f"`{op}`", layout, shape, *cells])
+    for op, layout, shape in _telling(found):
+        said = [found.get((op, name, "float16", layout, shape, gpu)) for name, gpu in passes]
+        cells = [f"{one[0]:.0f} ({one[1] / one[0]:.2f})" if one else "-" for one in said]
+        lines.append([f"`{op}`", layout, shape, *cells])
     header = ["operation", "layout", "shape", *(f"{name}, {gpu}" for name, gpu in passes)]
     return table(header, lines) if lines else ""
+
+
+def _telling(found: Iterable[tuple[str, ...]]) -> list[tuple[str, str, str]]:
+    """The operations, layouts and shapes that the model's tables show."""
+    calls = dict.fromkeys((op, layout, shape) for op, _, dtype, layout, shape, _ in found if dtype == "float16")
+    return [call for call in calls if call[2].split(",")[0] in ("1x32x512x1024", "1x256x64x128", "1x19x1024x2048")]
+
+
+OTHERWISE_MEASURED = ("channel_attention",)  # when ATen's kernels computed what CUDA kernels do since
+Times = dict[tuple[str, ...], float]  # microseconds by operation, pass, type, layout and shape
+
+
+def gpu_model_cuda() -> str:
+    """Both backends' passes on an H100, and how many times its prediction for an H200 the CUDA kernels took there."""
+    triton, cuda, took, lines = predictions(), predictions("cuda"), _on_h200("cuda"), []
+    if not cuda:
+        return ""
+    on_h100, on_h200 = [_on(triton, "H100"), _on(cuda, "H100")], _on(cuda, "H200")
+    for op, layout, shape in _telling(cuda):
+        cells = []
+        for name in ("forward", "backward"):
+            half, single = ((op, name, dtype, layout, shape) for dtype in ("float16", "float32"))
+            cells += [f"{us[half]:.0f} / {us[single]:.0f}" if half in us else "-" for us in on_h100]
+            cells.append(f"{took[half] / on_h200[half]:.2f}" if half in took else "-")
+        lines.append([f"`{op}`", layout, shape, *cells])
+    header = ["operation", "layout", "shape"]
+    for name in ("forward", "backward"):
+        header += [f"{name}, Triton", f"{name}, CUDA", f"{name}, measured / model"]
+    return f"{_agreement(_on(triton, 'H200'), on_h200)}\n\n{table(header, lines)}"
+
+
+def _agreement(triton: Times, cuda: Times) -> str:
+    """How far what an H200 measured is from what the model says of one."""
+    took, beside, mean = _on_h200("cuda"), _on_h200("triton"), statistics.geometric_mean
+    both = [key for key in took if key in beside and key in cuda]
+    off = [took[key] / cuda[key] for key in both]
+    near = sum(1 / 1.3 <= ratio <= 1.3 for ratio in off)
+    measured, modelled = mean(took[key] / beside[key] for key in both), mean(cuda[key] / triton[key] for key in both)
+    return (
+        f"Of {len(off)} passes in float16 that an H200 has measured, {near} took within 30 % of what the model says of "
+        f"one: {min(off):.2f} to {max(off):.2f} times that, {mean(off):.2f} in the geometric mean. In that mean CUDA "
+        f"took {measured:.2f} times as long as Triton, by the model {modelled:.2f}."
+    )
+
+
+def _on(model: Predictions, gpu: str) -> Times:
+    return {tuple(of): us for (*of, name), (us, _) in model.items() if name == gpu}
+
+
+def _on_h200(backend: str) -> Times:
+    """What passes of a backend took that were measured on an H200, in float16."""
+    return {
+        (r["op"], r["pass"], r["dtype"], r["layout"], r["shape"]): r["p50_us"]
+        for r in gpu_records()
+        if r["stage"] == "kernels" and r.get("backend") == backend and "p50_us" in r and "H200" in r["device"]
+        if r["dtype"] == "float16" and r["op"] not in OTHERWISE_MEASURED
+    }
 
 
 TABLES: dict[str, Callable[[list[Record]], str]] = {
@@ -348,6 +411,7 @@ TABLES: dict[str, Callable[[list[Record]], str]] = {
     "gpu-order": lambda run: gpu_order(gpu_records()),
     "gpu-networks": lambda run: gpu_networks(gpu_records()),
     "gpu-model": lambda run: gpu_model(),
+    "gpu-model-cuda": lambda run: gpu_model_cuda(),
 }
 
 

@@ -80,3 +80,14 @@ def test_of_two_gpu_backends_the_faster_comes_first() -> None:
     records = [{**call, "pass": name, "backend": of, "p50_us": us} for (name, of), runs in times.items() for us in runs]
     assert report.cuda_over_triton(records)["one"] == pytest.approx({"forward": 3.0, "backward": 0.25})
     assert report.gpu_order(records).splitlines()[-1] == "| `one` | 3.00 | 0.25 | cuda |"
+
+
+def test_what_the_model_says_of_cuda_stands_beside_what_it_says_of_triton() -> None:
+    key = "attentive_fusion", "forward", "float16", "channels_last", "1x32x512x1024"
+    said = report.gpu_model_cuda().splitlines()
+    cells = next(line for line in said if line.startswith(f"| `{key[0]}` | {key[3]} | {key[4]} |")).split(" | ")
+    triton, cuda = report.predictions("triton"), report.predictions("cuda")
+    assert [cell.split(" / ")[0] for cell in cells[3:5]] == [f"{of[(*key, 'H100')][0]:.0f}" for of in (triton, cuda)]
+    measured = [r for r in report.gpu_records() if r.get("backend") == "cuda" and "p50_us" in r and r["op"] == key[0]]
+    last = [r for r in measured if tuple(r[k] for k in ("op", "pass", "dtype", "layout", "shape")) == key][-1]
+    assert cells[5] == f"{last['p50_us'] / cuda[(*key, 'H200')][0]:.2f}"

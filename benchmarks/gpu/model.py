@@ -171,23 +171,29 @@ def _trips(counted: Counted, found: Mapping[str, Any]) -> int:
 
 def predicted(launch: Launch, code: Code, gpu: Gpu) -> dict[str, Any]:
     """Return a row of the record for one launch."""
-    done = work(code, launch)
     programs = math.prod(launch.grid)
-    share = machine.occupancy(gpu.target, code.registers, code.shared, 32 * code.warps)
-    resident = max(1, round(share * machine.THREADS[gpu.target] / (32 * code.warps)))
+    return row(title(launch), programs, code.warps, code.registers, code.shared, moved(launch), work(code, launch), gpu)
+
+
+def row(
+    kernel: str, programs: int, warps: int, registers: int, shared: int, moved: int, done: Work, gpu: Gpu
+) -> dict[str, Any]:
+    """Return what the model says of a launch of `programs` programs of `warps` warps, each of which does `done`."""
+    share = machine.occupancy(gpu.target, registers, shared, 32 * warps)
+    resident = max(1, round(share * machine.THREADS[gpu.target] / (32 * warps)))
     waves = max(1.0, programs / (gpu.multiprocessors * resident))
     parts = {
-        "bytes": moved(launch) / gpu.bandwidth,
-        "instructions": programs * code.warps * done.instructions / gpu.instructions,
+        "bytes": moved / gpu.bandwidth,
+        "instructions": programs * warps * done.instructions / gpu.instructions,
         "waiting": waves * (done.waits * gpu.latency + 2 * done.instructions / gpu.clock),
     }
     bound = max(parts, key=lambda name: parts[name])
     return {
-        "kernel": title(launch),
+        "kernel": kernel,
         "programs": programs,
-        "registers": code.registers,
+        "registers": registers,
         "occupancy": share,
-        "MB": round(moved(launch) / 1e6, 3),
+        "MB": round(moved / 1e6, 3),
         "instructions": round(done.instructions),
         "waits": round(done.waits, 1),
         "divisions in loops": done.divisions,
@@ -236,14 +242,14 @@ def rows(of: Sequence[tuple[Case, torch.dtype]]) -> list[dict[str, Any]]:
     for case, dtype, by_pass in made:
         for name, some in by_pass.items():
             for launch, gpu in itertools.product(some, GPUS):
-                row = {
+                said = {
                     "call": f"{case}, {case.layouts[0]}",
                     "dtype": str(dtype).removeprefix("torch."),
                     "pass": name,
                     "gpu": gpu.name,
                     **predicted(launch, codes[keys[id(launch)], gpu.target], gpu),
                 }
-                found.setdefault(repr(row), {**row, "launches": 0})["launches"] += 1
+                found.setdefault(repr(said), {**said, "launches": 0})["launches"] += 1
     return list(found.values())
 
 
