@@ -158,9 +158,9 @@ struct UnitGradient {
     of_gamma = sum_over_block(deviations) * norm.deviation;
   }
 
-  __device__ Acc operator()(Acc z, Acc grad, Acc images) const {
+  __device__ Acc operator()(Acc z, Acc grad, Acc share) const {  // of an image in the batch
     return norm.scale *
-           (norm.rectify(norm.y(z), grad) - of_beta / images - (z - norm.mean) * norm.deviation * (of_gamma / images));
+           (norm.rectify(norm.y(z), grad) - of_beta * share - (z - norm.mean) * norm.deviation * (of_gamma * share));
   }
   // With statistics that are constant.
   __device__ Acc operator()(Acc z, Acc grad) const { return norm.scale * norm.rectify(norm.y(z), grad); }
@@ -180,26 +180,30 @@ __global__ void __launch_bounds__(THREADS)
   for (int64_t n = threadIdx.x / WARP; n < batch; n += WARPS) {
     const Branches<Acc> of_image = hidden_of(pooled, w1 + m * pooled.inputs, n);
     Acc sum = 0;
+#pragma unroll 2
     for (int64_t o = threadIdx.x % WARP; o < outputs; o += WARP)
       sum += w2[o * hidden + m] * static_cast<Acc>(grad[n * outputs + o]);
     sum = sum_over(sum, WARP);
     if (threadIdx.x % WARP == 0) z_max[n] = of_image.max, z_avg[n] = of_image.avg, g[n] = sum;
   }
+  AFA_SHARED(UnitNorm<Acc>, norms, 2);
+  if (threadIdx.x < 2) {
+    const int64_t at = threadIdx.x == 1 && batch_statistics ? hidden + m : m;
+    norms[threadIdx.x] = norm.at(m, mean[at], variance[at]);
+  }
   __syncthreads();
-  const int64_t of_second = batch_statistics ? hidden + m : m;
-  const UnitGradient<Acc> of_max(norm.at(m, mean[m], variance[m]), z_max, g, batch);
-  const UnitGradient<Acc> of_avg(norm.at(m, mean[of_second], variance[of_second]), z_avg, g, batch);
+  const UnitGradient<Acc> of_max(norms[0], z_max, g, batch), of_avg(norms[1], z_avg, g, batch);
   if (threadIdx.x == 0) {
     const Acc gamma = norm.weight[m], of_gamma = of_max.of_gamma + of_avg.of_gamma;
     if (grad_weight) grad_weight[m] = !norm.abs_weight || gamma > 0 ? of_gamma : gamma < 0 ? -of_gamma : 0;
     if (grad_bias) grad_bias[m] = of_max.of_beta + of_avg.of_beta;
   }
-  const auto images = static_cast<Acc>(batch);
+  const Acc share = 1 / static_cast<Acc>(batch);
   for (int64_t n = threadIdx.x; n < batch; n += THREADS) {
     if (units) units[n * hidden + m] = of_max.norm.activation(z_max[n]) + of_avg.norm.activation(z_avg[n]);
     if (!grad_hidden) continue;
-    grad_hidden[n * hidden + m] = batch_statistics ? of_max(z_max[n], g[n], images) : of_max(z_max[n], g[n]);
-    grad_hidden[(batch + n) * hidden + m] = batch_statistics ? of_avg(z_avg[n], g[n], images) : of_avg(z_avg[n], g[n]);
+    grad_hidden[n * hidden + m] = batch_statistics ? of_max(z_max[n], g[n], share) : of_max(z_max[n], g[n]);
+    grad_hidden[(batch + n) * hidden + m] = batch_statistics ? of_avg(z_avg[n], g[n], share) : of_avg(z_avg[n], g[n]);
   }
 }
 
