@@ -130,6 +130,10 @@ def test_found(fault: Fault, tmp_path: Path) -> None:
     for _ in range(RUNS[fault.sanitizer]):
         done = sanitized.run(fault.sanitizer, faulty_library, test)
         output = done.stdout + done.stderr
-        if done.returncode != 0 and re.search(fault.found_as, output) and all(f"{fault.file}:{i}" in output for i in lines):
+        if (
+            done.returncode != 0
+            and re.search(fault.found_as, output)
+            and all(f"{fault.file}:{i}" in output for i in lines)
+        ):
             return
     pytest.fail(f"not found as {fault.found_as} at {fault.file}:{lines}:\n{output[-20000:]}")
