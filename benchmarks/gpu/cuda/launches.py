@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -76,7 +76,10 @@ def passes(case: Case, dtypes: Dtypes) -> dict[str, list[Launch]]:
 
     with _registered(), afa_kernels.use_backend("cuda"):
         _launched()
-        function, arguments = case.bind(operation(case.op), "cpu"), case.unfilled(dtypes)
+        # Copies of the options lie in memory that is known, whenever they were made.
+        options = {name: o.clone() if isinstance(o, Tensor) else o for name, o in case.options.items()}
+        function = replace(case, options=options).bind(operation(case.op), "cpu")
+        arguments = case.unfilled(dtypes)
         if not differentiable(case.op):
             function(*arguments)
             return {"forward": _launched()}
