@@ -33,6 +33,7 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     levels, target = networks.data(64, 128, 2, channels)
     monkeypatch.setattr(memory, "networks", lambda: small)
     monkeypatch.setattr(memory, "data", lambda height, width: (levels, target))
+    monkeypatch.setattr(memory, "STEPS", 8)
     monkeypatch.setattr(memory, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["memory", "training", "--record"])
     memory.main()
