@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from afa_kernels import dtypes, layout
+from afa_kernels.native_kernels._gradients import rows_of
 
 FIRST = "bn_relu_activate"
 
@@ -48,14 +49,7 @@ def differentiate(
 ) -> None:
     """Write the gradients that are needed of hidden, weight and bias."""
     grad = layout.as_map(grad_activated.to(hidden.dtype), layout.memory_format(hidden))
-    # Gradients of the parameters are made as rows in the type of the arithmetic.
-    arithmetic, of_hidden = dtypes.arithmetic(hidden), int(needed[0])
-    made = [
-        g if i < of_hidden or (g.dtype == arithmetic and g.is_contiguous()) else mean.new_empty(g.shape)
-        for i, g in enumerate(grads)
-    ]
-    rows, options = (weight, bias, mean, variance), (batch_statistics, eps, activation_slope, abs_weight)
-    torch.ops.afa_native.bn_relu_differentiate(grad, hidden, *rows, *options, needed, made)
-    for g, done in zip(grads, made):
-        if done is not g:
-            g.copy_(done)
+    of_hidden, of_parameters = grads[: int(needed[0])], grads[int(needed[0]) :]
+    norm, options = (weight, bias, mean, variance), (batch_statistics, eps, activation_slope, abs_weight)
+    with rows_of(of_parameters, dtypes.arithmetic(hidden)) as rows:
+        torch.ops.afa_native.bn_relu_differentiate(grad, hidden, *norm, *options, needed, [*of_hidden, *rows])

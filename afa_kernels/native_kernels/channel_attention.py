@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from afa_kernels import dtypes
+from afa_kernels.native_kernels._gradients import rows_of
 
 FIRST = "channel_attention_by_batch"
 
@@ -47,15 +48,9 @@ def differentiate(
 ) -> None:
     """Write those gradients that are not None of avg, max, the first weight, gamma, beta and the second weight."""
     arithmetic = dtypes.arithmetic(avg)
-    rows = (x.to(arithmetic) for x in (conv1_weight, weight, bias, mean, variance, conv2_weight))
-    # Gradients of the parameters are made in the type of the arithmetic.
-    made = [
-        g if i < 2 or g is None or g.dtype == arithmetic else g.new_empty(g.shape, dtype=arithmetic)
-        for i, g in enumerate(grads)
-    ]
-    needed, wanted = [g is not None for g in made], [g for g in made if g is not None]
+    parameters = (x.to(arithmetic) for x in (conv1_weight, weight, bias, mean, variance, conv2_weight))
+    needed, of_pooled = [g is not None for g in grads], [g for g in grads[:2] if g is not None]
     options = batch_statistics, eps, activation_slope, abs_weight
-    torch.ops.afa_native.channel_attention_differentiate(grad, avg, max, *rows, *options, needed, wanted)
-    for g, done in zip(grads, made):
-        if g is not None and done is not None and done is not g:
-            g.copy_(done)
+    with rows_of([g for g in grads[2:] if g is not None], arithmetic) as rows:
+        wanted = [*of_pooled, *rows]
+        torch.ops.afa_native.channel_attention_differentiate(grad, avg, max, *parameters, *options, needed, wanted)

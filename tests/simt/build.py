@@ -51,11 +51,11 @@ def library(
     machinery = (*FLAGS, f"-DAFA_{sanitizer.upper()}")
     CACHE.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(functools.partial(_object, flags=flags, headers=_headers(csrc)), paths))
-        objects.append(_object(Path(__file__).with_name("simt.cpp"), machinery, _headers(csrc)))
-    target = CACHE / f"{_digest(*objects, *flags)}.so"
+        objects = list(pool.map(functools.partial(compiled_object, flags=flags, headers=_headers(csrc)), paths))
+        objects.append(compiled_object(Path(__file__).with_name("simt.cpp"), machinery, _headers(csrc)))
+    target = CACHE / f"{digest_of(*objects, *flags)}.so"
     if not target.exists():
-        _make(target, *flags, "-shared", *objects, *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-lc10")
+        make(target, *flags, "-shared", *objects, *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-lc10")
     return target
 
 
@@ -65,7 +65,7 @@ def digest_of_races() -> str:
     cases = [*Path(__file__).parents[1].glob("cases/*.py"), ROOT / "afa_kernels" / "testing" / "case.py"]
     machinery = [Path(__file__).with_name(name) for name in ("simt.hpp", "simt.cpp", "values.py", "sanitized.py")]
     paths = sources + cases + machinery
-    return _digest(*((path.name, path.read_text()) for path in sorted(paths)))
+    return digest_of(*((path.name, path.read_text()) for path in sorted(paths)))
 
 
 def preloaded(sanitizer: str) -> dict[str, str]:
@@ -82,17 +82,17 @@ def preloaded(sanitizer: str) -> dict[str, str]:
 
 def _headers(csrc: Path) -> str:
     paths = [Path(__file__).with_name("simt.hpp"), *csrc.rglob("*.h"), *csrc.rglob("*.cuh")]
-    return _digest(torch.__version__, *(path.read_text() for path in sorted(paths)))
+    return digest_of(torch.__version__, *(path.read_text() for path in sorted(paths)))
 
 
-def _object(source: Path, flags: Sequence[str], headers: str) -> Path:
-    target = CACHE / f"{source.stem}-{_digest(source.read_text(), headers, *flags)}.o"
+def compiled_object(source: Path, flags: Sequence[str], headers: str) -> Path:
+    target = CACHE / f"{source.stem}-{digest_of(source.read_text(), headers, *flags)}.o"
     if not target.exists():
-        _make(target, *flags, "-c", "-x", "c++", source)
+        make(target, *flags, "-c", "-x", "c++", source)
     return target
 
 
-def _make(target: Path, *arguments: object) -> None:
+def make(target: Path, *arguments: object) -> None:
     part = target.with_suffix(f".{os.getpid()}{target.suffix}")  # another process may make the same
     done = subprocess.run([COMPILER, *map(str, arguments), "-o", str(part)], capture_output=True, text=True)
     if done.returncode != 0:
@@ -100,5 +100,5 @@ def _make(target: Path, *arguments: object) -> None:
     part.replace(target)
 
 
-def _digest(*parts: object) -> str:
+def digest_of(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

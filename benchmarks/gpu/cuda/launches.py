@@ -9,14 +9,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import hashlib
 import json
-import os
 import re
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +31,9 @@ from benchmarks.gpu.cuda.sass import Program, programs
 ROOT = Path(__file__).parents[3]
 sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "cubin")]
 import compiled  # noqa: E402
+from simt import build  # noqa: E402
 
 RECORDER = Path(__file__).with_name("recorder")
-CACHE = ROOT / ".cache" / "recorder"
-COMPILER = os.environ.get("CXX", "g++")
 FLAGS = ("-std=c++20", "-O0", "-fPIC", "-fvisibility=hidden", f"-I{RECORDER}", *(f"-I{p}" for p in include_paths()))
 STABLE = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
@@ -61,9 +57,7 @@ class Code:
 
 
 def why_not() -> str | None:
-    if shutil.which(COMPILER) is None:
-        return f"the C++ compiler {COMPILER} is not on the PATH (CXX names another)"
-    return compiled.why_not()
+    return build.why_not() or compiled.why_not()
 
 
 def passes(case: Case, dtypes: Dtypes) -> dict[str, list[Launch]]:
@@ -131,31 +125,14 @@ def _library() -> Path:
     sources = [csrc / "library.cpp", *(csrc / "cuda" / f"{name}.cu" for name in compiled.sources())]
     machinery = [ROOT / "tests" / "simt" / "simt.cpp", RECORDER / "recorder.cpp"]
     headers = [*csrc.rglob("*.h"), *csrc.rglob("*.cuh"), ROOT / "tests" / "simt" / "simt.hpp", RECORDER / "simt.hpp"]
-    common = _digest(torch.__version__, *(path.read_text() for path in sorted(headers)))
-    CACHE.mkdir(parents=True, exist_ok=True)
-    objects = [_object(path, (*FLAGS, STABLE), common) for path in sources]
-    objects += [_object(path, FLAGS, common) for path in machinery]
-    target = CACHE / f"{_digest(*objects)}.so"
+    common = build.digest_of(torch.__version__, *(path.read_text() for path in sorted(headers)))
+    build.CACHE.mkdir(parents=True, exist_ok=True)
+    objects = [build.compiled_object(path, (*FLAGS, STABLE), common) for path in sources]
+    objects += [build.compiled_object(path, FLAGS, common) for path in machinery]
+    target = build.CACHE / f"{build.digest_of(*objects)}.so"
     if not target.exists():
-        _make(target, "-shared", *objects, *(f"-L{p}" for p in library_paths()), "-ltorch_cpu", "-lc10", "-ldl")
+        build.make(target, "-shared", *objects, *(f"-L{p}" for p in library_paths()), "-ltorch_cpu", "-lc10", "-ldl")
     return target
-
-
-def _object(source: Path, flags: Sequence[str], headers: str) -> Path:
-    target = CACHE / f"{source.stem}-{_digest(source.read_text(), headers, *flags)}.o"
-    if not target.exists():
-        _make(target, *flags, "-c", "-x", "c++", source)
-    return target
-
-
-def _make(target: Path, *arguments: object) -> None:
-    part = target.with_suffix(f".{os.getpid()}{target.suffix}")  # another process may make the same
-    compiled.run(COMPILER, *arguments, "-o", part)
-    part.replace(target)
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def source(kernel: str, target: str, op: str) -> str:
