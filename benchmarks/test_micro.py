@@ -24,7 +24,7 @@ CONTESTANTS = ("eager", "compiled", *(f"afa_kernels-{backend}" for backend in BA
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS)
-@pytest.mark.parametrize("workload", workloads(quick=True), ids=str)
+@pytest.mark.parametrize("workload", workloads("quick"), ids=str)
 def test_micro(benchmark: Any, workload: Workload, contestant: str) -> None:
     arguments = workload.inputs()
     functions = workload.contestants()

@@ -37,7 +37,7 @@ class Workload:
         return LAYOUTS[self.case.layouts[0]]
 
     def __str__(self) -> str:
-        return f"{self.case.op} {self.pass_name} {self.layout} {self.case.covers}"
+        return " ".join(self.described()[key] for key in ("op", "pass", "layout", "shape", "dtype"))
 
     def described(self) -> dict[str, Any]:
         """Return the fields of a record that say what was measured."""
@@ -91,8 +91,16 @@ class Workload:
         torch.compiler.reset()
         return self.bind(torch.compile(ops.of(self.case.op).eager, dynamic=False, **how))
 
-    def contestants(self) -> dict[str, Callable[..., Any]]:
-        return {"eager": self.eager(), "compiled": self.compiled(), "afa_kernels": self.ours()}
+    def others(self) -> dict[str, Callable[..., Any]]:
+        """Return what else users have in place of `eager`."""
+        return {name: self.bind(other) for name, other in getattr(ops.of(self.case.op), "OTHERS", {}).items()}
+
+    def contestants(self, autotuned: bool = False) -> dict[str, Callable[..., Any]]:
+        """Return who computes it, afa_kernels last; with `autotuned` torch.compile in its mode max-autotune too."""
+        found = {"eager": self.eager(), "compiled": self.compiled()}
+        if autotuned:
+            found["compiled, max-autotune"] = self.compiled(mode="max-autotune")
+        return {**found, **self.others(), "afa_kernels": self.ours()}
 
     def step(self, function: Callable[..., Any], arguments: Sequence[Any], upstream: Sequence[Tensor]) -> list[Tensor]:
         """Make one pass: the outputs, in a training step followed by the gradient of every input tensor."""
@@ -183,6 +191,12 @@ def on_backend(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def workloads(quick: bool = False) -> list[Workload]:
-    """Return every workload of every operation; with `quick` fewer of them, their heights and widths a quarter."""
-    return [Workload(case, training) for b in ops.every().values() for case, training in b.workloads(quick)]
+def workloads(size: str) -> list[Workload]:
+    """Return the workloads of every operation of one of the SIZES; "full" has them in bfloat16 too."""
+    dtypes = (torch.float32, torch.bfloat16) if size == "full" else (torch.float32,)
+    return [
+        Workload(case, training, dtype)
+        for benchmark in ops.every().values()
+        for dtype in dtypes
+        for case, training in benchmark.workloads(size)
+    ]

@@ -22,13 +22,13 @@ def name(workload: Workload) -> str:
 def test_every_operation_is_measured(op: str) -> None:
     benchmark = ops.of(op)
     assert benchmark.TRAFFIC and {case.op for case in benchmark.TRAFFIC} == {op}
-    calls = [case for case, _ in benchmark.workloads(quick=False)]
+    calls = [case for case, _ in benchmark.workloads("full")]
     assert calls and {case.op for case in calls} == {op}
     assert {case.op for case in benchmark.gpu(quick=False)} == {case.op for case in benchmark.gpu(quick=True)} == {op}
 
 
 USES = {
-    "run": workloads,
+    "run": lambda: workloads("quick"),
     "traffic": traffic.count,
     "report": lambda: report.summary(report.load(report.newest(report.RESULTS))),
     "gpu": lambda: timed(("new",), "cpu"),
@@ -42,7 +42,7 @@ def test_an_operation_without_a_file_fails(use: str, monkeypatch: pytest.MonkeyP
         USES[use]()
 
 
-@pytest.mark.parametrize("workload", workloads(quick=True), ids=name)
+@pytest.mark.parametrize("workload", workloads("quick"), ids=name)
 def test_the_baseline_computes_the_same(workload: Workload) -> None:
     arguments = workload.inputs()
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_the_baseline_computes_the_same(workload: Workload) -> None:
 
 
 def test_a_wrong_baseline_is_found() -> None:
-    workload = next(w for w in workloads(quick=True) if w.training)
+    workload = next(w for w in workloads("quick") if w.training)
     arguments, eager = workload.inputs(), workload.eager()
     upstream = workload.upstream(listed(eager(*arguments)))
     reason = workload.why_wrong({"eager": lambda *a: 1.01 * eager(*a)}, arguments, upstream)
@@ -75,7 +75,7 @@ def test_what_must_be_zero(training: bool) -> None:
         assert reason is not None and "afa_kernels, output 0" in reason
 
 
-@pytest.mark.parametrize("workload", workloads(quick=True), ids=name)
+@pytest.mark.parametrize("workload", workloads("quick"), ids=name)
 def test_least_bytes(workload: Workload) -> None:
     """No less than every argument read and every output written; backward at least writes the gradients."""
     arguments = workload.inputs()
@@ -100,7 +100,7 @@ def test_least_bytes_by_hand() -> None:
 
 def test_run_measures_and_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three contestants of a workload; where one is wrong, why, and no number."""
-    workload = next(w for w in workloads(quick=True) if w.case.op == "scale_space_weights")
+    workload = next(w for w in workloads("quick") if w.case.op == "scale_space_weights")
     records = list(run.measure(workload, 0.0))
     assert [r["contestant"] for r in records] == ["eager", "compiled", "afa_kernels"]
     assert all(r["p20_ms"] <= r["p50_ms"] <= r["p80_ms"] for r in records)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from afa_kernels.testing import Case
 from benchmarks.ops import scale_space_weights
 from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
-from benchmarks.ops._shapes import INFERENCE, LAYOUTS, TRAINING, gpu_pyramids, pyramid, resize, small_pyramid
+from benchmarks.ops._shapes import LAYOUTS, both, gpu_pyramids, pyramid, resize, small_pyramid
 
-__all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["MOST", "OTHERS", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 OP = "scale_space_render"
 
@@ -27,6 +29,16 @@ def eager(predictions: Sequence[Tensor], logits: Tensor, size: tuple[int, int]) 
     return rendered
 
 
+def nerfacc(predictions: Sequence[Tensor], logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """As nerfacc's plain PyTorch: the weights of all samples, and the sum of what they weigh."""
+    weights, _ = scale_space_weights.nerfacc(logits)
+    samples = torch.stack([resize(prediction, size) for prediction in predictions], 1)
+    return (resize(weights, size).unsqueeze(2) * samples).sum(1)
+
+
+OTHERS = {"nerfacc's way": nerfacc}
+
+
 def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:
     """The weights at attention resolution, written and read back.
 
@@ -38,8 +50,8 @@ def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], tra
     return (5 if training else 2) * bytes_of([logits]) + at_output
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    return [(pyramid(OP, INFERENCE, quick=quick), False), (pyramid(OP, TRAINING, quick=quick), True)]
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return both(functools.partial(pyramid, OP), size)
 
 
 def gpu(quick: bool) -> list[Case]:
