@@ -35,7 +35,7 @@ def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], tra
     return (4 if training else 2) * bytes_of(attentions) + at_output
 
 
-def call(of: Pyramid, layout: str = "contiguous") -> Case:
+def call(of: Pyramid, layout: str) -> Case:
     """Return a call over the predictions of `pyramid`, an attention at the resolution of each but the finest."""
     case = pyramid(OP, of, layout)
     predictions: list[Shape] = case.shapes[0]  # type: ignore[assignment]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from afa_kernels.testing import Case
 from benchmarks.ops import scale_space_weights
 from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
-from benchmarks.ops._shapes import LAYOUTS, both, gpu_pyramids, pyramid, resize, small_pyramid
+from benchmarks.ops._shapes import LAYOUTS, Pyramid, both, gpu_pyramids, pyramid, resize, small_pyramid
 
 __all__ = ["MOST", "OTHERS", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
@@ -50,12 +49,16 @@ def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], tra
     return (5 if training else 2) * bytes_of([logits]) + at_output
 
 
+def call(of: Pyramid, layout: str) -> Case:
+    return pyramid(OP, of, layout)
+
+
 def workloads(size: str) -> list[tuple[Case, bool]]:
-    return both(functools.partial(pyramid, OP), size)
+    return both(call, size)
 
 
 def gpu(quick: bool) -> list[Case]:
-    return [pyramid(OP, of, layout) for layout in LAYOUTS for of in gpu_pyramids(quick)]
+    return [call(of, layout) for layout in LAYOUTS for of in gpu_pyramids(quick)]
 
 
 TRAFFIC = (small_pyramid(OP),)
