@@ -34,6 +34,7 @@ import afa_kernels
 from afa_kernels.testing import alternate, listed, operations, peak_bytes, saved_bytes
 from benchmarks import limits
 from benchmarks.ops._shapes import LAYOUTS
+from benchmarks.stages import STAGES, stages
 from benchmarks.workload import Workload, workloads
 
 ROOT = Path(__file__).parents[1]
@@ -224,7 +225,8 @@ def run(arguments: argparse.Namespace) -> Iterator[Record]:
 
 
 def chosen(arguments: argparse.Namespace) -> list[Workload]:
-    return [w for w in workloads(arguments.size) if wanted(w.described(), arguments)]
+    found = [*workloads(arguments.size), *stages(arguments.size)]
+    return [w for w in found if wanted(w.described(), arguments)]
 
 
 def wanted(record: Record, arguments: argparse.Namespace) -> bool:
@@ -250,7 +252,7 @@ def replaced(record: Record, arguments: argparse.Namespace) -> bool:
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ops = (*operations(), "import", "limit")
+    ops = (*operations(), *STAGES, "import", "limit")
     parser.add_argument("--op", nargs="+", choices=ops, help="default: all")
     parser.add_argument("--pass", nargs="+", choices=("forward", "training step"), help="default: both")
     parser.add_argument("--layout", nargs="+", choices=LAYOUTS.values(), help="default: both")
