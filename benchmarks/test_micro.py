@@ -2,7 +2,7 @@
 
     pytest benchmarks/test_micro.py -k "tiny and not compiled" --benchmark-only
 
-"tiny" is maps of 16 x 16, "quick" is the size of the smoke run of `benchmarks.run`. A contestant that computes something
+"tiny" is maps of 16 x 16, "quick" the size of a smoke run of `benchmarks.run`. A contestant that computes something
 else than the reference fails before it is timed. benchmarks/README.md has how to save, compare and plot.
 """
 
