@@ -15,7 +15,7 @@ TESTS_OF_WHEEL := $(filter $(notdir $(wildcard tests/test_*.py)),$(OPERATIONS)) 
   $(foreach name,agreement gradients native values,battery/test_$(name).py)
 TORCH_LIBRARIES := $(foreach name,c10 torch torch_cpu,--exclude lib$(name).so)  # which the installed torch has
 
-.PHONY: demo demo-train test test-cpu test-triton test-cuda test-cubin test-networks test-integrations test-wheel gate gate-record check fix gpu bench docs wheel clean
+.PHONY: demo demo-train test test-cpu test-triton test-cuda test-cubin test-networks test-integrations test-wheel gate gate-record check fix gpu bench bench-full docs wheel clean
 
 demo: $(VENV)/installed
 	$(PY) -m examples.boundary_detection.demo --labels $(if $(IMAGE),--image "$(IMAGE)")
@@ -101,11 +101,18 @@ fix: $(VENV)/installed
 gpu:
 	$(PYTHON) -m benchmarks.gpu all
 
+# The headline, in minutes.
 bench: $(VENV)/installed
 	$(PY) -m benchmarks.run --output benchmarks/results/cpu.jsonl
 	$(PY) -m benchmarks.registration
-	$(PY) -m pytest benchmarks/test_micro.py --benchmark-only
+	$(PY) -m pytest benchmarks/test_micro.py -k "tiny and not compiled" --benchmark-only --benchmark-max-time=0.1 --benchmark-autosave
 	$(PY) -m benchmarks.report --write README.md docs/benchmarks.md docs/networks.md docs/verification.md --output benchmarks/results/cpu.md
+
+# Everything, in hours. Where it ended, benchmarks.run --full goes on with --op, which keeps what the file has of others.
+bench-full: $(VENV)/installed
+	$(PY) -m benchmarks.scaling --output benchmarks/results/scaling.jsonl
+	$(PY) -m benchmarks.run --full --allocator reused --output benchmarks/results/cpu-full.jsonl
+	$(PY) -m pytest benchmarks/test_micro.py --benchmark-only --benchmark-autosave
 
 # What a release has: the source distribution, the wheel of pure Python and the wheel with the library, which runs on the
 # oldest manylinux that this compiler allows; each is checked, installed alone and must choose the backend it has.

@@ -58,11 +58,12 @@ def load(path: Path) -> list[Record]:
 
 
 def newest(folder: Path) -> Path:
-    """Return the CPU's run that began last, by its own date."""
+    """Return the CPU's run that began last, by its own date; a run of every shape, `--full`, is not among them."""
     runs = {
         path: found
         for path in folder.glob("*.jsonl")
         if {"allocator", "op", "contestant"} <= (found := load(path))[0].keys() and "style" not in found[0]
+        if "--full" not in found[0]["command"].split()
     }
     if not runs:
         raise SystemExit(f"no benchmark run in {folder}; make one with: python -m benchmarks.run")
@@ -76,11 +77,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, aligned, *rows))
 
 
+def of_workloads(records: Iterable[Record]) -> list[Record]:
+    """The records of operations and stages, without what import takes and what memory gives."""
+    return [r for r in records if r["op"] not in ("import", "limit")]
+
+
 def by_contestant(records: Iterable[Record]) -> list[dict[str, Record]]:
     """The records of each workload and allocator setting, by contestant; a refused workload has one, "refused"."""
     found: dict[tuple[Any, ...], dict[str, Record]] = {}
     for r in records:
-        key = (r["op"], r["pass"], r["layout"], r["shape"], r["allocator"])
+        key = tuple(r[name] for name in ("op", "pass", "layout", "shape", "dtype", "allocator"))
         found.setdefault(key, {})[r.get("contestant", "refused")] = r
     return list(found.values())
 
@@ -88,9 +94,9 @@ def by_contestant(records: Iterable[Record]) -> list[dict[str, Record]]:
 def line(entry: dict[str, Record]) -> list[str]:
     """A row of the table of `operation`."""
     any_record = next(iter(entry.values()))
-    begin = [any_record["pass"], any_record["layout"], any_record["allocator"], any_record["shape"]]
+    begin = [any_record[key] for key in ("pass", "layout", "dtype", "allocator", "shape")]
     if "refused" in entry:
-        return [*begin, "refused: " + any_record["refused"].replace("|", "/"), *7 * [""]]
+        return [*begin, "refused: " + any_record["refused"].replace("|", "/"), *8 * [""]]
     contestants = [entry[name] for name in ("eager", "compiled", "afa_kernels")]
     ours = entry["afa_kernels"]
     return [
@@ -101,12 +107,13 @@ def line(entry: dict[str, Record]) -> list[str]:
         " / ".join(f"{r['peak_bytes'] / MEBIBYTE:.1f}" for r in contestants),
         f"{ours['moved_bytes'] / ours['least_bytes']:.2f}" if "moved_bytes" in ours else "-",
         f"{ours['least_gigabytes_per_second']:.1f}",
+        f"{ours['limit_share']:.2f}" if "limit_share" in ours else "-",
     ]
 
 
 def operation(entries: list[dict[str, Record]]) -> str:
-    header = ["pass", "layout", "allocator", "shape", "eager ms", "compiled ms", "afa_kernels ms"]
-    header += ["vs eager", "vs compiled", "peak MiB", "moved / least", "GB/s"]
+    header = ["pass", "layout", "dtype", "allocator", "shape", "eager ms", "compiled ms", "afa_kernels ms"]
+    header += ["vs eager", "vs compiled", "peak MiB", "moved / least", "GB/s", "share of the limit"]
     return table(header, [line(entry) for entry in entries])
 
 
@@ -146,7 +153,7 @@ def means(entries: Iterable[dict[str, Record]]) -> str:
 
 def headline(records: list[Record]) -> str:
     """The figures of HEADLINES with the default allocator, those with huge pages behind a stroke."""
-    found = groups(by_contestant(r for r in records if r["op"] != "import"))
+    found = groups(by_contestant(of_workloads(records)))
     lines = ["| operation | pass | layout | vs eager | vs torch.compile | memory |", "|---|---|---|---:|---:|---:|"]
     for op, pass_name, layout in HEADLINES:
         by_allocator = {name: ratios(group) for name, group in found.get((op, pass_name, layout), {}).items()}
@@ -154,7 +161,7 @@ def headline(records: list[Record]) -> str:
             raise SystemExit(f"the record has no {pass_name} of {op} in {layout}: python -m benchmarks.run --op {op}")
         eager, compiled = (f"{by_allocator['default'][i]:.1f} / {by_allocator['THP'][i]:.1f}" for i in (0, 1))
         lines.append(f"| `{op}` | {pass_name} | {layout} | {eager} | {compiled} | {by_allocator['default'][2]:.1f} |")
-    first = records[0]
+    first = of_workloads(records)[0]
     return "\n".join(
         (
             f"{first['device']}, {first['threads']} threads, float32, torch {first['torch']}; times as fast with the "
@@ -167,11 +174,12 @@ def headline(records: list[Record]) -> str:
 
 def origin(records: list[Record]) -> str:
     """Where, when and how the records were made."""
-    first = records[0]
+    first = of_workloads(records)[0]
+    dtypes = " and ".join(dict.fromkeys(r["dtype"] for r in of_workloads(records)))
     runs = dict.fromkeys((r["command"], (r["commit"] or "no commit")[:12], r["date"][:10]) for r in records)
     made = " and ".join(f"`{command}` at {commit} on {date}" for command, commit, date in runs)
     return (
-        f"{first['device']}, {first['threads']} threads, float32; torch {first['torch']}, triton {first['triton']}, "
+        f"{first['device']}, {first['threads']} threads, {dtypes}; torch {first['torch']}, triton {first['triton']}, "
         f'afa_kernels {first["version"]}: {made}. Medians of alternating calls; "vs" is how many times as fast '
         "afa_kernels is. The allocators are those of benchmarks/run.py: torch's default, `THP_MEM_ALLOC_ENABLE=1`, and "
         "memory that is reused."
@@ -181,7 +189,7 @@ def origin(records: list[Record]) -> str:
 def summary(records: list[Record]) -> str:
     """The geometric means, what import takes, and which operations have no record yet."""
     explained = "Geometric means over the shapes; memory is eager's peak in one call divided by that of afa_kernels."
-    parts = [f"{origin(records)} {explained}", means(by_contestant(r for r in records if r["op"] != "import"))]
+    parts = [f"{origin(records)} {explained}", means(by_contestant(of_workloads(records)))]
     imports = {r["contestant"]: r for r in records if r["op"] == "import"}
     if imports:
         torch_ms, added_ms = imports["torch"]["p50_ms"], imports["afa_kernels after torch"]["p50_ms"]
@@ -198,9 +206,9 @@ def report(records: list[Record]) -> str:
         origin(records),
         "Peak MiB is what one call holds at most in tensors it allocates, its results included: eager / compiled / "
         "afa_kernels. Moved / least is the bytes our kernels move against inputs read once and outputs written once, "
-        "and GB/s counts the latter.",
+        "and GB/s counts the latter. The limit is a = b + s * c with streaming stores in the same process.",
     ]
-    entries = by_contestant(r for r in records if r["op"] != "import")
+    entries = by_contestant(of_workloads(records))
     for op in dict.fromkeys(next(iter(entry.values()))["op"] for entry in entries):
         parts.append(f"## {op}")
         parts.append(operation([entry for entry in entries if next(iter(entry.values()))["op"] == op]))

@@ -8,6 +8,7 @@ has what `Benchmark` lists, and where they apply
     types(dtype)                                    the element type of each tensor, where they are not all the same
     prepare(arguments)                              gives the arguments other values than normal ones
     MOST = {"backward": 1.5}                        the most bytes of a pass over the least, where more than 1.02
+    OTHERS = {"nerfacc's way": nerfacc}             who else computes it, as `eager` does
     BY_NORM = True                                  rounding decides at an edge: results are compared by their norm
 """
 
@@ -29,8 +30,8 @@ class Benchmark(Protocol):
     def eager(self, *arguments: Any, **options: Any) -> Any:
         """Compute what a user computes without afa_kernels."""
 
-    def workloads(self, quick: bool) -> list[tuple[Case, bool]]:
-        """Return the calls that are timed on the CPU, each with whether it is a training step."""
+    def workloads(self, size: str) -> list[tuple[Case, bool]]:
+        """Return the calls that are timed on the CPU, of one of the SIZES, each with whether it is a training step."""
 
     def gpu(self, quick: bool) -> list[Case]:
         """Return the calls that are timed on a GPU, the most telling first."""
