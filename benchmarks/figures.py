@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -43,6 +42,7 @@ WIDTH, ROW = 9.0, 0.235  # inches
 
 Styles = dict[str, tuple[str, str]]  # of each series its mark and its colour
 Rows = dict[tuple[str, str], dict[str, list[float]]]  # by group and line of text, of each series the numbers
+Curves = dict[tuple[str, str], list[tuple[float, float, float, float]]]  # by operation and pass: x, p20, p50, p80
 
 
 def dots(rows: Rows, styles: Styles, label: str, *, log: bool = True, one: str = "", below: str = "") -> Figure:
@@ -71,7 +71,7 @@ def dots(rows: Rows, styles: Styles, label: str, *, log: bool = True, one: str =
     for tick, (_, heading) in zip(axes.get_yticklabels(), places):
         tick.set_fontweight("bold" if heading else "normal")
     if log:
-        _logarithmic(axes, "x", [x for found in rows.values() for values in found.values() for x in values])
+        _logarithmic(axes, "x", [1, *(x for of in points.values() for x, _ in of)])
     if one:
         axes.axvline(1, color="#26303d", linewidth=1.2, label=one)
     if below:
@@ -100,21 +100,24 @@ def bars(panels: dict[str, list[tuple[str, float, str]]], title: str) -> Figure:
     return figure
 
 
-def curves(lines: dict[str, list[tuple[float, float, float, float]]], x: str, y: str, *, log: bool = True) -> Figure:
-    """Medians by what is on the x axis, between the 20th and the 80th percentile: (x, p20, p50, p80)."""
-    figure, axes = _axes(4.2)
-    colours = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
-    for i, (name, points) in enumerate(lines.items()):
+def curves(lines: Curves, x: str, y: str, *, log: bool = True) -> Figure:
+    """Medians by what is on the x axis, between the 20th and the 80th percentile; a colour for each operation."""
+    figure, axes = _axes(4.6)
+    ops = list(dict.fromkeys(op for op, _ in lines))
+    for (op, pass_), points in sorted(lines.items(), key=lambda line: ops.index(line[0][0])):
+        colour, mark = f"C{ops.index(op) % 10}", "os^Dv"[ops.index(op) % 5]
         xs, low, middle, high = zip(*sorted(points))
-        axes.plot(xs, middle, "os^Dv"[i % 5] + "-", color=colours[i % 20], markersize=4, label=name)
-        axes.fill_between(xs, low, high, color=colours[i % 20], alpha=0.2, linewidth=0)
+        style = "-" if pass_ == "forward" else "--"
+        axes.plot(xs, middle, mark + style, color=colour, markersize=4, label=f"{op}, {pass_}")
+        axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
+    every = [point for points in lines.values() for point in points]
     if log:
-        _logarithmic(axes, "x", [point[0] for points in lines.values() for point in points])
-        _logarithmic(axes, "y", [point[2] for points in lines.values() for point in points])
+        _logarithmic(axes, "x", [point[0] for point in every])
+        _logarithmic(axes, "y", [point[2] for point in every])
     else:
-        axes.set(ylim=(0, None), xticks=sorted({point[0] for points in lines.values() for point in points}))
+        axes.set(ylim=(0, None), xticks=sorted({point[0] for point in every}))
     axes.set(xlabel=x, ylabel=y)
-    figure.legend(loc="outside right upper", fontsize=8)
+    figure.legend(loc="outside lower left", ncols=2, fontsize=8)
     return figure
 
 
@@ -123,7 +126,8 @@ def scatter(points: Mapping[str, tuple[Sequence[float], Sequence[float]]], style
     figure, axes = _axes(5.4)
     every = [value for xs, ys in points.values() for value in (*xs, *ys)]
     edges = min(every) / 1.5, max(every) * 1.5
-    axes.fill_between(edges, [e / 1.3 for e in edges], [e * 1.3 for e in edges], color=OURS, alpha=0.1, label="30 %")
+    low, high = [edge / 1.3 for edge in edges], [edge * 1.3 for edge in edges]
+    axes.fill_between(edges, low, high, color=OURS, alpha=0.1, label="within 30 %")
     axes.plot(edges, edges, color="#26303d", linewidth=1, label="as predicted")
     for series, (xs, ys) in points.items():
         mark, colour = styles[series]
@@ -146,11 +150,9 @@ def _axes(height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _logarithmic(axes: Axes, axis: str, values: Iterable[float]) -> None:
-    """A logarithmic axis over the values and 1 that is labelled in plain numbers."""
-    low, high = min(1.0, *values), max(1.0, *values)
-    if axis == "y" or low == high:
-        low, high = min(values), max(values)
+def _logarithmic(axes: Axes, axis: str, values: Sequence[float]) -> None:
+    """A logarithmic axis over the values that is labelled in plain numbers."""
+    low, high = min(values), max(values)
     subs: Any = (1, 2, 5) if high / low < 500 else (1,)
     getattr(axes, f"set_{axis}scale")("log")
     getattr(axes, f"set_{axis}lim")(low / 1.15, high * 1.15)

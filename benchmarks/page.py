@@ -48,7 +48,7 @@ p code { padding: .1em .3em }
 h3 code { font-size: 1em; background: none }
 figure { margin: 1.2rem 0 }
 figure > div { overflow-x: auto; background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: .6rem }
-img { display: block; width: 100%; min-width: 36rem; height: auto }
+img { display: block; max-width: 100%; min-width: 36rem; height: auto }
 figcaption { color: var(--soft); font-size: .85rem }
 figcaption p { margin: .45rem 0 0; max-width: 56rem }
 .table { overflow-x: auto; margin: 1rem 0; border: 1px solid var(--line); border-radius: 8px }

@@ -16,14 +16,16 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks import figures, memory, report, whole_networks
-from benchmarks.figures import COMPILED, EAGER, FOURTH, OURS, Rows
+from benchmarks.figures import COMPILED, EAGER, FOURTH, OURS, Curves, Rows
 from benchmarks.report import Record, table
 from benchmarks.traffic import ours as traffic
 
 OVER = {"over eager": ("o", OURS), "over torch.compile": ("D", COMPILED)}
+EVERYBODY = {"afa_kernels": ("o", OURS), "torch.compile": ("D", COMPILED), "eager": ("s", EAGER)}
 ALLOCATORS = {"default": ("o", OURS), "THP": ("D", COMPILED), "reused": ("^", FOURTH)}
 SLOWER = "afa_kernels is slower"
 BACKENDS = {"Triton": ("o", OURS), "CUDA C++": ("D", COMPILED)}
+COMPARED = ("eager", "compiled", "afa_kernels")
 Entry = dict[str, Record]  # the records of a workload and an allocator, by contestant
 
 
@@ -90,10 +92,10 @@ def run() -> tuple[str, list[Record]]:
 
 
 def measured() -> tuple[str, list[Entry]]:
-    """Where and when, and the workloads of the run that have numbers."""
+    """Where, when and how the run was made, and its workloads that have numbers."""
     name, records = run()
-    entries = report.by_contestant(r for r in records if "pass" in r)
-    whole = [entry for entry in entries if {"eager", "compiled", "afa_kernels"} <= set(entry)]
+    records = [r for r in records if "pass" in r]
+    whole = [entry for entry in report.by_contestant(records) if set(COMPARED) <= set(entry)]
     return of(name, records), whole
 
 
@@ -102,8 +104,8 @@ def rows(entries: Iterable[Entry], numbers: Callable[[Entry], dict[str, float]],
     made: Rows = {}
     for entry in entries:
         r = entry["afa_kernels"]
-        line = f"{r['pass']}, {r['layout']}" + (f", {r['shape']}" if shapes else "")
-        into = made.setdefault((r["op"], line), {})
+        line = ", ".join([r["pass"], r["layout"], *([r["dtype"]] if r["dtype"] != "float32" else [])])
+        into = made.setdefault((r["op"], line + (f", {r['shape']}" if shapes else "")), {})
         for series, number in numbers(entry).items():
             into.setdefault(series, []).append(number)
     return made
@@ -125,9 +127,9 @@ def allocators() -> list[Part]:
     pictures = []
     for over, (name, baseline) in zip(OVER, (("eager", "eager PyTorch"), ("compiled", "torch.compile"))):
         means: Rows = {}
-        for (op, pass_, layout), by in report.groups(entries).items():
+        for (op, *call), by in report.groups(entries).items():
             ratios = {allocator: report.ratios(group)[list(OVER).index(over)] for allocator, group in by.items()}
-            means[op, f"{pass_}, {layout}"] = {allocator: [ratio] for allocator, ratio in ratios.items()}
+            means[op, ", ".join(call)] = {allocator: [ratio] for allocator, ratio in ratios.items()}
         drawn = figures.dots(means, ALLOCATORS, f"times as fast as {baseline}", one="as fast", below=SLOWER)
         caption = f"How many times as fast as {baseline} afa_kernels is: geometric means over the shapes, by allocator."
         pictures.append(Picture(f"allocators-{name}", drawn, caption, origin))
@@ -147,16 +149,18 @@ def shapes() -> list[Part]:
         "Each line is a workload, with torch's default allocator. A *training step* is the forward pass and the "
         "gradients of all inputs. Left of 1 afa_kernels is slower; such marks are red."
     ]
-    with_refused = report.by_contestant(r for r in records if "pass" in r)
-    for op in dict.fromkeys(entry["afa_kernels"]["op"] for entry in entries):
+    every = report.by_contestant(r for r in records if "pass" in r)
+    for op in dict.fromkeys(next(iter(entry.values()))["op"] for entry in every):
+        parts.append(f"### `{op}`")
         mine = [entry for entry in entries if entry["afa_kernels"]["op"] == op]
         shown = [entry for entry in mine if entry["afa_kernels"]["allocator"] == "default"] or mine
-        lines = {("", line): numbers for (_, line), numbers in rows(shown, gains, shapes=True).items()}
-        drawn = figures.dots(lines, OVER, "times as fast", one="as fast", below=SLOWER)
-        every = [entry for entry in with_refused if next(iter(entry.values()))["op"] == op]
-        said = of(name, [r for r in records if r["op"] == op])
-        parts += [f"### `{op}`", Picture(f"speed-up-{op}", drawn, f"Speed-up of `{op}` by shape.", said)]
-        parts.append(Folded("Every shape and allocator", report.operation(every)))
+        if shown:
+            lines = {("", line): numbers for (_, line), numbers in rows(shown, gains, shapes=True).items()}
+            drawn = figures.dots(lines, OVER, "times as fast", one="as fast", below=SLOWER)
+            said = of(name, [r for r in records if r["op"] == op])
+            parts.append(Picture(f"speed-up-{op}", drawn, f"Speed-up of `{op}` by shape.", said))
+        of_op = [entry for entry in every if next(iter(entry.values()))["op"] == op]
+        parts.append(Folded("Every shape and allocator", report.operation(of_op)))
     return parts
 
 
@@ -180,13 +184,13 @@ def slower() -> list[Part]:
     drawn = figures.dots(sorted_gains, OVER, "times as fast", one="as fast", below=SLOWER)
     lines = [
         [
-            f"`{r['op']}`, {r['pass']}, {r['layout']}, {r['shape']}, {r['allocator']}",
-            *(name, f"{r['p50_ms']:.2f} ms", f"{entry[name]['p50_ms']:.2f} ms", f"{gain:.3f}"),
+            f"`{mine['op']}`, {mine['pass']}, {mine['layout']}, {mine['dtype']}, {mine['shape']}, {mine['allocator']}",
+            *(name, f"{mine['p50_ms']:.2f} ms", f"{r['p50_ms']:.2f} ms", f"{r['p50_ms'] / mine['p50_ms']:.3f}"),
         ]
         for entry in entries
-        for r in [entry["afa_kernels"]]
-        for name, gain in zip(("eager", "compiled"), gains(entry).values())
-        if gain < 1
+        for mine in [entry["afa_kernels"]]
+        for name, r in entry.items()
+        if r["p50_ms"] < mine["p50_ms"]
     ]
     caption = "Every workload on the CPU, one mark each, by allocator."
     return [
@@ -198,24 +202,26 @@ def slower() -> list[Part]:
 
 
 def limit() -> list[Part]:
-    name, records = run()
-    shares = [r for r in records if r.get("limit_share") is not None]
-    if not shares:
+    origin, entries = measured()
+    entries = [entry for entry in entries if all("limit_share" in entry[who] for who in COMPARED)]
+    if not entries:
         return [missing("python -m benchmarks.run")]
-    styles = {"afa_kernels": ("o", OURS), "torch.compile": ("D", COMPILED), "eager": ("s", EAGER)}
-    by_row: Rows = {}
-    for r in shares:
-        if r["allocator"] == "default":
-            into = by_row.setdefault((r["op"], f"{r['pass']}, {r['layout']}, {r['shape']}"), {})
-            into.setdefault(r["contestant"].replace("compiled", "torch.compile"), []).append(r["limit_share"])
-    drawn = figures.dots(by_row, styles, "share of the machine's limit", log=False, one="the limit")
-    limits = [r for r in records if r["op"] == "limit"]
-    measured_limits = [[r["contestant"], str(r["threads"]), f"{r['gigabytes_per_second']:.1f}"] for r in limits]
+
+    def shares(entry: Entry) -> dict[str, float]:
+        return {who: entry[who.replace("torch.compile", "compiled")]["limit_share"] for who in EVERYBODY}
+
+    shown = [entry for entry in entries if entry["afa_kernels"]["allocator"] == "reused"] or entries
+    drawn = figures.dots(
+        rows(shown, shares, shapes=True), EVERYBODY, "share of what memory gives", log=False, one="all"
+    )
+    limits = [r for r in run()[1] if r["op"] == "limit"]
+    lines = [[r["contestant"], r["allocator"], str(r["threads"]), f"{r['gigabytes_per_second']:.1f}"] for r in limits]
+    caption = f"Share of what memory gives, by shape; the allocator is *{shown[0]['afa_kernels']['allocator']}*."
     return [
-        "The bytes that a pass must move, inputs read once and outputs written once, over what this machine moves in "
-        "the same time. Beyond 1 lies what stays in the caches.",
-        Picture("limit", drawn, "Share of the machine's limit, with torch's default allocator.", of(name, records)),
-        table(["the machine moves", "threads", "GB/s"], measured_limits) if limits else "",
+        "The bytes that a pass must move, inputs read once and outputs written once, over what the memory of this "
+        "machine gives in the same time. Beyond 1 lies what stays in the caches.",
+        Picture("limit", drawn, caption, origin),
+        table(["memory gives", "allocator", "threads", "GB/s"], lines) if lines else "",
     ]
 
 
@@ -242,8 +248,9 @@ def memory_() -> list[Part]:
         for name, key, caption in MEMORY:
             kept = [entry for entry in shown if entry["afa_kernels"].get(key)]
             by_row = rows(kept, functools.partial(_times_ours, key))
-            drawn = figures.dots(by_row, OVER, "times the bytes of afa_kernels", one="as many", below="ours are more")
-            parts.append(Picture(name, drawn, f"{caption} A mark for each shape.", origin))
+            if by_row:
+                drawn = figures.dots(by_row, OVER, "times ours", one="as many bytes", below="ours are more")
+                parts.append(Picture(name, drawn, f"{caption} A mark for each shape.", origin))
     else:
         parts.append(missing("python -m benchmarks.run"))
     parts.append("### Multi-scale inference")
@@ -279,49 +286,52 @@ def memory_() -> list[Part]:
     return parts
 
 
-AXES = {  # of benchmarks/results/scaling.jsonl: the title, what is on the x axis
-    "elements": ("By the size of the map", "elements of the largest input"),
-    "scales": ("By the number of scales or inputs K", "K"),
+AXES = {  # of benchmarks/results/scaling.jsonl: the title, and what is on the x axis
+    "elements": ("By the size of the map", "elements of a map"),
+    "scales": ("By the number K of scales or inputs", "K"),
 }
 
 
 def scaling() -> list[Part]:
     records = [r for r in found("scaling.jsonl") if "p50_ms" in r]
     if not records:
-        return [missing("python -m benchmarks.scaling")]
-    origin = of("scaling.jsonl", records)
+        return [missing("python -m benchmarks.scaling --output benchmarks/results/scaling.jsonl")]
     parts: list[Part] = []
     for axis, (title, label) in AXES.items():
-        lines: dict[str, list[tuple[float, float, float, float]]] = {}
-        for r in (r for r in records if r["axis"] == axis):
-            point = r["value"], r["p20_ms"], r["p50_ms"], r["p80_ms"]
-            lines.setdefault(f"{r['op']}, {r['pass']}", []).append(point)
+        along = [r for r in records if r["axis"] == axis]
+        lines: Curves = {}
+        for r in along:
+            lines.setdefault((r["op"], r["pass"]), []).append((r["value"], r["p20_ms"], r["p50_ms"], r["p80_ms"]))
         if lines:
             drawn = figures.curves(lines, label, "milliseconds", log=axis == "elements")
-            caption = f"The cost of a call. {title}; medians, between the 20th and the 80th percentile."
-            parts += [f"### {title}", Picture(f"scaling-{axis}", drawn, caption, origin)]
+            caption = "The median time of a call, between the 20th and the 80th percentile."
+            parts += [f"### {title}", Picture(f"scaling-{axis}", drawn, caption, of("scaling.jsonl", along))]
+    along = [r for r in records if r["axis"] == "threads"]
     took: dict[tuple[str, str], dict[int, float]] = {}
-    for r in (r for r in records if r["axis"] == "threads"):
-        took.setdefault((r["op"], r["pass"]), {})[int(r["value"])] = r["p50_ms"]
-    faster: Rows = {key: {f"{n} threads": [us[1] / us[n]] for n in us if n > 1} for key, us in took.items() if 1 in us}
+    for r in along:
+        took.setdefault((r["op"], f"{r['pass']}, {r['shape']}"), {})[r["value"]] = r["p50_ms"]
+    faster: Rows = {
+        key: {f"{count} threads": [ms[1] / ms[count]] for count in ms if count > 1}
+        for key, ms in took.items()
+        if 1 in ms
+    }
     if faster:
-        styles = dict(zip(dict.fromkeys(n for by in faster.values() for n in by), OVER.values()))
-        drawn = figures.dots(faster, styles, "times as fast as one thread", log=False, one="one thread", below=SLOWER)
-        caption = "How many times as fast a call is with more threads than one."
-        parts += ["### Threads", Picture("scaling-threads", drawn, caption, origin)]
-    return parts or [missing("python -m benchmarks.scaling")]
+        styles = dict(zip(dict.fromkeys(series for by in faster.values() for series in by), EVERYBODY.values()))
+        drawn = figures.dots(faster, styles, "times as fast as one thread", log=False, one="as fast", below="slower")
+        caption = "How many times as fast a call is with two threads as with one."
+        parts += ["### By threads", Picture("scaling-threads", drawn, caption, of("scaling.jsonl", along))]
+    return parts
 
 
 def bytes_() -> list[Part]:
     counts = found("traffic.json")
     if not counts:
         return [missing("TRITON_INTERPRET=1 python -m benchmarks.traffic")]
-    styles = {"afa_kernels": ("o", OURS), "torch.compile": ("D", COMPILED), "eager": ("s", EAGER)}
     lines: Rows = {}
     for r in sorted(counts, key=lambda r: (r["case"], r["pass"] != "forward")):
         op, _, case = r["case"].partition(": ")
         lines.setdefault((op, f"{case}, {r['pass']}"), {}).setdefault(r["who"], []).append(r["sectors"])
-    drawn = figures.dots(lines, styles, "bytes moved over the least possible", one="the least")
+    drawn = figures.dots(lines, EVERYBODY, "bytes moved over the least possible", one="the least")
     said = of("traffic.json") + ", by `TRITON_INTERPRET=1 python -m benchmarks.traffic`: counted, not timed."
     return [
         "The least is every input read once and every output written once; bytes are counted in sectors of 32.",
@@ -362,7 +372,8 @@ def gpu_model() -> list[Part]:
     if not lines:
         return [missing("python -m benchmarks.gpu.model")]
     drawn = figures.dots(in_order(lines), BACKENDS, "share of the bandwidth of a copy", log=False, one="bandwidth")
-    said = of("gpu_model.json") + " and `gpu_model_cuda.json`, by `python -m benchmarks.gpu.model`, which runs no GPU."
+    said = of("gpu_model.json") + " and `gpu_model_cuda.json`, by `python -m benchmarks.gpu.model` and "
+    said += "`python -m benchmarks.gpu.cuda.model`, which need no GPU."
     caption = (
         "What the model says of an H100 in float16: the share of a pass's time that its bytes take at full bandwidth."
     )
@@ -427,7 +438,9 @@ def _on_a_gpu(timed: Iterable[Record]) -> dict[tuple[str, ...], dict[str, float]
 
 def _table_of_slower(lines: list[list[str]]) -> str:
     header = ["workload", "than", "ours", "theirs", "times as fast, or as small"]
-    return table(header, sorted(lines, key=lambda line: (float(line[-1]), line))) if lines else "No record is slower."
+    return (
+        table(header, sorted(lines, key=lambda line: (float(line[-1]), line))) if lines else "None of what is recorded."
+    )
 
 
 def _slower_on_a_gpu() -> list[list[str]]:
