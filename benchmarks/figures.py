@@ -72,12 +72,14 @@ def dots(rows: Rows, styles: Styles, label: str, *, log: bool = True, one: str =
         tick.set_fontweight("bold" if heading else "normal")
     if log:
         _logarithmic(axes, "x", [1, *(x for of in points.values() for x, _ in of)])
+    else:
+        axes.set_xlim(left=0)
     if one:
         axes.axvline(1, color="#26303d", linewidth=1.2, label=one)
     if below:
         axes.axvspan(axes.get_xlim()[0], 1, color=SLOWER, alpha=0.07, linewidth=0)
         axes.plot([], [], "s", color=SLOWER, label=f"below 1: {below}")
-    figure.legend(loc="outside upper left", ncols=4)
+    figure.legend(loc="outside upper left", ncols=5)
     return figure
 
 

@@ -249,7 +249,9 @@ def memory_() -> list[Part]:
             kept = [entry for entry in shown if entry["afa_kernels"].get(key)]
             by_row = rows(kept, functools.partial(_times_ours, key))
             if by_row:
-                drawn = figures.dots(by_row, OVER, "times ours", one="as many bytes", below="ours are more")
+                drawn = figures.dots(
+                    by_row, OVER, "times the bytes of afa_kernels", one="as many", below="ours are more"
+                )
                 parts.append(Picture(name, drawn, f"{caption} A mark for each shape.", origin))
     else:
         parts.append(missing("python -m benchmarks.run"))
