@@ -79,7 +79,7 @@ def part(of: Part, png: dict[str, bytes]) -> str:
     if isinstance(of, Picture):
         alt, data = html.escape(of.caption.replace("`", "")), base64.b64encode(png[of.name]).decode()
         image = f'<div><img alt="{alt}" src="data:image/png;base64,{data}"></div>'
-        return f"<figure>{image}\n<figcaption>{markdown(of.caption)}{markdown(of.of)}</figcaption></figure>\n"
+        return f"<figure>{image}\n<figcaption>{markdown(of.caption)}{markdown(of.record)}</figcaption></figure>\n"
     return markdown(of)
 
 

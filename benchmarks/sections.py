@@ -34,7 +34,7 @@ class Picture:
     name: str
     figure: Figure
     caption: str  # what it shows; Markdown
-    of: str  # where, when and how its record was made; Markdown
+    record: str  # where, when and how its record was made; Markdown
 
 
 @dataclass
@@ -58,20 +58,23 @@ def missing(command: str) -> str:
     return f"*Not measured yet:* `{command}` makes the record."
 
 
-def of(name: str, records: Iterable[Record] = ()) -> str:
+def record_of(name: str, records: Iterable[Record] = ()) -> str:
     """Where, when and how the records of a file were made, as far as they say so."""
     made = [r for r in records if "command" in r]
     if not made:
         return f"Record: `benchmarks/results/{name}`"
     machines = dict.fromkeys(_machine(r) for r in made)
-    runs = list(dict.fromkeys((r["command"], (r["commit"] or "no commit")[:12], r["date"][:10]) for r in made))
-    latest = max(runs, key=lambda run: run[2])
-    dates = sorted(date for _, _, date in runs)
+    runs = list(dict.fromkeys((r["command"], commit_of(r), r["date"][:10]) for r in made))
     text = " and ".join(f"`{command}` at {commit} on {date}" for command, commit, date in runs)
     if len(runs) > 4:
-        when = f"on {dates[0]}" if dates[0] == dates[-1] else f"from {dates[0]} to {dates[-1]}"
-        text = f"{len(runs)} runs {when}, of which the last is `{latest[0]}` at {latest[1]}"
+        first, last = (choose(made, key=lambda r: r["date"]) for choose in (min, max))
+        days = dict.fromkeys((first["date"][:10], last["date"][:10]))
+        text = f"{len(runs)} runs, {' to '.join(days)}, the last `{last['command']}` at {commit_of(last)}"
     return f"Record: `benchmarks/results/{name}`. {'; '.join(machines)}. {text}."
+
+
+def commit_of(r: Record) -> str:
+    return (r["commit"] or "no commit")[:12]
 
 
 def _machine(r: Record) -> str:
@@ -96,7 +99,7 @@ def measured() -> tuple[str, list[Entry]]:
     name, records = run()
     records = [r for r in records if "pass" in r]
     whole = [entry for entry in report.by_contestant(records) if set(COMPARED) <= set(entry)]
-    return of(name, records), whole
+    return record_of(name, records), whole
 
 
 def rows(entries: Iterable[Entry], numbers: Callable[[Entry], dict[str, float]], *, shapes: bool = False) -> Rows:
@@ -157,7 +160,7 @@ def shapes() -> list[Part]:
         if shown:
             lines = {("", line): numbers for (_, line), numbers in rows(shown, gains, shapes=True).items()}
             drawn = figures.dots(lines, OVER, "times as fast", one="as fast", below=SLOWER)
-            said = of(name, [r for r in records if r["op"] == op])
+            said = record_of(name, [r for r in records if r["op"] == op])
             parts.append(Picture(f"speed-up-{op}", drawn, f"Speed-up of `{op}` by shape.", said))
         of_op = [entry for entry in every if next(iter(entry.values()))["op"] == op]
         parts.append(Folded("Every shape and allocator", report.operation(of_op)))
@@ -239,7 +242,7 @@ def _times_ours(key: str, entry: Entry) -> dict[str, float]:
     }
 
 
-def memory_() -> list[Part]:
+def memory_use() -> list[Part]:
     origin, entries = measured()
     parts: list[Part] = []
     if entries:
@@ -259,28 +262,28 @@ def memory_() -> list[Part]:
     if inference := found("inference_memory.json"):
         drawn = memory.inference_figure(inference["found"], tuple(inference["size"]))
         caption = "The most memory held by the number of scales, in rendered maps, the network's predictions included."
-        parts.append(Picture("memory-inference", drawn, caption, of("inference_memory.json", [inference])))
+        parts.append(Picture("memory-inference", drawn, caption, record_of("inference_memory.json", [inference])))
         parts.append(memory.inference_table(inference["found"]))
     else:
         parts.append(missing("python -m benchmarks.memory inference --record"))
     parts.append("### Training an up-path")
     training = found("training_memory.json")
     if training and {"memory", "losses"} <= set(training):
-        rows_ = [
-            [(name, of_[key] / most[key], text(of_[key])) for name, of_ in training["networks"].items()]
-            for key, text in (
-                ("saved bytes", _megabytes),
-                ("peak bytes", _megabytes),
-                ("seconds", lambda value: f"{value:.1f} s"),
+        nets = training["networks"]
+        official = nets["official composition"]
+        panels = {
+            title: [(name, net[key] / official[key], text(net[key])) for name, net in nets.items()]
+            for title, key, text in (
+                ("saved for backward", "saved bytes", _megabytes),
+                ("peak", "peak bytes", _megabytes),
+                ("time of a step", "seconds", _seconds),
             )
-            for most in [training["networks"]["official composition"]]
-        ]
-        panels = dict(zip(("saved for backward", "peak", "time of a step"), rows_))
+        }
         drawn = figures.bars(panels, "share of the official composition's")
-        said = of("training_memory.json", [training["memory"]])
+        said = record_of("training_memory.json", [training["memory"]])
         caption = "A training step of an up-path, as a share of the official composition's."
         parts += [Picture("memory-training", drawn, caption, said), memory.training_table(training)]
-        said = of("training_memory.json", [training["losses"]])
+        said = record_of("training_memory.json", [training["losses"]])
         drawn = memory.losses_figure(training)
         parts.append(Picture("losses", drawn, "The losses of the three from the same weights on the same data.", said))
     else:
@@ -307,7 +310,7 @@ def scaling() -> list[Part]:
         if lines:
             drawn = figures.curves(lines, label, "milliseconds", log=axis == "elements")
             caption = "The median time of a call, between the 20th and the 80th percentile."
-            parts += [f"### {title}", Picture(f"scaling-{axis}", drawn, caption, of("scaling.jsonl", along))]
+            parts += [f"### {title}", Picture(f"scaling-{axis}", drawn, caption, record_of("scaling.jsonl", along))]
     along = [r for r in records if r["axis"] == "threads"]
     took: dict[tuple[str, str], dict[int, float]] = {}
     for r in along:
@@ -321,11 +324,11 @@ def scaling() -> list[Part]:
         styles = dict(zip(dict.fromkeys(series for by in faster.values() for series in by), EVERYBODY.values()))
         drawn = figures.dots(faster, styles, "times as fast as one thread", log=False, one="as fast", below="slower")
         caption = "How many times as fast a call is with two threads as with one."
-        parts += ["### By threads", Picture("scaling-threads", drawn, caption, of("scaling.jsonl", along))]
+        parts += ["### By threads", Picture("scaling-threads", drawn, caption, record_of("scaling.jsonl", along))]
     return parts
 
 
-def bytes_() -> list[Part]:
+def bytes_moved() -> list[Part]:
     counts = found("traffic.json")
     if not counts:
         return [missing("TRITON_INTERPRET=1 python -m benchmarks.traffic")]
@@ -334,7 +337,7 @@ def bytes_() -> list[Part]:
         op, _, case = r["case"].partition(": ")
         lines.setdefault((op, f"{case}, {r['pass']}"), {}).setdefault(r["who"], []).append(r["sectors"])
     drawn = figures.dots(lines, EVERYBODY, "bytes moved over the least possible", one="the least")
-    said = of("traffic.json") + ", by `TRITON_INTERPRET=1 python -m benchmarks.traffic`: counted, not timed."
+    said = record_of("traffic.json") + ", by `TRITON_INTERPRET=1 python -m benchmarks.traffic`: counted, not timed."
     return [
         "The least is every input read once and every output written once; bytes are counted in sectors of 32.",
         Picture("bytes", drawn, "What a pass moves on a GPU, in units of the least.", said),
@@ -346,20 +349,19 @@ def networks() -> list[Part]:
     records = _networks()
     if not records:
         return [missing("python -m benchmarks.whole_networks")]
-    panels: dict[str, list[tuple[str, float, str]]] = {"time": [], "peak memory": []}
-    for title in dict.fromkeys(r["network"] for r in records):
-        entries = {r["contestant"]: r for r in records if r["network"] == title}
-        for (shares, key), text in zip(
-            zip(panels.values(), ("seconds", "peak_bytes")), (lambda value: f"{value:.2f} s", _mebibytes)
-        ):
-            shares.append((title, math.nan, ""))
-            official = entries["official"].get(key)
-            for name, r in entries.items():
-                known = official and key in r
-                shares.append((name, r[key] / official if known else math.nan, text(r[key]) if known else "no record"))
+    panels: dict[str, list[tuple[str, float, str]]] = {}
+    for quantity, key, text in (("time", "seconds", _seconds), ("peak memory", "peak_bytes", _mebibytes)):
+        bars = panels.setdefault(quantity, [])
+        for title in dict.fromkeys(r["network"] for r in records):
+            bars.append((title, math.nan, ""))
+            nets = {r["contestant"]: r for r in records if r["network"] == title}
+            for name, net in nets.items():
+                known = key in net and key in nets["official"]
+                share = net[key] / nets["official"][key] if known else math.nan
+                bars.append((name, share, text(net[key]) if known else "no record"))
     drawn = figures.bars(panels, "share of the official composition's")
     caption = "Whole networks, as a share of the official composition's; ours is blue."
-    return [Picture("networks", drawn, caption, of("networks.jsonl", records)), whole_networks.table(records)]
+    return [Picture("networks", drawn, caption, record_of("networks.jsonl", records)), whole_networks.table(records)]
 
 
 # ---- on a GPU ----
@@ -374,7 +376,7 @@ def gpu_model() -> list[Part]:
     if not lines:
         return [missing("python -m benchmarks.gpu.model")]
     drawn = figures.dots(in_order(lines), BACKENDS, "share of the bandwidth of a copy", log=False, one="bandwidth")
-    said = of("gpu_model.json") + " and `gpu_model_cuda.json`, by `python -m benchmarks.gpu.model` and "
+    said = record_of("gpu_model.json") + " and `gpu_model_cuda.json`, by `python -m benchmarks.gpu.model` and "
     said += "`python -m benchmarks.gpu.cuda.model`, which need no GPU."
     caption = (
         "What the model says of an H100 in float16: the share of a pass's time that its bytes take at full bandwidth."
@@ -392,7 +394,7 @@ def gpu_record() -> list[Part]:
     timed = [r for r in records if "p50_us" in r]
     if not timed:
         return [missing("python -m benchmarks.gpu all")]
-    said = of(", ".join(path.name for path in sorted(report.RESULTS.glob("gpu-*.jsonl"))), records)
+    said = record_of(", ".join(path.name for path in sorted(report.RESULTS.glob("gpu-*.jsonl"))), records)
     parts: list[Part] = []
     lines: Rows = {}
     for (_, op, pass_, *_), us in _on_a_gpu(timed).items():
@@ -415,9 +417,9 @@ def gpu_record() -> list[Part]:
             points[who] = [model[key] for key in both], [took[key] for key in both]
     if points:
         drawn = figures.scatter(points, BACKENDS, "predicted, microseconds", "measured, microseconds")
-        near = {who: (sum(1 / 1.3 <= y / x <= 1.3 for x, y in zip(*of_)), len(of_[0])) for who, of_ in points.items()}
+        near = {who: (sum(1 / 1.3 <= y / x <= 1.3 for x, y in zip(*xy)), len(xy[0])) for who, xy in points.items()}
         counts = " and ".join(f"{inside} of {count} passes of {who}" for who, (inside, count) in near.items())
-        caption = f"What an H200 took in float16 against what the model had said of one: {counts} lie within 30 %."
+        caption = f"What an H200 took in float16 against what the model says of one: {counts} lie within 30 %."
         parts += ["### Measured against the model", Picture("gpu-agreement", drawn, caption, said)]
         if len(points) == 2:
             parts.append(Folded("By operation, with the model of CUDA C++", report.gpu_model_cuda()))
@@ -464,7 +466,7 @@ def _slower_networks() -> list[list[str]]:
     records, lines = _networks(), []
     for r in (r for r in records if r["contestant"].startswith("afa_kernels")):
         for other in (o for o in records if o["network"] == r["network"] and o["contestant"].startswith("official")):
-            for key, text in (("seconds", lambda value: f"{value:.2f} s"), ("peak_bytes", _mebibytes)):
+            for key, text in (("seconds", _seconds), ("peak_bytes", _mebibytes)):
                 if key in r and key in other and other[key] < r[key]:
                     what = [f"{r['network']}: {r['contestant']}", other["contestant"], text(r[key]), text(other[key])]
                     lines.append([*what, f"{other[key] / r[key]:.3f}"])
@@ -474,6 +476,10 @@ def _slower_networks() -> list[list[str]]:
 def _networks() -> list[Record]:
     path = report.RESULTS / "networks.jsonl"
     return whole_networks.newest(path) if path.exists() else []
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s"
 
 
 def _megabytes(value: float) -> str:
@@ -489,9 +495,9 @@ SECTIONS: dict[str, tuple[str, Callable[[], list[Part]]]] = {
     "shapes": ("Speed-up by shape", shapes),
     "slower": ("Where afa_kernels is slower", slower),
     "limit": ("Fraction of the machine's limit", limit),
-    "memory": ("Memory", memory_),
+    "memory": ("Memory", memory_use),
     "scaling": ("Cost against size, scales and threads", scaling),
-    "bytes": ("Bytes", bytes_),
+    "bytes": ("Bytes", bytes_moved),
     "networks": ("Whole networks", networks),
     "gpu-model": ("The model of a GPU", gpu_model),
     "gpu": ("The record of a GPU", gpu_record),
