@@ -23,6 +23,7 @@ from benchmarks.traffic import ours as traffic
 OVER = {"over eager": ("o", OURS), "over torch.compile": ("D", COMPILED)}
 EVERYBODY = {"afa_kernels": ("o", OURS), "torch.compile": ("D", COMPILED), "eager": ("s", EAGER)}
 ALLOCATORS = {"default": ("o", OURS), "THP": ("D", COMPILED), "reused": ("^", FOURTH)}
+MEASURE = "python -m benchmarks.run --output benchmarks/results/cpu.jsonl"
 SLOWER = "afa_kernels is slower"
 BACKENDS = {"Triton": ("o", OURS), "CUDA C++": ("D", COMPILED)}
 COMPARED = ("eager", "compiled", "afa_kernels")
@@ -126,7 +127,7 @@ def gains(entry: Entry) -> dict[str, float]:
 def allocators() -> list[Part]:
     origin, entries = measured()
     if not entries:
-        return [missing("python -m benchmarks.run")]
+        return [missing(MEASURE)]
     pictures = []
     for over, (name, baseline) in zip(OVER, (("eager", "eager PyTorch"), ("compiled", "torch.compile"))):
         means: Rows = {}
@@ -147,7 +148,7 @@ def allocators() -> list[Part]:
 def shapes() -> list[Part]:
     (name, records), (_, entries) = run(), measured()
     if not entries:
-        return [missing("python -m benchmarks.run")]
+        return [missing(MEASURE)]
     parts: list[Part] = [
         "Each line is a workload, with torch's default allocator. A *training step* is the forward pass and the "
         "gradients of all inputs. Left of 1 afa_kernels is slower; such marks are red."
@@ -176,7 +177,7 @@ def slower() -> list[Part]:
         _table_of_slower(_slower_on_a_gpu()),
     ]
     if not entries:
-        return [missing("python -m benchmarks.run"), *others]
+        return [missing(MEASURE), *others]
     allocator = {name: [e for e in entries if e["afa_kernels"]["allocator"] == name] for name in ALLOCATORS}
     sorted_gains: Rows = {}
     for name, group in allocator.items():
@@ -208,7 +209,7 @@ def limit() -> list[Part]:
     origin, entries = measured()
     entries = [entry for entry in entries if all("limit_share" in entry[who] for who in COMPARED)]
     if not entries:
-        return [missing("python -m benchmarks.run")]
+        return [missing(MEASURE)]
 
     def shares(entry: Entry) -> dict[str, float]:
         return {who: entry[who.replace("torch.compile", "compiled")]["limit_share"] for who in EVERYBODY}
@@ -257,7 +258,7 @@ def memory_use() -> list[Part]:
                 )
                 parts.append(Picture(name, drawn, f"{caption} A mark for each shape.", origin))
     else:
-        parts.append(missing("python -m benchmarks.run"))
+        parts.append(missing(MEASURE))
     parts.append("### Multi-scale inference")
     if inference := found("inference_memory.json"):
         drawn = memory.inference_figure(inference["found"], tuple(inference["size"]))
