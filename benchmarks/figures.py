@@ -102,7 +102,7 @@ def bars(panels: dict[str, list[tuple[str, float, str]]], title: str) -> Figure:
     return figure
 
 
-def curves(lines: Curves, x: str, y: str, *, log: bool = True) -> Figure:
+def curves(lines: Curves, x: str, y: str) -> Figure:
     """Medians by what is on the x axis, between the 20th and the 80th percentile; a colour for each operation."""
     figure, axes = _axes(4.6)
     ops = list(dict.fromkeys(op for op, _ in lines))
@@ -113,11 +113,10 @@ def curves(lines: Curves, x: str, y: str, *, log: bool = True) -> Figure:
         axes.plot(xs, middle, mark + style, color=colour, markersize=4, label=f"{op}, {pass_}")
         axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
     every = [point for points in lines.values() for point in points]
-    if log:
-        _logarithmic(axes, "x", [point[0] for point in every])
-        _logarithmic(axes, "y", [point[2] for point in every])
-    else:
-        axes.set(ylim=(0, None), xticks=sorted({point[0] for point in every}))
+    _logarithmic(axes, "x", [point[0] for point in every])
+    _logarithmic(axes, "y", [value for point in every for value in point[1:]])
+    if len(values := {point[0] for point in every}) < 10:
+        axes.set_xticks(sorted(values))
     axes.set(xlabel=x, ylabel=y)
     figure.legend(loc="outside lower left", ncols=2, fontsize=8)
     return figure

@@ -309,7 +309,7 @@ def scaling() -> list[Part]:
         for r in along:
             lines.setdefault((r["op"], r["pass"]), []).append((r["value"], r["p20_ms"], r["p50_ms"], r["p80_ms"]))
         if lines:
-            drawn = figures.curves(lines, label, "milliseconds", log=axis == "elements")
+            drawn = figures.curves(lines, label, "milliseconds")
             caption = "The median time of a call, between the 20th and the 80th percentile."
             parts += [f"### {title}", Picture(f"scaling-{axis}", drawn, caption, record_of("scaling.jsonl", along))]
     along = [r for r in records if r["axis"] == "threads"]
