@@ -363,10 +363,10 @@ Times = dict[tuple[str, ...], float]  # microseconds by operation, pass, type, l
 
 def gpu_model_cuda() -> str:
     """Both backends' passes on an H100, and how many times its prediction for an H200 the CUDA kernels took there."""
-    triton, cuda, took, lines = predictions(), predictions("cuda"), _on_h200("cuda"), []
+    triton, cuda, took, lines = predictions(), predictions("cuda"), measured_on_h200("cuda"), []
     if not cuda:
         return ""
-    on_h100, on_h200 = [_on(triton, "H100"), _on(cuda, "H100")], _on(cuda, "H200")
+    on_h100, on_h200 = [modelled_on(triton, "H100"), modelled_on(cuda, "H100")], modelled_on(cuda, "H200")
     for op, layout, shape in _telling(cuda):
         cells = []
         for name in ("forward", "backward"):
@@ -377,12 +377,12 @@ def gpu_model_cuda() -> str:
     header = ["operation", "layout", "shape"]
     for name in ("forward", "backward"):
         header += [f"{name}, Triton", f"{name}, CUDA", f"{name}, measured / model"]
-    return f"{_agreement(_on(triton, 'H200'), on_h200)}\n\n{table(header, lines)}"
+    return f"{_agreement(modelled_on(triton, 'H200'), on_h200)}\n\n{table(header, lines)}"
 
 
 def _agreement(triton: Times, cuda: Times) -> str:
     """How far what an H200 measured is from what the model says of one."""
-    took, beside, mean = _on_h200("cuda"), _on_h200("triton"), statistics.geometric_mean
+    took, beside, mean = measured_on_h200("cuda"), measured_on_h200("triton"), statistics.geometric_mean
     both = [key for key in took if key in beside and key in cuda]
     off = [took[key] / cuda[key] for key in both]
     near = sum(1 / 1.3 <= ratio <= 1.3 for ratio in off)
@@ -394,11 +394,11 @@ def _agreement(triton: Times, cuda: Times) -> str:
     )
 
 
-def _on(model: Predictions, gpu: str) -> Times:
+def modelled_on(model: Predictions, gpu: str) -> Times:
     return {tuple(of): us for (*of, name), (us, _) in model.items() if name == gpu}
 
 
-def _on_h200(backend: str) -> Times:
+def measured_on_h200(backend: str) -> Times:
     """What passes of a backend took that were measured on an H200, in float16."""
     return {
         (r["op"], r["pass"], r["dtype"], r["layout"], r["shape"]): r["p50_us"]
