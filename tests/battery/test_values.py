@@ -74,8 +74,10 @@ def kernels(case: Case, backend: str) -> set[str]:
     """What the two passes of the case launch."""
     if backend == "reference":
         return set()
+    moved = case.options.get("training") and case.options["running_mean"] is not None
+    forward = [f"{stem}_forward" for stem in (*stems(case), *(["move_running_statistics"] if moved else []))]
     backward = [f"{stem}_backward" for stem in backward_stems(case)]
-    return {op for op in (*(f"{stem}_forward" for stem in stems(case)), *backward) if has_kernel(backend, op)}
+    return {op for op in (*forward, *backward) if has_kernel(backend, op)}
 
 
 def assert_formats(case: Case, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor]) -> None:

@@ -17,14 +17,15 @@ def call(
     running: bool = False,
     slope: float = 0.0,
     abs_weight: bool = False,
+    training: bool | None = None,
     **details: Any,
 ) -> Case:
-    """In training, without running statistics to move; or in evaluation mode by `running` ones."""
+    """In training, without running statistics to move; or in evaluation mode by `running` ones; or moving these."""
     channels = shape[1]
     options = {
         "running_mean": torch.linspace(-1, 1, channels) if running else None,
         "running_var": torch.linspace(0.5, 2, channels) if running else None,
-        "training": not running,
+        "training": not running if training is None else training,
         "activation_slope": slope,
         "abs_weight": abs_weight,
     }
@@ -38,6 +39,7 @@ CASES: tuple[Case, ...] = (
     call("NCHW in training", (2, 5, 3, 5), thorough=True),
     call("channels_last in training, InPlaceABN", (2, 5, 3, 5), "channels_last", False, 0.01, True, thorough=True),
     call("running statistics", (2, 5, 3, 5), running=True, thorough=True),
+    call("running statistics moved", (2, 5, 3, 5), running=True, training=True, dtypes=FLOAT32),
     call("few values in NCHW", (2, 3, 2, 3)),
     call("few values in channels_last", (2, 3, 2, 3), "channels_last", slope=0.01),
     call("few values, running statistics", (2, 3, 2, 3), running=True, abs_weight=True),
@@ -78,6 +80,7 @@ LARGE_CASES: tuple[Case, ...] = (
         for name, shape in LARGE
         for layout in ("contiguous", "channels_last")
     ),
+    call("odd sizes, running statistics moved", (2, 67, 9, 13), running=True, training=True),
 )
 
 MANY_IMAGES = Case(

@@ -19,13 +19,14 @@ def call(
     running: bool = True,
     slope: float = 0.0,
     abs_weight: bool = False,
+    training: bool | None = None,
     **details: Any,
 ) -> Case:
-    """In evaluation mode; or in training without running statistics to move."""
+    """In evaluation mode; or in training, without running statistics to move, or moving them."""
     options = {
         "running_mean": torch.linspace(-1, 1, hidden) if running else None,
         "running_var": torch.linspace(0.5, 2, hidden) if running else None,
-        "training": not running,
+        "training": not running if training is None else training,
         "activation_slope": slope,
         "abs_weight": abs_weight,
     }
@@ -42,6 +43,7 @@ CASES: tuple[Case, ...] = (
     call("few values in channels_last", (2, 3, 2, 2), 3, 1, "channels_last", True, 0.01),
     call("statistics of the batch", (5, 3, 2, 3), 4, 2, running=False),
     call("statistics of the batch, InPlaceABN", (5, 3, 2, 3), 4, 2, "channels_last", False, 0.01, True),
+    call("running statistics moved", (5, 3, 2, 3), 4, 2, training=True, dtypes=FLOAT32),
     call("several blocks along every axis", (2, 67, 2, 3), 71, 19, dtypes=FLOAT32),
     call("sizes a multiple of every block", (2, 64, 4, 4), 64, 16, dtypes=FLOAT32),
     call("more images and channels than a program takes at once", (19, 131, 1, 2), 133, 17, dtypes=FLOAT32),
@@ -67,6 +69,7 @@ LARGE_CASES: tuple[Case, ...] = (
     ),
     call("sizes divide by 16, statistics of the batch", (16, 512, 16, 16), 512, 32, running=False),
     call("odd sizes, statistics of the batch", (35, 67, 9, 13), 131, 9, running=False),
+    call("odd sizes, running statistics moved", (35, 67, 9, 13), 131, 9, training=True),
 )
 
 MANY_IMAGES = Case(
