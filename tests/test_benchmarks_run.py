@@ -72,6 +72,21 @@ def test_one_row_again(tmp_path: Path) -> None:
         assert r["limit_share"] == pytest.approx(r["least_gigabytes_per_second"] / best)
 
 
+def test_what_the_first_process_refuses_the_others_do_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, wrong = ({"op": "attentive_fusion", "shape": shape} for shape in ("1x2", "3x4"))
+    asked = []
+
+    def of_process(name: str, checked: bool) -> list[dict[str, Any]]:
+        asked.append((name, checked))
+        return [right, wrong | ({} if checked else {"refused": "for no reason"})]
+
+    monkeypatch.setattr(run, "of_process", of_process)
+    monkeypatch.setattr(sys, "argv", ["run", "--op", "attentive_fusion"])
+    records = list(run.records_of(run.options()))
+    assert records == [right, wrong | {"refused": "for no reason"}, right, right]
+    assert asked == [("default", False), ("THP", True), ("reused", True)]
+
+
 def test_no_such_row() -> None:
     done = python("benchmarks.run", *ROW[:-1], "channels_last", "--dtype", "bfloat16")
     assert done.returncode == 2 and "there is no such workload" in done.stderr
