@@ -95,7 +95,7 @@ def name(shape: Shape) -> str:
 
 
 def layouts(size: str) -> tuple[str, ...]:
-    """Return the layouts; of the headline the first alone, which a fusion is too important for."""
+    """Return the layouts that are measured: in the headline NCHW alone, but for fusions, which have all LAYOUTS."""
     return ("contiguous",) if size == "headline" else tuple(LAYOUTS)
 
 
