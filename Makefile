@@ -110,8 +110,8 @@ bench: $(VENV)/installed
 # Everything, in hours. Where it ended, benchmarks.run --full goes on with --op, which keeps what the file has of others.
 bench-full: $(VENV)/installed
 	$(PY) -m benchmarks.scaling --output benchmarks/results/scaling.jsonl
-	$(PY) -m benchmarks.run --full --allocator reused --output benchmarks/results/cpu-full.jsonl
 	$(PY) -m pytest benchmarks/test_micro.py --benchmark-only --benchmark-autosave
+	$(PY) -m benchmarks.run --full --allocator reused --output benchmarks/results/cpu-full.jsonl
 
 # What a release has: the source distribution, the wheel of pure Python and the wheel with the library, which runs on the
 # oldest manylinux that this compiler allows; each is checked, installed alone and must choose the backend it has.
