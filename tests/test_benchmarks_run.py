@@ -33,7 +33,7 @@ def loaded(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 3])
 def test_limits(threads: int) -> None:
     """What is timed writes what it should, every element of it."""
     b, c = torch.randn(2, 4096)
