@@ -30,7 +30,7 @@ static void triad_streaming(float* a, const float* b, const float* c, float s, s
 #endif
 }
 
-// The arrays begin at a line of the cache, of 16 elements, and so does the part of every thread; the last takes the rest.
+// The arrays begin at a line of the cache, 16 elements, and so does every thread's part; the last has the rest.
 extern "C" void run(int kernel, int threads, float* a, const float* b, const float* c, float s, size_t count) {
   static constexpr Kernel kernels[] = {copy, triad, triad_streaming};
   const size_t part = count / threads / 16 * 16, last = part * (threads - 1);
