@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 NATIVE_FILES := $(wildcard csrc/*.* csrc/*/*.*)
-SIMT_FILES := $(wildcard tests/simt/*.[hc]pp benchmarks/gpu/cuda/recorder/*.[hc]pp)
+OTHER_FILES := $(wildcard tests/simt/*.[hc]pp benchmarks/*.cpp benchmarks/gpu/cuda/recorder/*.[hc]pp)
 NATIVE := setup.py build_backend.py pyproject.toml $(NATIVE_FILES)
 TORCHES ?= 2.11.0 2.13.0 2.14.1 2.15.0
 OPERATIONS := $(patsubst afa_kernels/ops/%.py,test_%.py,$(wildcard afa_kernels/ops/[a-z]*.py))
@@ -88,13 +88,13 @@ gate-record: $(VENV)/installed
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run -Werror $(NATIVE_FILES) $(SIMT_FILES)
+	$(VENV)/bin/clang-format --dry-run -Werror $(NATIVE_FILES) $(OTHER_FILES)
 	$(VENV)/bin/mypy
 
 fix: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i $(NATIVE_FILES) $(SIMT_FILES)
+	$(VENV)/bin/clang-format -i $(NATIVE_FILES) $(OTHER_FILES)
 
 # For a machine with a GPU: everything that only it can show, into a record to commit. It installs nothing; PYTHON needs
 # torch, Triton and pytest.
@@ -111,8 +111,8 @@ bench: $(VENV)/installed
 # Everything, in hours. Where it ended, benchmarks.run --full goes on with --op, which keeps what the file has of others.
 bench-full: $(VENV)/installed
 	$(PY) -m benchmarks.scaling --output benchmarks/results/scaling.jsonl
-	$(PY) -m benchmarks.run --full --allocator reused --output benchmarks/results/cpu-full.jsonl
 	$(PY) -m pytest benchmarks/test_micro.py --benchmark-only --benchmark-autosave
+	$(PY) -m benchmarks.run --full --allocator reused --output benchmarks/results/cpu-full.jsonl
 	$(MAKE) report
 
 # What the records say, measuring nothing: the tables of the documentation, and demo/report.html with every figure.

@@ -30,14 +30,14 @@ static void triad_streaming(float* a, const float* b, const float* c, float s, s
 #endif
 }
 
-// The arrays begin at a line of the cache, and every thread's part of them is whole lines.
+// The arrays begin at a line of the cache, 16 elements, and so does every thread's part; the last has the rest.
 extern "C" void run(int kernel, int threads, float* a, const float* b, const float* c, float s, size_t count) {
-  const Kernel chosen = (Kernel[]){copy, triad, triad_streaming}[kernel];
-  const size_t part = count / threads;
+  static constexpr Kernel kernels[] = {copy, triad, triad_streaming};
+  const size_t part = count / threads / 16 * 16, last = part * (threads - 1);
   std::vector<std::thread> others;
-  for (int t = 1; t < threads; ++t) {
-    others.emplace_back(chosen, a + t * part, b + t * part, c + t * part, s, part);
+  for (size_t begin = 0; begin < last; begin += part) {
+    others.emplace_back(kernels[kernel], a + begin, b + begin, c + begin, s, part);
   }
-  chosen(a, b, c, s, part);
+  kernels[kernel](a + last, b + last, c + last, s, count - last);
   for (std::thread& other : others) other.join();
 }

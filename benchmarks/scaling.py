@@ -1,7 +1,7 @@
 """How the time of afa_kernels grows: with threads, with the size of the map, and with the number of scales or inputs.
 
     python -m benchmarks.scaling --output benchmarks/results/scaling.jsonl    everything
-    python -m benchmarks.scaling --axis elements --op attentive_fusion        a part, printed
+    python -m benchmarks.scaling --axis elements --op attentive_fusion        a part, printed; --pass and --value too
     python -m benchmarks.scaling --quick                                      a smoke run: small maps, few repetitions
 
 A record is a call at one `value` of an `axis`, with memory that is reused, so that what grows is the kernels' time:
@@ -96,7 +96,8 @@ def records(arguments: argparse.Namespace) -> Iterator[Record]:
     shared = {**circumstances(), "command": shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]])}
     for axis in arguments.axis:
         for workload, value, threads in AXES[axis](arguments.quick):
-            if workload.case.op in arguments.op:
+            chosen = workload.case.op in arguments.op and workload.pass_name in vars(arguments)["pass"]
+            if chosen and (arguments.value is None or value in arguments.value):
                 torch.set_num_threads(threads)
                 record = measure(workload, 0.0 if arguments.quick else arguments.seconds)
                 print(f"{axis} {value}: {workload}: {record['p50_ms']:.4f} ms", file=sys.stderr, flush=True)
@@ -107,6 +108,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--axis", nargs="+", choices=AXES, default=[*AXES], help="default: all")
     parser.add_argument("--op", nargs="+", choices=operations(), default=operations(), help="default: all")
+    passes = ("forward", "training step")
+    parser.add_argument("--pass", nargs="+", choices=passes, default=passes, help="default: both")
+    parser.add_argument("--value", nargs="+", type=int, help="on the axis; default: all")
     parser.add_argument("--quick", action="store_true", help="small maps, few repetitions")
     parser.add_argument("--seconds", type=float, default=0.2, help="per call; default: 0.2")
     parser.add_argument("--output", type=Path, help="the file to write; default: print")

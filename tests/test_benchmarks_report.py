@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,42 @@ def test_the_files_show_the_records(name: str) -> None:
 
 def test_every_shape_is_in_the_full_report() -> None:
     assert (report.RESULTS / "cpu.md").read_text() == f"# Benchmark\n\n{report.report(RECORDS)}\n"
+
+
+def test_the_share_of_the_limit() -> None:
+    """A record says it or not; what memory gives is no row, nor does it change where the rows were made."""
+    rows = [{k: v for k, v in r.items() if k != "limit_share"} for r in RECORDS if r["op"] == "attentive_fusion"]
+    without = report.report(rows)
+    assert set(column(without, "share of the limit")) == {"-"}
+    limit = {"op": "limit", "contestant": "triad, streaming", "gigabytes_per_second": 20.0, "allocator": "default"}
+    where = {name: rows[0][name] for name in ("device", "command", "commit", "date")}
+    shared = [{**limit, **where, "threads": 1}, *({**r, "limit_share": 0.5} for r in rows)]
+    said = report.report(shared)
+    assert set(column(said, "share of the limit")) == {"0.50"}
+    assert said.splitlines()[:3] == without.splitlines()[:3]
+    assert report.headline(shared + other_operations()) == report.headline(rows + other_operations())
+
+
+def other_operations() -> list[report.Record]:
+    return [r for r in RECORDS if r["op"] not in ("attentive_fusion", "limit")]
+
+
+def column(text: str, name: str) -> list[str]:
+    """Return the cells of a column of the tables, which are all alike."""
+    lines = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| ")]
+    place = lines[0].index(name)
+    return [line[place] for line in lines if line[place] != name and not line[place].startswith("---")]
+
+
+def test_a_full_run_is_not_the_newest(tmp_path: Path) -> None:
+    """Else the tables would be made of it; its rows in two element types stand apart."""
+    (one,) = (r for r in RECORDS[-3:] if r["contestant"] == "afa_kernels")
+    row = {**one, "command": "python -m benchmarks.run"}
+    full = [{**row, "date": "9999", "command": "python -m benchmarks.run --full", "dtype": "bfloat16"}]
+    for name, records in {"cpu": [row], "cpu-full": full}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert report.newest(tmp_path) == tmp_path / "cpu.jsonl"
+    assert len(report.by_contestant([row, *full])) == 2
 
 
 @pytest.mark.parametrize("name", report.TABLES)

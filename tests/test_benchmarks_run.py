@@ -33,7 +33,7 @@ def loaded(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 3])
 def test_limits(threads: int) -> None:
     """What is timed writes what it should, every element of it."""
     b, c = torch.randn(2, 4096)
@@ -70,6 +70,21 @@ def test_one_row_again(tmp_path: Path) -> None:
     for r in measured:
         assert {*row, *TIMES, *WHERE} <= r.keys() and r["threads"] == 2
         assert r["limit_share"] == pytest.approx(r["least_gigabytes_per_second"] / best)
+
+
+def test_what_the_first_process_refuses_the_others_do_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, wrong = ({"op": "attentive_fusion", "shape": shape} for shape in ("1x2", "3x4"))
+    asked = []
+
+    def of_process(name: str, checked: bool) -> list[dict[str, Any]]:
+        asked.append((name, checked))
+        return [right, wrong | ({} if checked else {"refused": "for no reason"})]
+
+    monkeypatch.setattr(run, "of_process", of_process)
+    monkeypatch.setattr(sys, "argv", ["run", "--op", "attentive_fusion"])
+    records = list(run.records_of(run.options()))
+    assert records == [right, wrong | {"refused": "for no reason"}, right, right]
+    assert asked == [("default", False), ("THP", True), ("reused", True)]
 
 
 def test_no_such_row() -> None:

@@ -71,7 +71,8 @@ def wheel(sdist: Path) -> Path:
 
 def test_the_sdist_has_every_source(sdist: Path) -> None:
     expected = files(ROOT / "csrc", "*") | files(ROOT / "afa_kernels", "*.py", "py.typed")
-    expected |= files(ROOT / "tests", "*.py", "*.npz", "*.json") | files(ROOT / "benchmarks", "*.py", "*.jsonl")
+    expected |= files(ROOT / "tests", "*.py", "*.npz", "*.json")
+    expected |= files(ROOT / "benchmarks", "*.py", "*.cpp", "*.jsonl")
     expected |= files(ROOT / "docs", "*.md", "*.png") | files(ROOT / "examples", "*.py", "*.md", "*.pt", "*.json")
     expected |= {path.name for path in ROOT.iterdir() if path.suffix in (".md", ".toml", ".py", ".cff")}
     expected |= {"LICENSE", "MANIFEST.in", "Makefile"}

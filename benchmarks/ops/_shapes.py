@@ -40,7 +40,7 @@ REAL: tuple[Shape, ...] = (
 MAPS: dict[str, tuple[Shape, ...]] = {
     "tiny": ((1, 32, 16, 16),),
     "quick": ((1, 32, 128, 256),),
-    "headline": LEVELS[:1],
+    "headline": LEVELS[1:2],  # which no cache holds, and of which three processes are done in minutes
     "full": REAL,
 }
 SMALL: Shape = (1, 32, 32, 64)  # for Triton's interpreter, yet blocks and borders cost what they cost at any size
@@ -50,8 +50,9 @@ CLASSES = 19
 SCORES: dict[str, tuple[Shape, ...]] = {
     "tiny": ((1, CLASSES, 16, 16),),
     "quick": ((1, CLASSES, 256, 512),),
-    "headline": ((1, CLASSES, 1024, 2048),),
+    "headline": ((1, CLASSES, 512, 1024),),
     "full": (
+        (1, CLASSES, 512, 1024),
         (1, CLASSES, 1024, 2048),
         (1, CLASSES, 720, 1280),
         (16, 2, 416, 416),
@@ -65,8 +66,9 @@ SCALES = (0.5, 1.0, 1.5, 1.75, 2.0)
 INFERENCE: dict[str, tuple[Pyramid, ...]] = {
     "tiny": (Pyramid((16, 16), SCALES, (8, 8)),),
     "quick": (Pyramid((256, 512), SCALES, (128, 256)),),
-    "headline": (Pyramid((1024, 2048), SCALES, (512, 1024)),),
+    "headline": (Pyramid((512, 1024), SCALES, (256, 512)),),
     "full": (
+        Pyramid((512, 1024), SCALES, (256, 512)),
         *(Pyramid((1024, 2048), SCALES[:count], (512, 1024)) for count in (2, 3, 4, 5)),
         Pyramid((720, 1280), SCALES, (360, 640)),
         Pyramid((416, 416), SCALES[:3], (208, 208), classes=2, images=4),
@@ -93,7 +95,7 @@ def name(shape: Shape) -> str:
 
 
 def layouts(size: str) -> tuple[str, ...]:
-    """Return the layouts; of the headline the first alone, which a fusion is too important for."""
+    """Return the layouts that are measured: in the headline NCHW alone, but for fusions, which have all LAYOUTS."""
     return ("contiguous",) if size == "headline" else tuple(LAYOUTS)
 
 

@@ -41,7 +41,7 @@ def workloads(size: str) -> list[tuple[Case, bool]]:
 
 
 def gpu(quick: bool) -> list[Case]:
-    shapes: list[Shape] = [(1, CLASSES, 32, 52)] if quick else [*SCORES["headline"], (16, 150, 512, 512)]
+    shapes: list[Shape] = [(1, CLASSES, 32, 52)] if quick else [(1, CLASSES, 1024, 2048), (16, 150, 512, 512)]
     return [head(shape, layout) for layout in LAYOUTS for shape in shapes]
 
 
