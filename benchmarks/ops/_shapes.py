@@ -16,10 +16,12 @@ Pyramid = tuple[tuple[int, int], tuple[float, ...], tuple[int, int]]  # the imag
 # The four levels of DLA-34 on an image of 1024 x 2048 pixels, and two training crops.
 LEVELS: tuple[Shape, ...] = ((1, 32, 512, 1024), (1, 64, 256, 512), (1, 128, 128, 256), (1, 256, 64, 128))
 CROPS: tuple[Shape, ...] = ((4, 32, 208, 208), (8, 64, 52, 52))
+ODD: Shape = (1, 32, 511, 1023)  # the pixels of a channel are no multiple of 16 bytes
 SMALL: Shape = (1, 32, 32, 64)  # for Triton's interpreter, yet blocks and borders cost what they cost at any size
 CLASSES = 19
 SCALES = (0.5, 1.0, 1.5, 1.75, 2.0)
 INFERENCE: Pyramid = ((1024, 2048), SCALES, (512, 1024))
+ODD_IMAGE: Pyramid = ((1023, 2047), SCALES[:2], (511, 1023))
 TRAINING: Pyramid = ((512, 1024), SCALES[:2], (256, 512))
 LAYOUTS = {"contiguous": "NCHW", "channels_last": "channels_last"}  # the names of `afa_kernels.testing.LAYOUTS`
 

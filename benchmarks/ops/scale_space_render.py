@@ -11,9 +11,9 @@ from afa_kernels.testing import Case
 from benchmarks.ops import scale_space_weights
 from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
-from benchmarks.ops._shapes import INFERENCE, LAYOUTS, TRAINING, gpu_pyramids, pyramid, resize, small_pyramid
+from benchmarks.ops._shapes import INFERENCE, LAYOUTS, ODD_IMAGE, TRAINING, gpu_pyramids, pyramid, resize, small_pyramid
 
-__all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["MOST", "ODD_CALL", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 OP = "scale_space_render"
 
@@ -46,6 +46,7 @@ def gpu(quick: bool) -> list[Case]:
     return [pyramid(OP, of, layout) for layout in LAYOUTS for of in gpu_pyramids(quick)]
 
 
+ODD_CALL = pyramid(OP, ODD_IMAGE)
 TRAFFIC = (small_pyramid(OP),)
 # Of the traffic: backward writes the weights at output resolution, reads the gradient once a scale, and writes and
 # reads what its rows are summed up to.

@@ -64,8 +64,11 @@ def predicted(launch: Launch, op: str) -> list[dict[str, Any]]:
 
 
 def calls(op: str) -> list[tuple[Case, torch.dtype]]:
-    """Return the calls that a GPU would be timed on, if the operation has CUDA kernels."""
-    return model.calls([op]) if op in compiled.sources() else []
+    """Return the calls that a GPU would be timed on, and one of an odd size, if the operation has CUDA kernels."""
+    if op not in compiled.sources():
+        return []
+    odd = getattr(ops.of(op), "ODD_CALL", None)
+    return [(case, dtype) for case in [*ops.of(op).gpu(False), *([odd] if odd else [])] for dtype in model.DTYPES]
 
 
 def rows(of: Sequence[tuple[Case, torch.dtype]]) -> list[dict[str, Any]]:
