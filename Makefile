@@ -15,7 +15,7 @@ TESTS_OF_WHEEL := $(filter $(notdir $(wildcard tests/test_*.py)),$(OPERATIONS)) 
   $(foreach name,agreement gradients native values,battery/test_$(name).py)
 TORCH_LIBRARIES := $(foreach name,c10 torch torch_cpu,--exclude lib$(name).so)  # which the installed torch has
 
-.PHONY: demo demo-train test test-cpu test-triton test-cuda test-cubin test-networks test-integrations test-wheel gate gate-record check fix gpu bench docs wheel clean
+.PHONY: demo demo-train test test-cpu test-triton test-cuda test-cubin test-networks test-integrations test-wheel gate gate-record check fix gpu bench bench-full report docs wheel clean
 
 demo: $(VENV)/installed
 	$(PY) -m examples.boundary_detection.demo --labels $(if $(IMAGE),--image "$(IMAGE)")
@@ -73,10 +73,11 @@ docs: $(VENV)/installed
 	AFA_KERNELS_NATIVE=0 $(PIP) --no-build-isolation "$(TORCH)" --editable ".[docs]"  # the library is there
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-# Compiles everything again, and runs the CUDA kernels under sanitizers in every type; gate-record compiles what has
-# changed, and rewrites the registers, shared memory and occupancy.
+# Compiles everything again, and runs Triton's kernels under ttsem and CUDA's under sanitizers in every type; gate-record
+# compiles what has changed, and rewrites the registers, shared memory and occupancy.
 gate: $(VENV)/installed
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/gate -n auto --maxprocesses 8
+	PYTHONPATH=. $(PY) tests/ttsem/passed.py
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/simt
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/cubin
 
@@ -100,11 +101,24 @@ fix: $(VENV)/installed
 gpu:
 	$(PYTHON) -m benchmarks.gpu all
 
+# The headline, in minutes.
 bench: $(VENV)/installed
 	$(PY) -m benchmarks.run --output benchmarks/results/cpu.jsonl
 	$(PY) -m benchmarks.registration
-	$(PY) -m pytest benchmarks/test_micro.py --benchmark-only
+	$(PY) -m pytest benchmarks/test_micro.py -k "tiny and not compiled" --benchmark-only --benchmark-max-time=0.1 --benchmark-autosave
+	$(MAKE) report
+
+# Everything, in hours. Where it ended, benchmarks.run --full goes on with --op, which keeps what the file has of others.
+bench-full: $(VENV)/installed
+	$(PY) -m benchmarks.scaling --output benchmarks/results/scaling.jsonl
+	$(PY) -m benchmarks.run --full --allocator reused --output benchmarks/results/cpu-full.jsonl
+	$(PY) -m pytest benchmarks/test_micro.py --benchmark-only --benchmark-autosave
+	$(MAKE) report
+
+# What the records say, measuring nothing: the tables of the documentation, and demo/report.html with every figure.
+report: $(VENV)/installed
 	$(PY) -m benchmarks.report --write README.md docs/benchmarks.md docs/networks.md docs/verification.md --output benchmarks/results/cpu.md
+	$(PY) -m benchmarks.page --output demo/report.html
 
 # What a release has: the source distribution, the wheel of pure Python and the wheel with the library, which runs on the
 # oldest manylinux that this compiler allows; each is checked, installed alone and must choose the backend it has.
@@ -144,7 +158,7 @@ $(VENV)/bin/python:
 # ttsem is one wheel of pure Python whose metadata asks for a newer Python than it needs.
 $(VENV)/installed: $(VENV)/bin/python $(NATIVE)
 	$(PIP) "$(TORCH)" numpy ninja "setuptools>=77"
-	AFA_KERNELS_NATIVE=1 $(PIP) --no-build-isolation --editable ".[check,demo,test]"
+	AFA_KERNELS_NATIVE=1 $(PIP) --no-build-isolation --editable ".[check,demo,report,test]"
 	if $(PY) -c "import triton"; then $(PIP) --no-deps --ignore-requires-python ttsem==0.1.0; fi
 	$(PY) -m afa_kernels
 	touch $@

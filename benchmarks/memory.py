@@ -27,7 +27,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ from benchmarks.networks import BATCH, Network, data, networks, on
 from benchmarks.ops._shapes import CLASSES, SCALES, resize
 from benchmarks.ops.scale_space_weights import eager as weigh
 from benchmarks.run import ROOT, circumstances, peak_resident_bytes
+
+if TYPE_CHECKING:  # drawn with --plot alone
+    from matplotlib.figure import Figure
 
 RESULTS = ROOT / "benchmarks" / "results"
 STEPS, RATE = 20, 0.3
@@ -123,13 +126,11 @@ def inference_table(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def plot_inference(found: dict[str, list[dict[str, Any]]], size: tuple[int, int], path: Path) -> None:
-    import matplotlib
+def inference_figure(found: dict[str, list[dict[str, Any]]], size: tuple[int, int]) -> Figure:
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 3.8), layout="constrained")
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    axes = figure.add_subplot()
     for name, rows in found.items():
         axes.plot([row["scales"] for row in rows], [row["with predictions"] for row in rows], "o-", label=name)
     axes.set(
@@ -140,8 +141,7 @@ def plot_inference(found: dict[str, list[dict[str, Any]]], size: tuple[int, int]
         ylim=(0, None),
     )
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    return figure
 
 
 def bytes_and_time(height: int, width: int) -> dict[str, dict[str, Any]]:
@@ -195,19 +195,17 @@ def training_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def plot_losses(record: dict[str, Any], path: Path) -> None:
-    import matplotlib
+def losses_figure(record: dict[str, Any]) -> Figure:
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.add_subplot()
     styles = {"afa_kernels": "-", "reference backend": "--", "official composition": ":"}
     for name, style in styles.items():
         axes.plot(range(1, STEPS + 1), record["networks"][name]["losses"], style, linewidth=2, label=name)
     axes.set(xlabel="SGD step", ylabel="cross-entropy", title="The same network, trained three ways")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def record_path(subject: str) -> Path:
@@ -236,14 +234,15 @@ def run_inference(options: argparse.Namespace) -> None:
         circumstance = {**circumstances(), "size": size, "classes": CLASSES, "command": command()}
         save("inference", {**circumstance, "found": found})
     if options.plot is not None:
-        plot_inference(found, size, options.plot)
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
+        inference_figure(found, size).savefig(options.plot, dpi=100)
         print(f"\nPlot: {options.plot}")
 
 
 def run_training(options: argparse.Namespace) -> None:
     record = load("training") if record_path("training").exists() else {"networks": {}}
     if options.plot is not None:
-        plot_losses(record, options.plot)
+        losses_figure(record).savefig(options.plot, dpi=120)
         return
     size = tuple(options.size or (512, 1024))
     for part in options.parts:

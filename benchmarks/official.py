@@ -82,11 +82,7 @@ class Official(nn.Module):
 
     def trunk(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         backbone = self.net.backbone
-        layers = levels(backbone.base, image)[1:]
-        results = []
-        for i in range(backbone.afa_dla_up.levels - 1):
-            x, layers[-i - 1 :] = aggregated(getattr(backbone.afa_dla_up, f"afa_ida_{i}"), layers[-i - 2 :])
-            results.append(x)
+        results = upward(backbone.afa_dla_up, levels(backbone.base, image)[1:])
         return results, fused(backbone, results[1:])
 
 
@@ -127,15 +123,26 @@ def channel(module: Any, x: Tensor) -> Tensor:
     return (of_max + module.conv2(module.conv1(F.adaptive_avg_pool2d(x, 1)))).sigmoid()
 
 
+def attentive(sa: Any, ca: Any, shallow: Tensor, deep: Tensor) -> Tensor:
+    s, c = spatial(sa, shallow).sigmoid(), channel(ca, deep)
+    return s * (1 - c) * shallow + (1 - s) * c * deep
+
+
 def aggregated(module: Any, layers: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     layers = [getattr(module, f"up_{i}")(getattr(module, f"proj_{i}")(x)) for i, x in enumerate(layers)]
     x, found = layers[0], []
     for i, deep in enumerate(layers[1:], 1):
-        s = spatial(getattr(module, f"sa_{i}"), x).sigmoid()
-        c = channel(getattr(module, f"ca_{i}"), deep)
-        x = s * (1 - c) * x + (1 - s) * c * deep
+        x = attentive(getattr(module, f"sa_{i}"), getattr(module, f"ca_{i}"), x, deep)
         found.append(x)
     return x, found
+
+
+def upward(module: Any, layers: list[Tensor]) -> list[Tensor]:
+    results = []
+    for i in range(module.levels - 1):
+        x, layers[-i - 1 :] = aggregated(getattr(module, f"afa_ida_{i}"), layers[-i - 2 :])
+        results.append(x)
+    return results
 
 
 def fused(module: Any, results: list[Tensor]) -> Tensor:

@@ -59,11 +59,12 @@ def load(path: Path) -> list[Record]:
 
 
 def newest(folder: Path) -> Path:
-    """Return the CPU's run that began last, by its own date."""
+    """Return the CPU's run that began last, by its own date; a run of every shape, `--full`, is not among them."""
     runs = {
         path: found
         for path in folder.glob("*.jsonl")
         if {"allocator", "op", "contestant"} <= (found := load(path))[0].keys() and "style" not in found[0]
+        if "--full" not in found[0]["command"].split()
     }
     if not runs:
         raise SystemExit(f"no benchmark run in {folder}; make one with: python -m benchmarks.run")
@@ -77,11 +78,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, aligned, *rows))
 
 
+def of_workloads(records: Iterable[Record]) -> list[Record]:
+    """The records of operations and stages, without what import takes and what memory gives."""
+    return [r for r in records if r["op"] not in ("import", "limit")]
+
+
 def by_contestant(records: Iterable[Record]) -> list[dict[str, Record]]:
     """The records of each workload and allocator setting, by contestant; a refused workload has one, "refused"."""
     found: dict[tuple[Any, ...], dict[str, Record]] = {}
     for r in records:
-        key = (r["op"], r["pass"], r["layout"], r["shape"], r["allocator"])
+        key = tuple(r[name] for name in ("op", "pass", "layout", "shape", "dtype", "allocator"))
         found.setdefault(key, {})[r.get("contestant", "refused")] = r
     return list(found.values())
 
@@ -89,9 +95,9 @@ def by_contestant(records: Iterable[Record]) -> list[dict[str, Record]]:
 def line(entry: dict[str, Record]) -> list[str]:
     """A row of the table of `operation`."""
     any_record = next(iter(entry.values()))
-    begin = [any_record["pass"], any_record["layout"], any_record["allocator"], any_record["shape"]]
+    begin = [any_record[key] for key in ("pass", "layout", "dtype", "allocator", "shape")]
     if "refused" in entry:
-        return [*begin, "refused: " + any_record["refused"].replace("|", "/"), *7 * [""]]
+        return [*begin, "refused: " + any_record["refused"].replace("|", "/"), *8 * [""]]
     contestants = [entry[name] for name in ("eager", "compiled", "afa_kernels")]
     ours = entry["afa_kernels"]
     return [
@@ -102,12 +108,13 @@ def line(entry: dict[str, Record]) -> list[str]:
         " / ".join(f"{r['peak_bytes'] / MEBIBYTE:.1f}" for r in contestants),
         f"{ours['moved_bytes'] / ours['least_bytes']:.2f}" if "moved_bytes" in ours else "-",
         f"{ours['least_gigabytes_per_second']:.1f}",
+        f"{ours['limit_share']:.2f}" if "limit_share" in ours else "-",
     ]
 
 
 def operation(entries: list[dict[str, Record]]) -> str:
-    header = ["pass", "layout", "allocator", "shape", "eager ms", "compiled ms", "afa_kernels ms"]
-    header += ["vs eager", "vs compiled", "peak MiB", "moved / least", "GB/s"]
+    header = ["pass", "layout", "dtype", "allocator", "shape", "eager ms", "compiled ms", "afa_kernels ms"]
+    header += ["vs eager", "vs compiled", "peak MiB", "moved / least", "GB/s", "share of the limit"]
     return table(header, [line(entry) for entry in entries])
 
 
@@ -147,7 +154,7 @@ def means(entries: Iterable[dict[str, Record]]) -> str:
 
 def headline(records: list[Record]) -> str:
     """The figures of HEADLINES with the default allocator, those with huge pages behind a stroke."""
-    found = groups(by_contestant(r for r in records if r["op"] != "import"))
+    found = groups(by_contestant(of_workloads(records)))
     lines = ["| operation | pass | layout | vs eager | vs torch.compile | memory |", "|---|---|---|---:|---:|---:|"]
     for op, pass_name, layout in HEADLINES:
         by_allocator = {name: ratios(group) for name, group in found.get((op, pass_name, layout), {}).items()}
@@ -155,7 +162,7 @@ def headline(records: list[Record]) -> str:
             raise SystemExit(f"the record has no {pass_name} of {op} in {layout}: python -m benchmarks.run --op {op}")
         eager, compiled = (f"{by_allocator['default'][i]:.1f} / {by_allocator['THP'][i]:.1f}" for i in (0, 1))
         lines.append(f"| `{op}` | {pass_name} | {layout} | {eager} | {compiled} | {by_allocator['default'][2]:.1f} |")
-    first = records[0]
+    first = of_workloads(records)[0]
     return "\n".join(
         (
             f"{first['device']}, {first['threads']} threads, float32, torch {first['torch']}; times as fast with the "
@@ -168,11 +175,12 @@ def headline(records: list[Record]) -> str:
 
 def origin(records: list[Record]) -> str:
     """Where, when and how the records were made."""
-    first = records[0]
+    first = of_workloads(records)[0]
+    dtypes = " and ".join(dict.fromkeys(r["dtype"] for r in of_workloads(records)))
     runs = dict.fromkeys((r["command"], (r["commit"] or "no commit")[:12], r["date"][:10]) for r in records)
     made = " and ".join(f"`{command}` at {commit} on {date}" for command, commit, date in runs)
     return (
-        f"{first['device']}, {first['threads']} threads, float32; torch {first['torch']}, triton {first['triton']}, "
+        f"{first['device']}, {first['threads']} threads, {dtypes}; torch {first['torch']}, triton {first['triton']}, "
         f'afa_kernels {first["version"]}: {made}. Medians of alternating calls; "vs" is how many times as fast '
         "afa_kernels is. The allocators are those of benchmarks/run.py: torch's default, `THP_MEM_ALLOC_ENABLE=1`, and "
         "memory that is reused."
@@ -182,7 +190,7 @@ def origin(records: list[Record]) -> str:
 def summary(records: list[Record]) -> str:
     """The geometric means, what import takes, and which operations have no record yet."""
     explained = "Geometric means over the shapes; memory is eager's peak in one call divided by that of afa_kernels."
-    parts = [f"{origin(records)} {explained}", means(by_contestant(r for r in records if r["op"] != "import"))]
+    parts = [f"{origin(records)} {explained}", means(by_contestant(of_workloads(records)))]
     imports = {r["contestant"]: r for r in records if r["op"] == "import"}
     if imports:
         torch_ms, added_ms = imports["torch"]["p50_ms"], imports["afa_kernels after torch"]["p50_ms"]
@@ -199,9 +207,9 @@ def report(records: list[Record]) -> str:
         origin(records),
         "Peak MiB is what one call holds at most in tensors it allocates, its results included: eager / compiled / "
         "afa_kernels. Moved / least is the bytes our kernels move against inputs read once and outputs written once, "
-        "and GB/s counts the latter.",
+        "and GB/s counts the latter. The limit is a = b + s * c with streaming stores in the same process.",
     ]
-    entries = by_contestant(r for r in records if r["op"] != "import")
+    entries = by_contestant(of_workloads(records))
     for op in dict.fromkeys(next(iter(entry.values()))["op"] for entry in entries):
         parts.append(f"## {op}")
         parts.append(operation([entry for entry in entries if next(iter(entry.values()))["op"] == op]))
@@ -359,10 +367,10 @@ Times = dict[tuple[str, ...], float]  # microseconds by operation, pass, type, l
 
 def gpu_model_cuda() -> str:
     """Both backends' passes on an H100, and how many times its prediction for an H200 the CUDA kernels took there."""
-    triton, cuda, took, lines = predictions(), predictions("cuda"), _on_h200("cuda"), []
+    triton, cuda, took, lines = predictions(), predictions("cuda"), measured_on_h200("cuda"), []
     if not cuda:
         return ""
-    on_h100, on_h200 = [_on(triton, "H100"), _on(cuda, "H100")], _on(cuda, "H200")
+    on_h100, on_h200 = [modelled_on(triton, "H100"), modelled_on(cuda, "H100")], modelled_on(cuda, "H200")
     for op, layout, shape in _telling(cuda):
         cells = []
         for name in ("forward", "backward"):
@@ -373,12 +381,12 @@ def gpu_model_cuda() -> str:
     header = ["operation", "layout", "shape"]
     for name in ("forward", "backward"):
         header += [f"{name}, Triton", f"{name}, CUDA", f"{name}, measured / model"]
-    return f"{_agreement(_on(triton, 'H200'), on_h200)}\n\n{table(header, lines)}"
+    return f"{_agreement(modelled_on(triton, 'H200'), on_h200)}\n\n{table(header, lines)}"
 
 
 def _agreement(triton: Times, cuda: Times) -> str:
     """How far what an H200 measured is from what the model says of one."""
-    took, beside, mean = _on_h200("cuda"), _on_h200("triton"), statistics.geometric_mean
+    took, beside, mean = measured_on_h200("cuda"), measured_on_h200("triton"), statistics.geometric_mean
     both = [key for key in took if key in beside and key in cuda]
     off = [took[key] / cuda[key] for key in both]
     near = sum(1 / 1.3 <= ratio <= 1.3 for ratio in off)
@@ -410,11 +418,11 @@ def gpu_model_odd() -> str:
     return table(header, lines)
 
 
-def _on(model: Predictions, gpu: str) -> Times:
+def modelled_on(model: Predictions, gpu: str) -> Times:
     return {tuple(of): us for (*of, name), (us, _) in model.items() if name == gpu}
 
 
-def _on_h200(backend: str) -> Times:
+def measured_on_h200(backend: str) -> Times:
     """What passes of a backend took that were measured on an H200, in float16."""
     return {
         (r["op"], r["pass"], r["dtype"], r["layout"], r["shape"]): r["p50_us"]

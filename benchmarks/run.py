@@ -1,15 +1,18 @@
 """Measure afa_kernels against eager PyTorch and torch.compile: one JSON record per workload and contestant.
 
-    python -m benchmarks.run                                  everything, into benchmarks/results/<date>.jsonl
-    python -m benchmarks.run --op attentive_fusion --quick    a smoke run: few shapes, a quarter of each side
+    python -m benchmarks.run                                  the headline: a telling shape of every pass
+    python -m benchmarks.run --full --output FILE             every shape, in float32 and bfloat16, and whole stages
+    python -m benchmarks.run --op attentive_fusion --quick    a smoke run: small shapes, few repetitions
+    python -m benchmarks.run --op attentive_fusion --shape 1x32x512x1024 --pass forward --layout NCHW    one row again
 
-Every workload runs in a process for each of the ALLOCATORS, because users meet them all. A workload whose results are
-wrong gets a record that says so and no number, and the exit status is 1.
+Every workload runs in a process for each of the ALLOCATORS, because users meet them all; each first measures what the
+memory gives. A workload whose results are wrong gets a record that says so and no number, and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import datetime
 import functools
@@ -29,6 +32,9 @@ import torch
 
 import afa_kernels
 from afa_kernels.testing import alternate, listed, operations, peak_bytes, saved_bytes
+from benchmarks import limits
+from benchmarks.ops._shapes import LAYOUTS
+from benchmarks.stages import STAGES, stages
 from benchmarks.workload import Workload, workloads
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +51,10 @@ ALLOCATORS = {
         "MALLOC_TOP_PAD_": str(GIB // 4),
     },
 }
+
+SECONDS = {"quick": 0.0, "headline": 1.0, "full": 0.5}  # of calls, for each contestant of a workload
+FILTERS = ("op", "pass", "layout", "shape", "dtype")  # options that choose among the workloads, and fields of records
+LIMIT = "triad, streaming"  # the most that memory gives
 
 Record = dict[str, Any]
 
@@ -76,10 +86,13 @@ def _status(key: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def measure(workload: Workload, seconds: float) -> Iterator[Record]:
-    """Yield a record per contestant, or one record that says why there is no number."""
+def measure(workload: Workload, seconds: float, limit: float, autotuned: bool = False) -> Iterator[Record]:
+    """Yield a record per contestant, or one record that says why there is no number.
+
+    `limit` is what memory gives at most, in GB/s.
+    """
     arguments = workload.inputs()
-    functions = workload.contestants()
+    functions = workload.contestants(autotuned)
     with torch.no_grad():
         outputs = listed(functions["afa_kernels"](*arguments))
     upstream = workload.upstream(outputs)
@@ -104,6 +117,7 @@ def measure(workload: Workload, seconds: float) -> Iterator[Record]:
             "output_bytes": sum(t.nbytes for t in outputs),
             "least_bytes": least,
             "least_gigabytes_per_second": least / medians[name] / 1e9,
+            "limit_share": least / medians[name] / 1e9 / limit,
         }
         if name == "afa_kernels" and moved is not None:
             record["moved_bytes"] = moved
@@ -127,6 +141,19 @@ def measure_import(repeats: int) -> Iterator[Record]:
         runs.append([float(word) for word in done.stdout.split()])
     for i, contestant in enumerate(("torch", "afa_kernels after torch")):
         yield {"op": "import", "contestant": contestant, **percentiles([run[i] for run in runs[1:]])}
+
+
+def measure_limits(seconds: float) -> Iterator[Record]:
+    """What memory gives, with one thread and with those of this process."""
+    for (contestant, threads), (moved, taken) in limits.measure(torch.get_num_threads(), seconds).items():
+        yield {
+            "op": "limit",
+            "contestant": contestant,
+            "threads": threads,
+            "bytes": moved,
+            **percentiles(taken),
+            "gigabytes_per_second": moved / statistics.median(taken) / 1e9,
+        }
 
 
 def circumstances() -> Record:
@@ -186,13 +213,26 @@ def commit() -> str | None:
 def run(arguments: argparse.Namespace) -> Iterator[Record]:
     """Every record of this process's allocator setting, with a line of progress on stderr for each workload."""
     shared = circumstances()
-    seconds = 0.0 if arguments.quick else arguments.seconds
-    for workload in workloads(arguments.quick):
-        if workload.case.op not in arguments.op:
-            continue
-        records = [{**record, **shared} for record in measure(workload, seconds)]
+    found = [{**shared, **record} for record in measure_limits(min(arguments.seconds, 0.5))]
+    yield from found
+    of_threads = {r["contestant"]: r["gigabytes_per_second"] for r in found if r["threads"] == shared["threads"]}
+    print(f"{shared['allocator']} limit: {of_threads[LIMIT]:.1f} GB/s", file=sys.stderr, flush=True)
+    for workload in chosen(arguments):
+        measured = measure(workload, arguments.seconds, of_threads[LIMIT], arguments.size == "full")
+        records = [{**record, **shared} for record in measured]
         print(f"{shared['allocator']} {workload}: {summary(records)}", file=sys.stderr, flush=True)
         yield from records
+
+
+def chosen(arguments: argparse.Namespace) -> list[Workload]:
+    found = [*workloads(arguments.size), *stages(arguments.size)]
+    return [w for w in found if wanted(w.described(), arguments)]
+
+
+def wanted(record: Record, arguments: argparse.Namespace) -> bool:
+    """Whether every filter that is given has the record's value."""
+    given = vars(arguments)
+    return all(given[name] is None or record.get(name) in given[name] for name in FILTERS)
 
 
 def summary(records: Sequence[Record]) -> str:
@@ -205,20 +245,51 @@ def summary(records: Sequence[Record]) -> str:
 
 def replaced(record: Record, arguments: argparse.Namespace) -> bool:
     """Whether a run with these arguments makes the record anew."""
-    return record["op"] in arguments.op and (record["op"] == "import" or record["allocator"] in arguments.allocator)
+    if record["op"] == "import":
+        return wanted(record, arguments)
+    return record["allocator"] in arguments.allocator and (record["op"] == "limit" or wanted(record, arguments))
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    everything = (*operations(), "import")
-    parser.add_argument("--op", nargs="+", choices=everything, default=everything, help="default: all")
-    parser.add_argument("--quick", action="store_true", help="few shapes, a quarter of each side, few repetitions")
-    parser.add_argument("--output", type=Path, help="the file to write, which keeps what this run does not measure")
+    ops = (*operations(), *STAGES, "import", "limit")
+    parser.add_argument("--op", nargs="+", choices=ops, help="default: all")
+    parser.add_argument("--pass", nargs="+", choices=("forward", "training step"), help="default: both")
+    parser.add_argument("--layout", nargs="+", choices=LAYOUTS.values(), help="default: both")
+    parser.add_argument("--shape", nargs="+", help='as in the records, "1x32x512x1024"; default: all')
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: all")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", dest="size", action="store_const", const="quick", help="small shapes, few repetitions")
+    size.add_argument("--full", dest="size", action="store_const", const="full", help="every shape; it takes hours")
+    parser.set_defaults(size="headline")
+    parser.add_argument("--output", type=Path, help="a file, of which is kept what this run does not measure")
     parser.add_argument("--allocator", nargs="+", choices=ALLOCATORS, default=[*ALLOCATORS], help="default: all")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
-    parser.add_argument("--seconds", type=float, default=2.0, help="per contestant and workload; default: 2")
+    parser.add_argument("--seconds", type=float, help=f"per contestant and workload; default: {SECONDS}")
     parser.add_argument("--in-process", action="store_true", help="this process's allocator only, records to stdout")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.seconds is None:
+        arguments.seconds = SECONDS[arguments.size]
+    if arguments.op == ["import"]:
+        arguments.allocator = []
+    elif not chosen(arguments) and arguments.op != ["limit"]:
+        parser.error("there is no such workload; benchmarks/ops/_shapes.py has the shapes of each size")
+    return arguments
+
+
+def lines(arguments: argparse.Namespace) -> Iterator[str]:
+    """Every record as JSON, as soon as it is made."""
+    if wanted({"op": "import"}, arguments):
+        records = [{**r, **circumstances()} for r in measure_import(3 if arguments.size == "quick" else 15)]
+        print(f"import: afa_kernels adds {records[1]['p50_ms']:.1f} ms to import torch", file=sys.stderr)
+        yield from map(json.dumps, records)
+    for name in arguments.allocator:
+        command = [sys.executable, "-m", "benchmarks.run", *sys.argv[1:], "--in-process"]
+        with subprocess.Popen(command, env=with_allocator(name), stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            yield from map(str.strip, process.stdout)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def main() -> int:
@@ -229,26 +300,17 @@ def main() -> int:
         for record in run(arguments):
             print(json.dumps(record), flush=True)
         return 0
-    lines: list[str] = []
-    if "import" in arguments.op:
-        records = [{**r, **circumstances()} for r in measure_import(3 if arguments.quick else 15)]
-        print(f"import: afa_kernels adds {records[1]['p50_ms']:.1f} ms to import torch", file=sys.stderr)
-        lines += [json.dumps(record) for record in records]
-    for name in arguments.allocator:
-        command = [sys.executable, "-m", "benchmarks.run", *sys.argv[1:], "--in-process"]
-        done = subprocess.run(command, env=with_allocator(name), stdout=subprocess.PIPE, text=True, check=True)
-        lines += done.stdout.splitlines()
-    output = arguments.output
-    if output is None and not arguments.quick:
-        output = ROOT / "benchmarks" / "results" / f"{datetime.datetime.now():%Y-%m-%d-%H%M}.jsonl"
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if output.exists():
-            old = output.read_text().splitlines()
-            lines = [line for line in old if not replaced(json.loads(line), arguments)] + lines
-        output.write_text("".join(f"{line}\n" for line in lines))
-        print(f"{len(lines)} records in {output}", file=sys.stderr)
-    refused = [record for record in map(json.loads, lines) if "refused" in record]
+    with contextlib.ExitStack() as stack:
+        file = sys.stdout
+        if arguments.output is not None:
+            old = arguments.output.read_text().splitlines() if arguments.output.exists() else []
+            file = stack.enter_context(arguments.output.open("w"))
+            file.writelines(f"{line}\n" for line in old if not replaced(json.loads(line), arguments))
+        refused = []
+        for line in lines(arguments):
+            print(line, file=file, flush=True)
+            record = json.loads(line)
+            refused += [record] if "refused" in record else []
     for record in refused:
         print(f"refused: {record['op']} {record['pass']} {record['shape']}: {record['refused']}", file=sys.stderr)
     return 1 if refused else 0

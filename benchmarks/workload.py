@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import afa_kernels
 from afa_kernels.testing import Case, cotangents, disagreement, doubled, listed, tensors, with_tensors
@@ -37,7 +37,7 @@ class Workload:
         return LAYOUTS[self.case.layouts[0]]
 
     def __str__(self) -> str:
-        return f"{self.case.op} {self.pass_name} {self.layout} {self.case.covers}"
+        return " ".join(self.described()[key] for key in ("op", "pass", "layout", "shape", "dtype"))
 
     def described(self) -> dict[str, Any]:
         """Return the fields of a record that say what was measured."""
@@ -91,16 +91,25 @@ class Workload:
         torch.compiler.reset()
         return self.bind(torch.compile(ops.of(self.case.op).eager, dynamic=False, **how))
 
-    def contestants(self) -> dict[str, Callable[..., Any]]:
-        return {"eager": self.eager(), "compiled": self.compiled(), "afa_kernels": self.ours()}
+    def others(self) -> dict[str, Callable[..., Any]]:
+        """Return what else users have in place of `eager`."""
+        return {name: self.bind(other) for name, other in getattr(ops.of(self.case.op), "OTHERS", {}).items()}
+
+    def contestants(self, autotuned: bool = False) -> dict[str, Callable[..., Any]]:
+        """Return who computes it, afa_kernels last; with `autotuned` torch.compile in its mode max-autotune too."""
+        found = {"eager": self.eager(), "compiled": self.compiled()}
+        if autotuned:
+            found["compiled, max-autotune"] = self.compiled(mode="max-autotune")
+        return {**found, **self.others(), "afa_kernels": self.ours()}
 
     def step(self, function: Callable[..., Any], arguments: Sequence[Any], upstream: Sequence[Tensor]) -> list[Tensor]:
-        """Make one pass: the outputs, in a training step followed by the gradient of every input tensor."""
+        """Make one pass: the outputs, in a training step followed by the gradient of every input and parameter."""
         if not self.training:
             with torch.no_grad():
                 return listed(function(*arguments))
+        parameters = function.parameters() if isinstance(function, nn.Module) else ()
         outputs = listed(function(*arguments))
-        return [*outputs, *torch.autograd.grad(outputs, tensors(arguments), upstream)]
+        return [*outputs, *torch.autograd.grad(outputs, [*tensors(arguments), *parameters], upstream)]
 
     def upstream(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """Return a fixed dense gradient for each output, in its layout; nothing where none is asked for."""
@@ -110,6 +119,18 @@ class Workload:
             return [torch.empty_like(o).copy_(g) for o, g in zip(outputs, cotangents(outputs), strict=True)]
         generator = torch.Generator(self.device).manual_seed(1)
         return [torch.empty_like(o).normal_(generator=generator) for o in outputs]
+
+    def exact(self) -> Callable[..., Any]:
+        """Return what answers in float64."""
+        return on_backend("reference", dataclasses.replace(self, dtype=torch.float64).ours())
+
+    def plain(self) -> Callable[..., Any]:
+        """Return what measures the error of plain PyTorch in the type of the arguments."""
+        return on_backend("reference", self.ours())
+
+    def by_norm(self) -> bool:
+        """Return whether rounding decides at an edge, so that results are compared by their norm."""
+        return getattr(ops.of(self.case.op), "BY_NORM", False)
 
     def least(self, arguments: Sequence[Any], outputs: Sequence[Tensor]) -> dict[str, int]:
         """Return the bytes each pass moves at least."""
@@ -145,11 +166,9 @@ class Workload:
             copies = [t.detach().clone().requires_grad_(self.training) for t in tensors(arguments)]
             return with_tensors(arguments, copies)
 
-        by_norm = getattr(ops.of(self.case.op), "BY_NORM", False)
-        exactly = on_backend("reference", dataclasses.replace(self, dtype=torch.float64).ours())
-        exact = self.step(exactly, fresh(doubled(arguments)), [g.double() for g in upstream])
-        plain = self.step(on_backend("reference", self.ours()), fresh(arguments), upstream)
-        outputs = len(exact) - (len(tensors(arguments)) if self.training else 0)
+        exact = self.step(self.exact(), fresh(doubled(arguments)), [g.double() for g in upstream])
+        plain = self.step(self.plain(), fresh(arguments), upstream)
+        outputs = len(upstream) if self.training else len(exact)
         for name, function in functions.items():
             results = self.step(function, fresh(arguments), upstream)
             for i, (actual, oracle, eager) in enumerate(zip(results, exact, plain, strict=True)):
@@ -158,7 +177,7 @@ class Workload:
                     differ = float((actual != oracle).double().mean())
                     allowed = MOST_OTHER_LABELS[self.dtype]
                     reason = None if differ <= allowed else f"{differ:.3g} of the labels differ"
-                elif name == "afa_kernels" and not by_norm:
+                elif name == "afa_kernels" and not self.by_norm():
                     reason = disagreement(actual, oracle, eager, torch.float32)
                 else:
                     difference, of_eager = (float((result.double() - oracle).norm()) for result in (actual, eager))
@@ -183,6 +202,12 @@ def on_backend(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def workloads(quick: bool = False) -> list[Workload]:
-    """Return every workload of every operation; with `quick` fewer of them, their heights and widths a quarter."""
-    return [Workload(case, training) for b in ops.every().values() for case, training in b.workloads(quick)]
+def workloads(size: str) -> list[Workload]:
+    """Return the workloads of every operation of one of the SIZES; "full" has them in bfloat16 too."""
+    dtypes = (torch.float32, torch.bfloat16) if size == "full" else (torch.float32,)
+    return [
+        Workload(case, training, dtype)
+        for benchmark in ops.every().values()
+        for dtype in dtypes
+        for case, training in benchmark.workloads(size)
+    ]

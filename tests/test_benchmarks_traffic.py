@@ -7,6 +7,7 @@ import torch
 from conftest import INTERPRETED
 
 import afa_kernels
+from afa_kernels.models import AFAIDAUp
 from benchmarks import ops
 from benchmarks.traffic.contests import Stage, contests
 from benchmarks.traffic.meter import counted
@@ -59,3 +60,25 @@ def test_the_meter_by_hand() -> None:
     with counted() as traffic, afa_kernels.use_backend("triton"):
         afa_kernels.scale_space_weights(x.transpose(2, 3))  # which is copied first
     assert (traffic.kernels, traffic.sectors) == (2, 5 * 4096)
+
+
+@needs_the_interpreter
+@pytest.mark.parametrize("upsampled", [False, True])
+def test_launches_of_a_whole_fusion(upsampled: bool) -> None:
+    """Kernels and operators of the attention, the fusion and the running statistics, with the upsampling inside or of
+    maps of one size. In evaluation mode those of a folded copy; the module folds anew at every call."""
+    shallow, deep = torch.randn(2, 16, 8, 8), torch.randn(2, 16, *((4, 4) if upsampled else (8, 8)))
+    model = AFAIDAUp(16, [16, 16], [1, 2]) if upsampled else afa_kernels.nn.AttentiveFusion(16)
+    given = ([shallow, deep],) if upsampled else (shallow, deep)
+    with afa_kernels.use_backend("triton"):
+        maps = shallow.requires_grad_(), deep.requires_grad_()
+        with counted() as forward:
+            out = model(*given)
+        out = out[0] if upsampled else out
+        with counted() as backward:
+            torch.autograd.grad(out, (*maps, *model.parameters()), torch.ones_like(out))
+        with torch.no_grad():
+            folded = afa_kernels.fold(model.eval(), *given)
+            with counted() as evaluation:
+                folded(*given)
+    assert forward.kernels <= 20 and backward.kernels <= 25 and evaluation.kernels <= 10 + 2 * upsampled

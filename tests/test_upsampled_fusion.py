@@ -63,11 +63,11 @@ def test_gradients_by_hand(backend: str) -> None:
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_equals_a_layer_and_the_fusion(factor: int, layout: str, backend: str) -> None:
     torch.manual_seed(0)
-    layer = upsampling(5, factor).double()
+    layer = upsampling(3, factor).double()
     with torch.no_grad():
         layer.weight += 0.1 * torch.randn_like(layer.weight)
     size = (3 * factor, 4 * factor)
-    given = torch.randn(2, 5, *size), torch.randn(2, 5, 3, 4), torch.randn(2, 1, *size), torch.randn(2, 5, 1, 1)
+    given = torch.randn(2, 3, *size), torch.randn(2, 3, 3, 4), torch.randn(2, 1, *size), torch.randn(2, 3, 1, 1)
     x, y, s, q = leaves = [LAYOUTS[layout](t.double()).requires_grad_() for t in given]
     with afa_kernels.use_backend(backend):
         fused = afa_kernels.upsampled_fusion(x, y, layer.weight, s, q)

@@ -166,30 +166,36 @@ def spatial_logits(module: Any, x: Tensor, abn: ABNs = ()) -> Tensor:
     conv, first = module.conv._modules.values()
     inner, second = module.conv_inner._modules.values()
     (final,) = module.final._modules.values()
+    norm, norm_inner = _norm_of(first), _norm_of(second)
     if not plain.is_recorded() and not module.training:
-        return _convolved(inner(folding.sequence(module.conv, x)), second, final)
-    return _convolved(_convolved(conv(x), first, inner), second, final)
+        logits = _convolved(inner(folding.sequence(module.conv, x)), norm_inner, final)
+        norms.count_batches(norm_inner)
+    else:
+        logits = _convolved(_convolved(conv(x), norm, inner), norm_inner, final)
+        norms.count_batches(norm, norm_inner)
+    return logits
 
 
-def _convolved(hidden: Tensor, layer: Any, conv: Any) -> Tensor:
-    """The norm and activation `layer`, then `conv`."""
-    norm = next(iter(layer._modules.values()))
+def _norm_of(layer: Any) -> Any:
+    """The norm of a layer of norm and activation."""
+    return next(iter(layer._modules.values()))
+
+
+def _convolved(hidden: Tensor, norm: Any, conv: Any) -> Tensor:
+    """The norm and its activation, then `conv`."""
     given = norms.arguments(norm)
     if conv.kernel_size == (1, 1) and conv.out_channels == 1 and conv.bias is None and _keeps_size(conv):
-        out = bn_relu_project(hidden, project_weight=conv.weight, **given)
-    else:
-        out = bn_relu_conv2d(
-            hidden,
-            conv_weight=conv.weight,
-            conv_bias=conv.bias,
-            stride=conv.stride,
-            padding=conv.padding,
-            dilation=conv.dilation,
-            groups=conv.groups,
-            **given,
-        )
-    norms.count_batches(norm)
-    return out
+        return bn_relu_project(hidden, project_weight=conv.weight, **given)
+    return bn_relu_conv2d(
+        hidden,
+        conv_weight=conv.weight,
+        conv_bias=conv.bias,
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        **given,
+    )
 
 
 def why_not_spatial(module: Any, abn: ABNs = ()) -> str | None:
@@ -230,11 +236,11 @@ def channel_logits(module: Any, x: Tensor, abn: ABNs = (), upsampling: Tensor | 
         return of_max + module.conv2(module.conv1(avg))
     conv1, layer = module.conv1._modules.values()
     (conv2,) = module.conv2._modules.values()
-    norm = next(iter(layer._modules.values()))
+    norm = _norm_of(layer)
     logits = channel_attention(
         x, conv1_weight=conv1.weight, conv2_weight=conv2.weight, upsampling=upsampling, **norms.arguments(norm)
     )
-    norms.count_batches(norm, 2)
+    norms.count_batches(norm, batches=2)
     return logits
 
 

@@ -136,11 +136,12 @@ def arguments(norm: Any) -> dict[str, Any]:
     return {**given, "activation_slope": norm.activation_param, "abs_weight": True}
 
 
-def count_batches(norm: Any, batches: int = 1) -> None:
-    """What a norm does in training besides its arithmetic."""
-    counted = norm._buffers.get("num_batches_tracked")
-    if norm.training and counted is not None and _tracks(norm):
-        counted.add_(batches)
+def count_batches(*norms: Any, batches: int = 1) -> None:
+    """What norms do in training besides their arithmetic."""
+    training = [norm for norm in norms if norm.training and _tracks(norm)]
+    counted = [norm._buffers.get("num_batches_tracked") for norm in training]
+    if found := [tensor for tensor in counted if tensor is not None]:
+        torch._foreach_add_(found, batches)  # in one launch
 
 
 def _tracks(norm: Any) -> bool:

@@ -1,13 +1,15 @@
-"""What the operations that begin with a batch norm share: its checks, and the update of the running statistics."""
+"""What the operations with a batch norm share: its checks, and the update of the running statistics."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from afa_kernels import checks
+from afa_kernels import backends, checks
+from afa_kernels.ops import _registration as registration
 
 
 def check(
@@ -52,17 +54,39 @@ def check(
 
 
 def update(
-    running_mean: Tensor, running_var: Tensor, mean: Tensor, variance: Tensor, count: int, momentum: float
+    running_mean: Tensor,
+    running_var: Tensor,
+    means: Sequence[Tensor],
+    variances: Sequence[Tensor],
+    count: int,
+    momentum: float,
+    backend: str | None,
 ) -> None:
-    """Move the running statistics as F.batch_norm does: towards the mean and the unbiased variance of the batch."""
+    """Move the running statistics as F.batch_norm does: towards the mean and the unbiased variance of each batch.
+
+    In a program of torch.compile's by operators that it knows, which it fuses with others.
+    """
     if count == 0:
         return
+    device = running_mean.device.type
     with torch.no_grad():
-        unbiased = variance * (count / (count - 1))
-        for running, value in ((running_mean, mean), (running_var, unbiased)):
-            running.lerp_(value.to(running.dtype), momentum)
+        if registration.values_are_there(running_mean) and backends.on_triton(_MOVE, device, backend):
+            return _move_op(running_mean, running_var, [*means], [*variances], count, momentum, backend)
+        for mean, variance in zip(means, variances):
+            unbiased = variance * (count / (count - 1))
+            for running, value in ((running_mean, mean), (running_var, unbiased)):
+                running.lerp_(value.to(running.dtype), momentum)
 
 
 def count(hidden: Tensor) -> int:
     """The number of values of a channel."""
     return math.prod((hidden.shape[0], *hidden.shape[2:]))
+
+
+_MOVE = "move_running_statistics"
+_move_op = registration.define(
+    f"{_MOVE}(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor[] means, Tensor[] variances, int count, "
+    "float momentum) -> ()",
+    lambda *given: None,
+    lambda *given: given,
+)

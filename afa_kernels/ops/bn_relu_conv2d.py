@@ -95,7 +95,8 @@ def bn_relu_conv2d(
     else:
         out, mean, variance = _op(*given, backend)
     if training and running_mean is not None and running_var is not None:
-        batch_norm.update(running_mean, running_var, mean, variance, batch_norm.count(hidden), momentum)
+        count = batch_norm.count(hidden)
+        batch_norm.update(running_mean, running_var, [mean], [variance], count, momentum, backend)
     return out
 
 

@@ -89,16 +89,15 @@ def channel_attention(
     if backend == "reference":
         known = (None, None) if batch_statistics else (running_mean, running_var)
         given = avg, max, conv1_weight, weight, bias, *known, conv2_weight, *options
-        logits, statistics = reference.channel_attention(*given)
+        logits, of_branches = reference.channel_attention(*given)
+        means, variances = zip(*of_branches)
     elif batch_statistics:
-        logits, *both = _training_op(avg, max, conv1_weight, weight, bias, conv2_weight, *options, backend)
-        statistics = list(zip(*both))
+        logits, means, variances = _training_op(avg, max, conv1_weight, weight, bias, conv2_weight, *options, backend)
     else:
         parameters = conv1_weight, weight, bias, running_mean, running_var, conv2_weight
         return _op(avg, max, *parameters, *options, backend)
     if training and running_mean is not None and running_var is not None:
-        for mean, variance in statistics:
-            batch_norm.update(running_mean, running_var, mean, variance, x.shape[0], momentum)
+        batch_norm.update(running_mean, running_var, means, variances, x.shape[0], momentum, backend)
     return logits
 
 

@@ -9,6 +9,7 @@ has what `Benchmark` lists, and where they apply
     prepare(arguments)                              gives the arguments other values than normal ones
     ODD_CALL = call(...)                            of an odd size in NCHW, beside the first of `gpu`, for a model alone
     MOST = {"backward": 1.5}                        the most bytes of a pass over the least, where more than 1.02
+    OTHERS = {"nerfacc's way": nerfacc}             who else computes it, as `eager` does
     BY_NORM = True                                  rounding decides at an edge: results are compared by their norm
 """
 
@@ -30,8 +31,8 @@ class Benchmark(Protocol):
     def eager(self, *arguments: Any, **options: Any) -> Any:
         """Compute what a user computes without afa_kernels."""
 
-    def workloads(self, quick: bool) -> list[tuple[Case, bool]]:
-        """Return the calls that are timed on the CPU, each with whether it is a training step."""
+    def workloads(self, size: str) -> list[tuple[Case, bool]]:
+        """Return the calls that are timed on the CPU, of one of the SIZES, each with whether it is a training step."""
 
     def gpu(self, quick: bool) -> list[Case]:
         """Return the calls that are timed on a GPU, the most telling first."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,18 +11,82 @@ from torch import Tensor
 from afa_kernels.testing import Case
 
 Shape = tuple[int, ...]
-Pyramid = tuple[tuple[int, int], tuple[float, ...], tuple[int, int]]  # the image, the scales, the size of the logits
+
+
+class Pyramid(NamedTuple):
+    """Predictions of an image at several scales, and the size of the logits by which they are fused."""
+
+    image: tuple[int, int]
+    scales: tuple[float, ...]
+    attention: tuple[int, int]
+    classes: int = 19
+    images: int = 1
+
+
+# How much is measured: what overhead shows at, a smoke run, a telling shape of each pass, everything.
+SIZES = ("tiny", "quick", "headline", "full")
 
 # The four levels of DLA-34 on an image of 1024 x 2048 pixels, and two training crops.
 LEVELS: tuple[Shape, ...] = ((1, 32, 512, 1024), (1, 64, 256, 512), (1, 128, 128, 256), (1, 256, 64, 128))
 CROPS: tuple[Shape, ...] = ((4, 32, 208, 208), (8, 64, 52, 52))
+# Levels of networks on the images of data sets, the finest and the coarsest of a trunk among them.
+REAL: tuple[Shape, ...] = (
+    *LEVELS,
+    *((1, 16, 1024, 2048), (1, 128, 256, 512), (1, 512, 64, 128), (1, 1024, 32, 64)),  # DLA-102x, Cityscapes
+    *((1, 32, 360, 640), (2, 256, 90, 160)),  # DLA-169, BDD100K
+    *((2, 32, 240, 240), (16, 256, 30, 30)),  # DLA-34, NYUDv2
+    *(*CROPS, (16, 128, 52, 52)),  # DLA-34, BSDS500
+)
+MAPS: dict[str, tuple[Shape, ...]] = {
+    "tiny": ((1, 32, 16, 16),),
+    "quick": ((1, 32, 128, 256),),
+    "headline": LEVELS[:1],
+    "full": REAL,
+}
 ODD: Shape = (1, 32, 511, 1023)  # the pixels of a channel are no multiple of 16 bytes
 SMALL: Shape = (1, 32, 32, 64)  # for Triton's interpreter, yet blocks and borders cost what they cost at any size
+
+# Scores of every class for images: Cityscapes, BDD100K, boundaries of BSDS500, Mapillary Vistas and ADE20K.
 CLASSES = 19
+SCORES: dict[str, tuple[Shape, ...]] = {
+    "tiny": ((1, CLASSES, 16, 16),),
+    "quick": ((1, CLASSES, 256, 512),),
+    "headline": ((1, CLASSES, 1024, 2048),),
+    "full": (
+        (1, CLASSES, 1024, 2048),
+        (1, CLASSES, 720, 1280),
+        (16, 2, 416, 416),
+        (2, 65, 512, 1024),
+        (2, 150, 512, 512),
+    ),
+}
+
+# The same images at several scales.
 SCALES = (0.5, 1.0, 1.5, 1.75, 2.0)
-INFERENCE: Pyramid = ((1024, 2048), SCALES, (512, 1024))
-ODD_IMAGE: Pyramid = ((1023, 2047), SCALES[:2], (511, 1023))
-TRAINING: Pyramid = ((512, 1024), SCALES[:2], (256, 512))
+INFERENCE: dict[str, tuple[Pyramid, ...]] = {
+    "tiny": (Pyramid((16, 16), SCALES, (8, 8)),),
+    "quick": (Pyramid((256, 512), SCALES, (128, 256)),),
+    "headline": (Pyramid((1024, 2048), SCALES, (512, 1024)),),
+    "full": (
+        *(Pyramid((1024, 2048), SCALES[:count], (512, 1024)) for count in (2, 3, 4, 5)),
+        Pyramid((720, 1280), SCALES, (360, 640)),
+        Pyramid((416, 416), SCALES[:3], (208, 208), classes=2, images=4),
+        Pyramid((512, 1024), SCALES[:3], (256, 512), classes=65),
+        Pyramid((512, 512), SCALES, (256, 256), classes=150),
+    ),
+}
+ODD_IMAGE = Pyramid((1023, 2047), SCALES[:2], (511, 1023))
+TRAINING: dict[str, tuple[Pyramid, ...]] = {
+    "tiny": (Pyramid((16, 16), SCALES[:2], (8, 8)),),
+    "quick": (Pyramid((128, 256), SCALES[:2], (64, 128)),),
+    "headline": (Pyramid((512, 1024), SCALES[:2], (256, 512)),),
+    "full": (
+        *(Pyramid((512, 1024), SCALES[:count], (256, 512)) for count in (2, 3, 4, 5)),
+        Pyramid((416, 416), SCALES[:3], (208, 208), classes=2, images=16),
+        Pyramid((512, 512), SCALES[:2], (256, 256), classes=65, images=2),
+        Pyramid((512, 512), SCALES[:2], (256, 256), classes=150),
+    ),
+}
 LAYOUTS = {"contiguous": "NCHW", "channels_last": "channels_last"}  # the names of `afa_kernels.testing.LAYOUTS`
 
 
@@ -30,15 +94,9 @@ def name(shape: Shape) -> str:
     return "x".join(map(str, shape))
 
 
-def shrunk(shape: Shape, quick: bool) -> Shape:
-    """Return the shape; with `quick` a quarter of its height and width."""
-    n, c, h, w = shape
-    return (n, c, h // 4, w // 4) if quick else shape
-
-
-def maps(quick: bool, *, crops: bool = False) -> list[Shape]:
-    """Return the levels, and the crops if wanted; with `quick` the first level alone."""
-    return [shrunk(shape, quick) for shape in (LEVELS[:1] if quick else LEVELS + CROPS if crops else LEVELS)]
+def layouts(size: str) -> tuple[str, ...]:
+    """Return the layouts; of the headline the first alone, which a fusion is too important for."""
+    return ("contiguous",) if size == "headline" else tuple(LAYOUTS)
 
 
 def gpu_maps(quick: bool) -> list[Shape]:
@@ -51,25 +109,34 @@ def gpu_maps(quick: bool) -> list[Shape]:
 def gpu_pyramids(quick: bool) -> list[Pyramid]:
     """Return two sizes of image with two and five scales; with `quick` one of a small image."""
     if quick:
-        return [((31, 53), SCALES[:2], (15, 27))]
+        return [Pyramid((31, 53), SCALES[:2], (15, 27))]
     return [
-        (image, SCALES[:count], (image[0] // 2, image[1] // 2))
+        Pyramid(image, SCALES[:count], (image[0] // 2, image[1] // 2))
         for image in ((1024, 2048), (512, 1024))
         for count in (2, 5)
     ]
 
 
-def pyramid(op: str, of: Pyramid, layout: str = "contiguous", quick: bool = False, **options: Any) -> Case:
+def pyramid(op: str, of: Pyramid, layout: str = "contiguous", **options: Any) -> Case:
     """Return a call over predictions of half the size of a network's input: s/2 times the image's at scale s."""
-    (height, width), scales, attention = of
-    shrink = 4 if quick else 1
-    height, width = height // shrink, width // shrink
-    predictions: list[Shape] = [(1, CLASSES, int(s / 2 * height), int(s / 2 * width)) for s in scales]
-    logits: Shape = (1, len(scales), attention[0] // shrink, attention[1] // shrink)
-    covers = f"{name((1, CLASSES, height, width))}, {len(scales)} scales"
+    height, width = of.image
+    predictions: list[Shape] = [(of.images, of.classes, int(s / 2 * height), int(s / 2 * width)) for s in of.scales]
+    logits: Shape = (of.images, len(of.scales), *of.attention)
+    covers = f"{name((of.images, of.classes, height, width))}, {len(of.scales)} scales"
     shapes: tuple[Shape | list[Shape], ...] = (predictions, logits)
-    layouts = (*[layout] * len(scales), "contiguous")
-    return Case(op, covers, shapes, {"size": (height, width), **options}, layouts)
+    of_each = (*[layout] * len(of.scales), "contiguous")
+    return Case(op, covers, shapes, {"size": of.image, **options}, of_each)
+
+
+def both(of: Callable[[Pyramid, str], Case], size: str) -> list[tuple[Case, bool]]:
+    """Return the forward passes of inference and the training steps of a call over pyramids."""
+    passes = (INFERENCE[size], False), (TRAINING[size], True)
+    return [
+        (of(pyramid, layout), training)
+        for layout in layouts(size)
+        for pyramids, training in passes
+        for pyramid in pyramids
+    ]
 
 
 def small_pyramid(op: str, **options: Any) -> Case:

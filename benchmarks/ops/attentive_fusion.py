@@ -11,7 +11,7 @@ from torch import Tensor
 from afa_kernels.testing import Case
 from benchmarks.ops._bytes import of_gates
 from benchmarks.ops._bytes import once as least
-from benchmarks.ops._shapes import LAYOUTS, ODD, SMALL, Shape, gpu_maps, maps, name
+from benchmarks.ops._shapes import LAYOUTS, MAPS, ODD, SMALL, Shape, gpu_maps, name
 
 __all__ = ["MOST", "ODD_CALL", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
@@ -32,9 +32,8 @@ def call(shape: Shape, layout: str, covers: str = "") -> Case:
     )
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    shapes = maps(quick, crops=True)
-    return [(call(s, layout), training) for layout in LAYOUTS for training in (False, True) for s in shapes]
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return [(call(s, layout), training) for layout in LAYOUTS for training in (False, True) for s in MAPS[size]]
 
 
 def gpu(quick: bool) -> list[Case]:

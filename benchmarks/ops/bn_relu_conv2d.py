@@ -10,7 +10,7 @@ from torch import Tensor
 
 from afa_kernels.testing import Case
 from benchmarks.ops._bytes import with_statistics as least
-from benchmarks.ops._shapes import LAYOUTS, SMALL, Shape, gpu_maps, maps, name
+from benchmarks.ops._shapes import LAYOUTS, MAPS, SMALL, Shape, gpu_maps, layouts, name
 
 __all__ = ["BY_NORM", "TRAFFIC", "eager", "gpu", "least", "prepare", "workloads"]
 
@@ -42,8 +42,8 @@ def call(shape: Shape, layout: str, covers: str = "") -> Case:
     )
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    return [(call(shape, layout), True) for layout in LAYOUTS for shape in maps(quick)]
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return [(call(shape, layout), True) for layout in layouts(size) for shape in MAPS[size]]
 
 
 def gpu(quick: bool) -> list[Case]:

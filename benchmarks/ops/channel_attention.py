@@ -11,7 +11,7 @@ from torch import Tensor
 
 from afa_kernels.testing import Case
 from benchmarks.ops._bytes import pooled as least
-from benchmarks.ops._shapes import LAYOUTS, SMALL, Shape, gpu_maps, maps, name
+from benchmarks.ops._shapes import LAYOUTS, MAPS, SMALL, Shape, gpu_maps, layouts, name
 
 __all__ = ["BY_NORM", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
@@ -50,8 +50,8 @@ def call(shape: Shape, layout: str, covers: str = "", training: bool = False) ->
     )
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    return [(call(s, layout), training) for layout in LAYOUTS for training in (False, True) for s in maps(quick)]
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return [(call(s, layout), training) for layout in layouts(size) for training in (False, True) for s in MAPS[size]]
 
 
 def gpu(quick: bool) -> list[Case]:

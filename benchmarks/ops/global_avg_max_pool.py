@@ -10,7 +10,7 @@ from torch import Tensor
 
 from afa_kernels.testing import Case
 from benchmarks.ops._bytes import pooled as least
-from benchmarks.ops._shapes import LAYOUTS, ODD, SMALL, Shape, gpu_maps, maps, name
+from benchmarks.ops._shapes import LAYOUTS, MAPS, ODD, SMALL, Shape, gpu_maps, layouts, name
 
 __all__ = ["ODD_CALL", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
@@ -27,8 +27,8 @@ def call(shape: Shape, layout: str, covers: str = "") -> Case:
     return Case("global_avg_max_pool", covers or name(shape), (shape,), layouts=(layout,))
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    return [(call(s, layout), training) for layout in LAYOUTS for training in (False, True) for s in maps(quick)]
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return [(call(s, layout), training) for layout in layouts(size) for training in (False, True) for s in MAPS[size]]
 
 
 def gpu(quick: bool) -> list[Case]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from afa_kernels.testing import Case
 from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
-from benchmarks.ops._shapes import INFERENCE, LAYOUTS, TRAINING, Pyramid, Shape, gpu_pyramids, pyramid, resize
+from benchmarks.ops._shapes import LAYOUTS, Pyramid, Shape, both, gpu_pyramids, pyramid, resize
 
 __all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
@@ -35,18 +35,18 @@ def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], tra
     return (4 if training else 2) * bytes_of(attentions) + at_output
 
 
-def call(of: Pyramid, layout: str = "contiguous", quick: bool = False) -> Case:
+def call(of: Pyramid, layout: str) -> Case:
     """Return a call over the predictions of `pyramid`, an attention at the resolution of each but the finest."""
-    case = pyramid(OP, of, layout, quick)
+    case = pyramid(OP, of, layout)
     predictions: list[Shape] = case.shapes[0]  # type: ignore[assignment]
     attentions: list[Shape] = [(n, 1, h, w) for n, _, h, w in predictions[:-1]]
     layouts = (*[layout] * len(predictions), *["contiguous"] * len(attentions))
-    options = {"scales": of[1], **case.options}
+    options = {"scales": of.scales, **case.options}
     return dataclasses.replace(case, shapes=(predictions, attentions), options=options, layouts=layouts)
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    return [(call(INFERENCE, quick=quick), False), (call(TRAINING, quick=quick), True)]
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return both(call, size)
 
 
 def gpu(quick: bool) -> list[Case]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from afa_kernels.testing import Case, tensors
 from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size
-from benchmarks.ops._shapes import LAYOUTS, LEVELS, ODD, SMALL, Shape, gpu_maps, name, shrunk
+from benchmarks.ops._shapes import LAYOUTS, MAPS, ODD, SMALL, Shape, gpu_maps, name
 
 __all__ = ["MOST", "ODD_CALL", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
@@ -36,9 +36,8 @@ def call(shape: Shape, layout: str, covers: str = "", inputs: int = 3) -> Case:
     return Case("progressive_fusion", covers or f"{name(shape)}, {inputs} inputs", shapes, layouts=(layout,))
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    shape = shrunk(LEVELS[0], quick)
-    return [(call(shape, layout), training) for layout in LAYOUTS for training in (False, True)]
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return [(call(s, layout), training) for layout in LAYOUTS for training in (False, True) for s in MAPS[size]]
 
 
 def gpu(quick: bool) -> list[Case]:

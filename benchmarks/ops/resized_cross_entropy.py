@@ -11,12 +11,9 @@ from torch import Tensor
 
 from afa_kernels.testing import Case
 from benchmarks.ops._bytes import once as least
-from benchmarks.ops._shapes import CLASSES, LAYOUTS, Shape, name, resize
+from benchmarks.ops._shapes import CLASSES, LAYOUTS, SCORES, Shape, layouts, name, resize
 
 __all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
-
-CITYSCAPES: Shape = (1, CLASSES, 1024, 2048)
-ADE20K: Shape = (2, 150, 512, 512)  # of the 16 images of a batch, which eager PyTorch holds 2.5 GB of three times
 
 
 def eager(logits: Tensor, target: Tensor) -> Tensor:
@@ -30,23 +27,21 @@ def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], tra
     return (6 if training else 3) * of_a_map
 
 
-def head(shape: Shape, layout: str = "contiguous", quick: bool = False) -> Case:
+def head(shape: Shape, layout: str = "contiguous") -> Case:
     """The call for an image of `shape`, with a target of every class in turn."""
     n, classes, height, width = shape
-    height, width = (height // 4, width // 4) if quick else (height, width)
     target = torch.arange(n * height * width).remainder(classes).view(n, height, width)
     logits: Shape = (n, classes, height // 4, width // 4)
     covers = name((n, classes, height, width))
     return Case("resized_cross_entropy", covers, (logits,), {"target": target}, (layout,))
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    calls = [(CITYSCAPES, "contiguous"), (CITYSCAPES, "channels_last"), (ADE20K, "contiguous")]
-    return [(head(shape, layout, quick), True) for shape, layout in (calls[:1] if quick else calls)]
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return [(head(shape, layout), True) for layout in layouts(size) for shape in SCORES[size]]
 
 
 def gpu(quick: bool) -> list[Case]:
-    shapes: list[Shape] = [(1, CLASSES, 32, 52)] if quick else [CITYSCAPES, (16, 150, 512, 512)]
+    shapes: list[Shape] = [(1, CLASSES, 32, 52)] if quick else [*SCORES["headline"], (16, 150, 512, 512)]
     return [head(shape, layout) for layout in LAYOUTS for shape in shapes]
 
 

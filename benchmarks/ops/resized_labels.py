@@ -10,11 +10,9 @@ from torch import Tensor
 
 from afa_kernels.testing import Case
 from benchmarks.ops._bytes import once as least
-from benchmarks.ops._shapes import CLASSES, LAYOUTS, Shape, name, resize
+from benchmarks.ops._shapes import CLASSES, LAYOUTS, SCORES, Shape, layouts, name, resize
 
 __all__ = ["TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
-
-CITYSCAPES: Shape = (1, CLASSES, 1024, 2048)
 
 
 def eager(logits: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
@@ -26,21 +24,20 @@ def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], tra
     return 0
 
 
-def head(shape: Shape, layout: str = "contiguous", quick: bool = False) -> Case:
+def head(shape: Shape, layout: str = "contiguous") -> Case:
     """The call for an image of `shape`."""
     n, classes, height, width = shape
-    height, width = (height // 4, width // 4) if quick else (height, width)
     logits: Shape = (n, classes, height // 4, width // 4)
     options = {"size": (height, width), "dtype": torch.int64}
     return Case("resized_labels", name((n, classes, height, width)), (logits,), options, (layout,))
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    return [(head(CITYSCAPES, layout, quick), False) for layout in LAYOUTS]
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return [(head(shape, layout), False) for layout in layouts(size) for shape in SCORES[size]]
 
 
 def gpu(quick: bool) -> list[Case]:
-    shapes: list[Shape] = [(1, CLASSES, 32, 52)] if quick else [CITYSCAPES, (16, 150, 512, 512)]
+    shapes: list[Shape] = [(1, CLASSES, 32, 52)] if quick else [*SCORES["headline"], (16, 150, 512, 512)]
     return [head(shape, layout) for layout in LAYOUTS for shape in shapes]
 
 

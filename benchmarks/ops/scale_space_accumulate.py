@@ -11,7 +11,7 @@ from torch import Tensor
 from afa_kernels.ops.scale_space_accumulate import scale_space_accumulate
 from afa_kernels.testing import Case
 from benchmarks.ops._bytes import once, size
-from benchmarks.ops._shapes import CLASSES, LAYOUTS, Shape, name, resize
+from benchmarks.ops._shapes import CLASSES, LAYOUTS, SCORES, Shape, layouts, name, resize
 
 __all__ = ["TRAFFIC", "eager", "gpu", "least", "ours", "prepare", "scratch", "types", "workloads"]
 
@@ -60,8 +60,8 @@ def call(shape: Shape, layout: str = "contiguous", covers: str = "") -> Case:
     return Case("scale_space_accumulate", covers or name(shape), shapes, {"first": False}, layouts)
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    return [(call((1, CLASSES, 256, 512) if quick else (1, CLASSES, 1024, 2048)), False)]
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return [(call(shape, layout), False) for layout in layouts(size) for shape in SCORES[size]]
 
 
 def gpu(quick: bool) -> list[Case]:

@@ -14,7 +14,7 @@ from afa_kernels.testing import Case
 from benchmarks.ops import scale_space_render
 from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
-from benchmarks.ops._shapes import LAYOUTS, TRAINING, gpu_pyramids, pyramid, small_pyramid
+from benchmarks.ops._shapes import LAYOUTS, TRAINING, Pyramid, gpu_pyramids, layouts, pyramid, small_pyramid
 
 __all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
@@ -41,17 +41,21 @@ def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], tra
 def with_target(case: Case) -> Case:
     """Replace the option `size` by a target of that size, of every class in turn."""
     height, width = case.options["size"]
-    classes = case.shapes[0][0][1]  # type: ignore[index]
-    target = torch.arange(height * width).remainder(classes).view(1, height, width)
+    images, classes = case.shapes[0][0][:2]  # type: ignore[index]
+    target = torch.arange(images * height * width).remainder(classes).view(images, height, width)
     return dataclasses.replace(case, options={"target": target})
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    return [(with_target(pyramid(OP, TRAINING, quick=quick)), True)]
+def call(of: Pyramid, layout: str) -> Case:
+    return with_target(pyramid(OP, of, layout))
+
+
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return [(call(of, layout), True) for layout in layouts(size) for of in TRAINING[size]]
 
 
 def gpu(quick: bool) -> list[Case]:
-    return [with_target(pyramid(OP, of, layout)) for layout in LAYOUTS for of in gpu_pyramids(quick)]
+    return [call(of, layout) for layout in LAYOUTS for of in gpu_pyramids(quick)]
 
 
 TRAFFIC = (with_target(small_pyramid(OP)),)

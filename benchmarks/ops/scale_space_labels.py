@@ -12,7 +12,7 @@ from afa_kernels.testing import Case
 from benchmarks.ops import scale_space_render
 from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
-from benchmarks.ops._shapes import INFERENCE, LAYOUTS, gpu_pyramids, pyramid, small_pyramid
+from benchmarks.ops._shapes import INFERENCE, LAYOUTS, Pyramid, gpu_pyramids, layouts, pyramid, small_pyramid
 
 __all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
@@ -29,12 +29,16 @@ def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], tra
     return 2 * bytes_of(arguments[1:])
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    return [(pyramid(OP, INFERENCE, quick=quick, dtype=torch.int64), False)]
+def call(of: Pyramid, layout: str) -> Case:
+    return pyramid(OP, of, layout, dtype=torch.int64)
+
+
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return [(call(of, layout), False) for layout in layouts(size) for of in INFERENCE[size]]
 
 
 def gpu(quick: bool) -> list[Case]:
-    return [pyramid(OP, of, layout, dtype=torch.int64) for layout in LAYOUTS for of in gpu_pyramids(quick)]
+    return [call(of, layout) for layout in LAYOUTS for of in gpu_pyramids(quick)]
 
 
 TRAFFIC = (small_pyramid(OP, dtype=torch.int64),)

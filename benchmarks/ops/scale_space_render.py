@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from afa_kernels.testing import Case
 from benchmarks.ops import scale_space_weights
 from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
-from benchmarks.ops._shapes import INFERENCE, LAYOUTS, ODD_IMAGE, TRAINING, gpu_pyramids, pyramid, resize, small_pyramid
+from benchmarks.ops._shapes import LAYOUTS, ODD_IMAGE, Pyramid, both, gpu_pyramids, pyramid, resize, small_pyramid
 
-__all__ = ["MOST", "ODD_CALL", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["MOST", "ODD_CALL", "OTHERS", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 OP = "scale_space_render"
 
@@ -27,6 +28,16 @@ def eager(predictions: Sequence[Tensor], logits: Tensor, size: tuple[int, int]) 
     return rendered
 
 
+def nerfacc(predictions: Sequence[Tensor], logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """As nerfacc's plain PyTorch: the weights of all samples, and the sum of what they weigh."""
+    weights, _ = scale_space_weights.nerfacc(logits)
+    samples = torch.stack([resize(prediction, size) for prediction in predictions], 1)
+    return (resize(weights, size).unsqueeze(2) * samples).sum(1)
+
+
+OTHERS = {"nerfacc's way": nerfacc}
+
+
 def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:
     """The weights at attention resolution, written and read back.
 
@@ -38,15 +49,19 @@ def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], tra
     return (5 if training else 2) * bytes_of([logits]) + at_output
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    return [(pyramid(OP, INFERENCE, quick=quick), False), (pyramid(OP, TRAINING, quick=quick), True)]
+def call(of: Pyramid, layout: str) -> Case:
+    return pyramid(OP, of, layout)
+
+
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return both(call, size)
 
 
 def gpu(quick: bool) -> list[Case]:
-    return [pyramid(OP, of, layout) for layout in LAYOUTS for of in gpu_pyramids(quick)]
+    return [call(of, layout) for layout in LAYOUTS for of in gpu_pyramids(quick)]
 
 
-ODD_CALL = pyramid(OP, ODD_IMAGE)
+ODD_CALL = call(ODD_IMAGE, "contiguous")
 TRAFFIC = (small_pyramid(OP),)
 # Of the traffic: backward writes the weights at output resolution, reads the gradient once a scale, and writes and
 # reads what its rows are summed up to.

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from afa_kernels.testing import Case
 from benchmarks.ops._bytes import once as least
-from benchmarks.ops._shapes import Shape, gpu_pyramids, name, shrunk
+from benchmarks.ops._shapes import INFERENCE, TRAINING, Pyramid, Shape, gpu_pyramids, name
 
-__all__ = ["TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["OTHERS", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 
 def eager(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,21 +21,36 @@ def eager(logits: Tensor) -> tuple[Tensor, Tensor]:
     return (1 - torch.exp(-depth)) * torch.exp(depth - total), torch.exp(-total[:, -1:])
 
 
+def nerfacc(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """As nerfacc's plain PyTorch: opacities, and transmittances as exp of the exclusive sum of what absorbs before."""
+    depth = logits.abs()
+    before = torch.cat((torch.zeros_like(depth[:, :1]), depth[:, :-1]), 1).cumsum(1)
+    return torch.exp(-before) * (1 - torch.exp(-depth)), torch.exp(-depth.sum(1, keepdim=True))
+
+
+OTHERS = {"nerfacc's way": nerfacc}
+
+
 def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], training: bool) -> int:
     return 0
+
+
+def of(pyramid: Pyramid) -> Shape:
+    return (pyramid.images, len(pyramid.scales), *pyramid.attention)
 
 
 def call(shape: Shape, covers: str = "") -> Case:
     return Case("scale_space_weights", covers or name(shape), (shape,))
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    shapes = shrunk((1, 5, 512, 1024), quick), shrunk((1, 2, 256, 512), quick)
-    return [(call(shapes[0]), False), (call(shapes[1]), True)]
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    passes = (INFERENCE[size], False), (TRAINING[size], True)
+    shapes = {(of(pyramid), training): None for pyramids, training in passes for pyramid in pyramids}
+    return [(call(shape), training) for shape, training in shapes]
 
 
 def gpu(quick: bool) -> list[Case]:
-    return [call((1, len(scales), *attention)) for _, scales, attention in gpu_pyramids(quick)]
+    return [call(of(pyramid)) for pyramid in gpu_pyramids(quick)]
 
 
 TRAFFIC = (call((1, 5, 32, 64), "five scales"),)

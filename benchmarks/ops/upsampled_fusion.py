@@ -12,7 +12,7 @@ from torch import Tensor
 from afa_kernels.testing import Case
 from benchmarks.ops._bytes import of_gates
 from benchmarks.ops._bytes import once as least
-from benchmarks.ops._shapes import LAYOUTS, SMALL, Shape, gpu_maps, maps, name
+from benchmarks.ops._shapes import LAYOUTS, MAPS, SMALL, Shape, gpu_maps, name
 
 __all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
@@ -35,9 +35,8 @@ def call(shape: Shape, layout: str, covers: str = "") -> Case:
     return Case("upsampled_fusion", covers or name((n, c, h, w)), shapes, layouts=(layout,))
 
 
-def workloads(quick: bool) -> list[tuple[Case, bool]]:
-    shapes = maps(quick, crops=True)
-    return [(call(s, layout), training) for layout in LAYOUTS for training in (False, True) for s in shapes]
+def workloads(size: str) -> list[tuple[Case, bool]]:
+    return [(call(s, layout), training) for layout in LAYOUTS for training in (False, True) for s in MAPS[size]]
 
 
 def gpu(quick: bool) -> list[Case]:

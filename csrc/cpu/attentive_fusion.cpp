@@ -15,15 +15,14 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, c
   const auto o = check.map<T>("out", out, layout);
   const bool stream = streamed(out);
   back_with_huge_pages(out);
-  for_each_row<Acc>(layout, TILE, 0, [&](const Piece& piece, Acc*) {
+  for_each_row<Acc>(layout, TILE, 2 * TILE, [&](const Piece& piece, Acc* buffer) {
     const Coefficients<Acc> k = fusion.coefficients(piece.n, 0);
     const Acc x_across = k.x_across[piece.row], y_across = k.y_across[piece.row];
     const Acc *x_along = k.x_along + piece.first, *y_along = k.y_along + piece.first;
-    const T* xr = layout.at(x, piece.n, piece.row, piece.first);
-    const T* yr = layout.at(y, piece.n, piece.row, piece.first);
-    fill_row<Acc>(layout.at(o, piece.n, piece.row, piece.first), piece.count, stream, [&](int64_t i) {
-      return x_along[i] * x_across * static_cast<Acc>(xr[i]) + y_along[i] * y_across * static_cast<Acc>(yr[i]);
-    });
+    const Acc* xr = widened(layout.at(x, piece.n, piece.row, piece.first), piece.count, buffer);
+    const Acc* yr = widened(layout.at(y, piece.n, piece.row, piece.first), piece.count, buffer + TILE);
+    fill_row<Acc>(layout.at(o, piece.n, piece.row, piece.first), piece.count, stream,
+                  [&](int64_t i) { return x_along[i] * x_across * xr[i] + y_along[i] * y_across * yr[i]; });
   });
 }
 

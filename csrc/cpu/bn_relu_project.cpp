@@ -37,7 +37,7 @@ void project(const Hidden<T>& hidden, const Norm<Acc>& norm, const Acc* weights,
       }
     }
     T* row = logits.at(tile.n, 0, tile.first);
-    for (int64_t i = 0; i < count; ++i) row[i] = static_cast<T>(sums[i]);
+    narrow(sums, count, row);
   });
 }
 

@@ -10,7 +10,7 @@ enum class Isa { baseline, avx2, avx512 };
 inline Isa isa() {
   static const Isa best = [] {
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     return avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::baseline;
@@ -18,8 +18,8 @@ inline Isa isa() {
   return best;
 }
 
-#define AFA_TARGET_AVX2 [[gnu::target("avx2,fma")]]
-#define AFA_TARGET_AVX512 [[gnu::target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]]
+#define AFA_TARGET_AVX2 [[gnu::target("avx2,fma,f16c")]]
+#define AFA_TARGET_AVX512 [[gnu::target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]]
 
 // `flatten` inlines the whole body into the function, where it is vectorised for the function's target.
 template <class F>

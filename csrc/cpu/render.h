@@ -44,10 +44,8 @@ struct Resized {
            Acc* __restrict out) const {
     if (identity) {
       const T* source = map.at(n, c, y * columns.in + first);
-      if (map.sp == 1)  // which is vectorised
-        for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(source[i]);
-      else
-        for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(source[i * map.sp]);
+      if (map.sp == 1) return widen(source, count, out);
+      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(source[i * map.sp]);
       return;
     }
     const int64_t from = columns.low[first], length = columns.high(first + count - 1) - from + 1;
@@ -67,11 +65,7 @@ struct Resized {
 
   // out[c] = the value of channel c at output row y, column x. For maps with channel stride 1.
   void pixel(int64_t n, int64_t channels, int64_t y, int64_t x, Acc* __restrict out) const {
-    if (identity) {
-      const T* source = map.at(n, 0, y * columns.in + x);
-      for (int64_t c = 0; c < channels; ++c) out[c] = static_cast<Acc>(source[c]);
-      return;
-    }
+    if (identity) return widen(map.at(n, 0, y * columns.in + x), channels, out);
     const T* top = map.at(n, 0, rows.low[y] * columns.in);
     const T* bottom = map.at(n, 0, rows.high(y) * columns.in);
     const int64_t left = columns.low[x] * map.sp, right = columns.high(x) * map.sp;

@@ -111,7 +111,7 @@ struct OwnedRows {
             for (int64_t c = 0; c < channels; ++c) total[c] = 0;
             for (int64_t q = 0; q < count; ++q)
               for (int64_t c = 0; c < channels; ++c) total[c] += h[q] * s[(x + q) * channels + c];
-            for (int64_t c = 0; c < channels; ++c) result[c] = static_cast<T>(total[c]);
+            narrow(total, channels, result);
           } else {
             Acc value = 0;
             for (int64_t q = 0; q < count; ++q) value += h[q] * s[o * out_width + x + q];
@@ -138,12 +138,10 @@ struct Given {
         width(g.size(3)) {}
 
   void row(int64_t n, int64_t c, int64_t y, int64_t first, int64_t count, const Acc*, Acc* __restrict out) const {
-    const O* g = grad.at(n, c, y * width + first);
-    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(g[i]);
+    widen(grad.at(n, c, y * width + first), count, out);
   }
   void pixel(int64_t n, int64_t y, int64_t x, int64_t channels, const Acc*, Acc* __restrict out) const {
-    const O* g = grad.at(n, 0, y * width + x);
-    for (int64_t c = 0; c < channels; ++c) out[c] = static_cast<Acc>(g[c]);
+    widen(grad.at(n, 0, y * width + x), channels, out);
   }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../common.h"
+#include "convert.h"
 #include "stream.h"
 
 namespace afa {
@@ -38,6 +39,7 @@ class AnyMap {
   [[gnu::noinline]] void read(int64_t offset, int64_t stride, int64_t count, Acc* values) const {
     dispatch(dtype_, "read", [&](auto t) {
       const auto* data = reinterpret_cast<const decltype(t)*>(map_.data) + offset;
+      if (stride == 1) return widen(data, count, values);
       for (int64_t i = 0; i < count; ++i) values[i] = static_cast<Acc>(data[i * stride]);
     });
   }
@@ -45,6 +47,7 @@ class AnyMap {
   [[gnu::noinline]] void write(int64_t offset, int64_t stride, int64_t count, const Acc* values) const {
     dispatch(dtype_, "write", [&](auto t) {
       auto* data = reinterpret_cast<decltype(t)*>(map_.data) + offset;
+      if (stride == 1) return narrow(values, count, data);
       for (int64_t i = 0; i < count; ++i) data[i * stride] = static_cast<decltype(t)>(values[i]);
     });
   }
@@ -58,14 +61,13 @@ inline std::optional<AnyMap> optional_map(const Checker& check, const char* name
   return t ? std::optional<AnyMap>(AnyMap(check, name, *t, shape)) : std::nullopt;
 }
 
-// Rows in the arithmetic type. Half and BFloat16 are structs, which defeat the vectoriser in any but the plainest loop,
-// so a narrow row is converted in a loop of its own, in the cache.
+// A row in the arithmetic type: as it is, or widened into `buffer`.
 template <class T, class Acc>
 inline const Acc* widened(const T* row, int64_t count, Acc* buffer) {
   if constexpr (std::is_same_v<T, Acc>) {
     return row;
   } else {
-    for (int64_t i = 0; i < count; ++i) buffer[i] = static_cast<Acc>(row[i]);
+    widen(row, count, buffer);
     return buffer;
   }
 }
@@ -75,19 +77,19 @@ template <class T, class Acc>
 void stream_row(const Acc* values, int64_t count, T* row) {
   constexpr int64_t of_line = LINE / sizeof(T), block = 4 * of_line;
   const int64_t head = std::min<int64_t>(count, -reinterpret_cast<uintptr_t>(row) % LINE / sizeof(T));
-  for (int64_t i = 0; i < head; ++i) row[i] = static_cast<T>(values[i]);
+  narrow(values, head, row);
   const int64_t last = head + (count - head) / of_line * of_line;
   if constexpr (std::is_same_v<T, Acc>) {
     stream(reinterpret_cast<char*>(row + head), reinterpret_cast<const char*>(values + head), (last - head) / of_line);
   } else {
-    alignas(LINE) T narrow[block];
+    alignas(LINE) T narrowed[block];
     for (int64_t first = head; first < last; first += block) {
       const int64_t size = std::min(block, last - first);
-      for (int64_t i = 0; i < size; ++i) narrow[i] = static_cast<T>(values[first + i]);
-      stream(reinterpret_cast<char*>(row + first), reinterpret_cast<const char*>(narrow), size / of_line);
+      narrow(values + first, size, narrowed);
+      stream(reinterpret_cast<char*>(row + first), reinterpret_cast<const char*>(narrowed), size / of_line);
     }
   }
-  for (int64_t i = last; i < count; ++i) row[i] = static_cast<T>(values[i]);
+  narrow(values + last, count - last, row + last);
 }
 
 // Where the values of `row` are computed before `store`: in place, or in `buffer` if the row is narrow, null or
@@ -105,17 +107,18 @@ template <class T, class Acc>
 inline void store(const Acc* values, int64_t count, T* row, bool streamed) {
   if (!row) return;
   if (streamed) return stream_row(values, count, row);
-  if constexpr (!std::is_same_v<T, Acc>)
-    for (int64_t i = 0; i < count; ++i) row[i] = static_cast<T>(values[i]);
+  if constexpr (!std::is_same_v<T, Acc>) narrow(values, count, row);
 }
 
-// row[i] = value(i), in the cache or, a few lines at a time, past it.
+// row[i] = value(i), in the cache or past it; a few lines at a time, if they are narrow or streamed.
 template <class Acc, class T, class F>
 inline void fill_row(T* __restrict row, int64_t count, bool streamed, const F& value) {
-  if (!streamed) {
+  if constexpr (std::is_same_v<T, Acc>) {
+    if (!streamed) {
 #pragma GCC ivdep
-    for (int64_t i = 0; i < count; ++i) row[i] = static_cast<T>(value(i));
-    return;
+      for (int64_t i = 0; i < count; ++i) row[i] = value(i);
+      return;
+    }
   }
   constexpr int64_t block = 256;
   Acc values[block];
@@ -124,7 +127,10 @@ inline void fill_row(T* __restrict row, int64_t count, bool streamed, const F& v
   for (int64_t first = 0; first < count; first += size, size = block) {
     size = std::min(size, count - first);
     for (int64_t i = 0; i < size; ++i) values[i] = value(first + i);
-    stream_row(values, size, row + first);
+    if (streamed)
+      stream_row(values, size, row + first);
+    else
+      narrow(values, size, row + first);
   }
 }
 

@@ -40,30 +40,30 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& weight, co
   const auto o = check.map<T>("out", out, layout);
   const bool stream = streamed(out);
   back_with_huge_pages(out);
-  const auto fuse = [&](int64_t n, int64_t r, int64_t first, int64_t steps, const auto& y) {
+  const auto fuse = [&](int64_t n, int64_t r, int64_t first, int64_t steps, const auto& y, Acc* buffer) {
     const Coefficients<Acc> k = in.fusion.coefficients(n, 0);
     const Acc x_across = k.x_across[r], y_across = k.y_across[r];
     const Acc *x_along = k.x_along + first, *y_along = k.y_along + first;
-    const T* xr = layout.at(in.x, n, r, first);
-    fill_row<Acc>(layout.at(o, n, r, first), steps, stream, [&](int64_t i) {
-      return x_along[i] * x_across * static_cast<Acc>(xr[i]) + y_along[i] * y_across * y[i];
-    });
+    const Acc* xr = widened(layout.at(in.x, n, r, first), steps, buffer);
+    fill_row<Acc>(layout.at(o, n, r, first), steps, stream,
+                  [&](int64_t i) { return x_along[i] * x_across * xr[i] + y_along[i] * y_across * y[i]; });
   };
   if (layout.channels_last) {
-    const int64_t scratch = UpsampledPixels<T>::scratch(in.up);
+    const int64_t channels = layout.channels, scratch = channels + UpsampledPixels<T>::scratch(in.up);
     for_each_tile<Acc>(layout.batch, layout.pixels, TILE / 8, scratch, [&](const Piece& tile, Acc* buffer) {
-      UpsampledPixels<T> upsampled(in.up, in.y, tile.n, buffer);
+      UpsampledPixels<T> upsampled(in.up, in.y, tile.n, buffer + channels);
       for (int64_t p = tile.first; p < tile.first + tile.count; ++p)
-        fuse(tile.n, p, 0, layout.channels, upsampled.pixel(p / width, p % width));
+        fuse(tile.n, p, 0, channels, upsampled.pixel(p / width, p % width), buffer);
     });
   } else {
     const int64_t size = ceil_div(TILE, std::max<int64_t>(1, width)) * width;
-    for_each_row<Acc>(layout, size, width + UpsampledRows<T>::scratch(in.up), [&](const Piece& piece, Acc* row) {
-      UpsampledRows<T> upsampled(in.up, in.y, row + width);
+    for_each_row<Acc>(layout, size, 2 * width + UpsampledRows<T>::scratch(in.up), [&](const Piece& piece, Acc* row) {
+      Acc* buffer = row + width;
+      UpsampledRows<T> upsampled(in.up, in.y, buffer + width);
       upsampled.start(piece.n, piece.row);
       for (int64_t first = piece.first; first < piece.first + piece.count; first += width) {
         upsampled.row(first / width, row);
-        fuse(piece.n, piece.row, first, width, row);
+        fuse(piece.n, piece.row, first, width, row, buffer);
       }
     });
   }

@@ -16,8 +16,8 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, c
   const FusionLogits logits = fusion_logits(check, spatial, channel, layout);
   const Launcher launch(check.op, shallow);
   const Tiling tiling = tiling_of(layout, PACK<T>);
-  dispatch_flags([&](auto packed) { launch(fusion_forward<T, packed>, tiling.blocks(), tiling, x, y, logits, o); },
-                 aligned(x, layout) && aligned(y, layout) && aligned(o, layout));
+  dispatch_packed<T>([&](auto packed) { launch(fusion_forward<T, packed>, tiling.blocks(), tiling, x, y, logits, o); },
+                     aligned(x, layout) && aligned(y, layout) && aligned(o, layout));
 }
 
 template <class T, class Acc = acc_t<T>>
@@ -35,7 +35,7 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
   const Launcher launch(check.op, shallow);
   const Tiling tiling = tiling_of(layout, PACK<T>, FUSION_SPLITS);
   const FusionSums<Acc> sums(check, shallow, layout, tiling, grads[2], grads[3]);
-  dispatch_flags(
+  dispatch_packed<T>(
       [&](auto packed) {
         launch(fusion_backward<T, packed>, tiling.blocks(), tiling, g, x, y, logits, dx, dy, sums.along(),
                sums.across());

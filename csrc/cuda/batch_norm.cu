@@ -13,7 +13,7 @@ void statistics(const Launcher& launch, const Hidden<T>& hidden, const Tensor& l
   const int64_t size = parts.batch * parts.count * layout.channels;
   const Tensor memory = scratch<Acc>(like, 2 * size);
   Acc *means = data_of<Acc>(memory), *squares = means + size;
-  dispatch_flags(
+  dispatch_packed<T>(
       [&](auto packed) {
         if (layout.channels_last)
           launch(statistics_of_columns<T, packed>, tiling.blocks(), tiling, hidden.rows, means, squares);

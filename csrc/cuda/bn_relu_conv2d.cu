@@ -31,7 +31,7 @@ void activate_map(const Tensor& z, const Tensor& weight, const Tensor& bias, con
   const Tensor scales = scratch<Acc>(z, layout.channels);
   const Norm<Acc> norm = given.norm(launch, activation_slope, data_of<Acc>(scales));
   const Tiling tiling = tiling_of(layout, PACK<T>);
-  dispatch_flags(
+  dispatch_packed<T>(
       [&](auto packed, auto channels_last) {
         launch(activate<T, packed, channels_last>, tiling.blocks(), tiling, hidden.rows, norm, out);
       },
@@ -64,7 +64,7 @@ void backward(const Tensor& grad_activated, const Tensor& z, const Tensor& weigh
     const int64_t parts = layout.batch * hidden.parts(tiling).count;
     const Tensor memory = scratch<Acc>(z, 2 * parts * channels);
     Acc* sums = data_of<Acc>(memory);
-    dispatch_flags(
+    dispatch_packed<T>(
         [&](auto packed) {
           launch(layout.channels_last ? activated_sums_of_columns<T, packed> : activated_sums_of_rows<T, packed>,
                  tiling.blocks(), tiling, g, hidden.rows, norm, sums);
@@ -74,7 +74,7 @@ void backward(const Tensor& grad_activated, const Tensor& z, const Tensor& weigh
   }
   if (!grads[0]) return;
   const Tiling tiling = tiling_of(layout, PACK<T>);
-  dispatch_flags(
+  dispatch_packed<T>(
       [&](auto packed, auto channels_last) {
         launch(activated_backward<T, packed, channels_last>, tiling.blocks(), tiling, g, hidden.rows,
                Differentials<Acc>{norm, weights, coefficients}, dz);

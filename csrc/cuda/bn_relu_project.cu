@@ -44,7 +44,7 @@ void forward(const Tensor& z, const Tensor& weight, const Tensor& bias, const st
   const int64_t count = layout.channels_last ? tiling.chunks : tiling.splits;
   const Tensor memory = scratch<Acc>(z, layout.batch * count * layout.pixels);
   Acc* sums = data_of<Acc>(memory);
-  dispatch_flags(
+  dispatch_packed<T>(
       [&](auto packed) {
         launch(layout.channels_last ? project_columns<T, packed> : project_rows<T, packed>, tiling.blocks(), tiling,
                hidden.rows, norm, w, sums);
@@ -80,7 +80,7 @@ void backward(const Tensor& grad, const Tensor& z, const Tensor& weight, const T
     const int64_t parts = layout.batch * hidden.parts(tiling).count;
     const Tensor memory = scratch<Acc>(z, 3 * parts * channels);
     Acc* sums = data_of<Acc>(memory);
-    dispatch_flags(
+    dispatch_packed<T>(
         [&](auto packed) {
           launch(layout.channels_last ? norm_sums_of_columns<T, packed> : norm_sums_of_rows<T, packed>, tiling.blocks(),
                  tiling, g, hidden.rows, norm, sums);
@@ -90,7 +90,7 @@ void backward(const Tensor& grad, const Tensor& z, const Tensor& weight, const T
   }
   if (!grads[0]) return;
   const Tiling tiling = tiling_of(layout, PACK<T>);
-  dispatch_flags(
+  dispatch_packed<T>(
       [&](auto packed, auto channels_last) {
         launch(norm_backward<T, packed, channels_last>, tiling.blocks(), tiling, g, hidden.rows,
                Differentials<Acc>{norm, w, coefficients}, dz);

@@ -13,7 +13,7 @@ void forward(const Tensor& x, const Tensor& avg, const Tensor& max, const Tensor
   const auto rows = rows_of(check.map<const T>("x", x, layout), layout);
   const Launcher launch(check.op, x);
   pool<T>(check, launch, layout, PACK<T>, avg, max, index, [&](const Tiling& tiling, const auto& parts) {
-    dispatch_flags(
+    dispatch_packed<T>(
         [&](auto packed) {
           launch(layout.channels_last ? pool_columns<T, packed> : pool_rows<T, packed>, tiling.blocks(), tiling, rows,
                  parts);
@@ -33,7 +33,7 @@ void backward(const std::optional<Tensor>& grad_avg, const std::optional<Tensor>
   const T* of_maximum = check.flat<const T>("grad_max", grad_max, size);
   const Launcher launch(check.op, grad_x);
   const Tiling tiling = tiling_of(layout, PACK<T>);
-  dispatch_flags(
+  dispatch_packed<T>(
       [&](auto packed) {
         launch(pool_backward<T, packed>, tiling.blocks(), tiling, layout.channels_last, of_mean, of_maximum, indices,
                dx);

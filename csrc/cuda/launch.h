@@ -87,6 +87,16 @@ bool aligned(const Rows<T>& rows, const Layout& layout) {
           (layout.rows() == 1 || rows.sr % PACK<T> == 0) && layout.length() % PACK<T> == 0);
 }
 
+// Calls body with whether rows are packed, as a type, and with the flags as `dispatch_flags` does. Rows of float64
+// never are: a library for all architectures is a tenth smaller for it, and nobody trains in it.
+template <class T, class F, class... Flags>
+void dispatch_packed(const F& body, bool packed, Flags... rest) {
+  const auto of_rows = [&](auto packed) { dispatch_flags([&](auto... flags) { body(packed, flags...); }, rest...); };
+  if constexpr (sizeof(T) < sizeof(double))
+    if (packed) return of_rows(std::true_type{});
+  of_rows(std::false_type{});
+}
+
 // One value a pixel, and one a channel, of any element type.
 inline AnyRow any_pixels(const Checker& check, const char* name, const Tensor& t, const Layout& layout) {
   const auto map = check.view<char>(name, t, layout.of_pixels());

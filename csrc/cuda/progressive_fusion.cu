@@ -74,7 +74,7 @@ void forward(const std::vector<Tensor>& features, const std::vector<Tensor>& spa
   const Layout& layout = fusion.layout;
   const auto o = rows_of(check.map<T>("out", out, layout), layout);
   const Tiling tiling = tiling_of(layout, PACK<T>);
-  dispatch_flags(
+  dispatch_packed<T>(
       [&](auto packed) {
         fusion.launch(progressive_forward<T, packed>, tiling.blocks(), tiling, fusion.x, fusion.along->data(),
                       fusion.across->data(), o);
@@ -108,7 +108,7 @@ void backward(const Tensor& grad, const std::vector<Tensor>& features, const std
     along = scratch<Acc>(grad, images * tiling.splits * tiling.length);
   if (any(layout.channels_last ? of_spatial : of_channel))
     across = scratch<Acc>(grad, images * tiling.chunks * tiling.rows);
-  dispatch_flags(
+  dispatch_packed<T>(
       [&](auto packed_here) {
         fusion.launch(progressive_backward<T, packed_here>, tiling.blocks(), tiling, g, fusion.x, dx,
                       fusion.along->data(), fusion.across->data(), data_of<Acc>(along), data_of<Acc>(across));

@@ -58,7 +58,7 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& weight, co
   const auto o = rows_of(check.map<T>("out", out, fine), fine);
   const bool packed = fusion.packed && aligned(o, fine);
   const Tiling tiling = tiling_of(fine, upsampled_pack<T>(packed));
-  dispatch_flags(
+  dispatch_packed<T>(
       [&](auto packed, auto channels_last) {
         fusion.launch(upsampled_forward<T, packed, channels_last>, tiling.blocks(), tiling, fusion.x, fusion.up,
                       fusion.factors(), o);
@@ -78,7 +78,7 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
     const bool packed = fusion.packed && aligned(g, fine) && aligned(dx, fine);
     const Tiling tiling = tiling_of(fine, upsampled_pack<T>(packed), FUSION_SPLITS);
     const FusionSums<Acc> sums(check, shallow, fine, tiling, grads[3], grads[4]);
-    dispatch_flags(
+    dispatch_packed<T>(
         [&](auto packed, auto channels_last) {
           fusion.launch(upsampled_backward<T, packed, channels_last>, tiling.blocks(), tiling, g, fusion.x, fusion.up,
                         fusion.factors(), dx, sums.along(), sums.across());

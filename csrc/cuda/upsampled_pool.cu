@@ -20,7 +20,7 @@ void forward(const Tensor& deep, const Tensor& weight, const Tensor& avg, const 
   pool<T>(check, launch, resized(coarse, f * coarse.height, f * coarse.width), upsampled_pack<T>(packed), avg, max,
           index, [&](const Tiling& tiling, const auto& parts) {
             if (!coarse.channels_last) return launch(upsampled_pool_rows<T>, tiling.blocks(), tiling, up, parts);
-            dispatch_flags(
+            dispatch_packed<T>(
                 [&](auto packed) { launch(upsampled_pool_columns<T, packed>, tiling.blocks(), tiling, up, parts); },
                 packed);
           });

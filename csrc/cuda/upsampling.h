@@ -80,7 +80,7 @@ void collect(const Checker& check, const Launcher& launch, const Layout& layout,
   }
   Acc* sums = data_of<Acc>(memory);
   if (layout.channels_last)
-    dispatch_flags(
+    dispatch_packed<T>(
         [&](auto packed) {
           launch(collect_columns<T, packed, Upstream>, tiling.blocks(), tiling, up, upstream, d_deep, sums);
         },

@@ -19,8 +19,7 @@ from afa_kernels.testing import operations
 # What is compiled at every run, beside all that is not as it was when resources.json was recorded, by the same Triton.
 # `make gate` and AFA_KERNELS_GATE=all compile everything.
 EVERYTHING = os.environ.get("AFA_KERNELS_GATE") == "all"
-TARGETS = ("sm_90", "gfx942")
-DTYPES = frozenset(("float32", "bfloat16"))
+AT_EVERY_RUN = {"sm_90": {"bfloat16"}, "gfx942": {"float32"}}
 
 # Kernels that read and write less than 16 bytes at a time where sizes allow it, and why that is meant.
 NARROW = {
@@ -78,7 +77,7 @@ SPILLS = {
 
 def at_every_run(compilation: offline.Compilation) -> bool:
     takes_seconds = "sixteen" in compilation.name
-    return EVERYTHING or (compilation.target in TARGETS and compilation.dtypes <= DTYPES and not takes_seconds)
+    return EVERYTHING or (compilation.dtypes == AT_EVERY_RUN.get(compilation.target) and not takes_seconds)
 
 
 @functools.cache

@@ -1,7 +1,4 @@
-"""`make docs`: the site is built without a warning, has all that is public, and reads right in a browser.
-
-The browser is Playwright's Chromium (`playwright install chromium`), or the one that AFA_KERNELS_BROWSER names.
-"""
+"""`make docs`: the site is built without a warning, has all that is public, and reads right in a browser."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.browser import fits, opened
 
 import afa_kernels
 import afa_kernels.models
@@ -47,23 +45,10 @@ def test_nothing_of_the_site_comes_from_the_network(site: Path) -> None:
 
 
 def test_pages_in_a_browser(site: Path, tmp_path: Path) -> None:
-    api = pytest.importorskip("playwright.sync_api", reason="pages are looked at by playwright: pip install .[docs]")
-    path = os.environ.get("AFA_KERNELS_BROWSER")
-    arguments = ["--no-sandbox", "--no-zygote", "--single-process", "--disable-gpu", "--disable-dev-shm-usage"]
-    with api.sync_playwright() as playwright:
-        if path is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("there is no browser: playwright install chromium, or AFA_KERNELS_BROWSER=/path/to/chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
-        page = browser.new_page(viewport={"width": 1440, "height": 1200})
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(request.url))
+    with opened() as (page, complaints):
         for name in LOOKED_AT:
             page.goto((site / name).as_uri())
             assert page.locator("h1").first.is_visible() and page.locator("nav").first.is_visible()
-            wide = page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
-            assert not wide, f"{name} is wider than the window"
+            assert fits(page), f"{name} is wider than the window"
             assert len(page.screenshot(path=tmp_path / f"{Path(name).stem}.png")) > 20_000
-        browser.close()
     assert not complaints

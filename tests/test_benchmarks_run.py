@@ -1,0 +1,120 @@
+"""The programs that measure: what they write, what of a file they keep, and how one row is measured again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from afa_kernels.testing import differentiable
+from benchmarks import limits, run, scaling
+from benchmarks.stages import stages
+from benchmarks.workload import workloads
+
+pytestmark = pytest.mark.once
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "benchmarks" / "README.md").read_text()
+ROW = ["--quick", "--op", "attentive_fusion", "--shape", "1x32x128x256", "--pass", "forward", "--layout", "NCHW"]
+WHERE = {"device", "threads", "allocator", "torch", "triton", "version", "commit", "date", "command"}
+TIMES = {"p20_ms", "p50_ms", "p80_ms", "repeats"}
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def loaded(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_limits(threads: int) -> None:
+    """What is timed writes what it should, every element of it."""
+    b, c = torch.randn(2, 4096)
+    for contestant, expected in {"copy": b, "triad": b + 2 * c, "triad, streaming": b + 2 * c}.items():
+        a = torch.full((4096,), torch.nan)
+        limits.call(contestant, threads, (a, b, c))
+        torch.testing.assert_close(a, expected)
+
+
+def test_limits_are_measured_with_one_thread_and_several() -> None:
+    found = limits.measure(2, 0.0, elements=4096)
+    assert set(found) == {(contestant, threads) for contestant in limits.ARRAYS for threads in (1, 2)}
+    assert found["copy", 1][0] == 2 * 4 * 4096 and found["triad", 2][0] == 3 * 4 * 4096
+
+
+def test_one_row_again(tmp_path: Path) -> None:
+    """The limits and the contestants of a row; of a file what was not measured is kept, and what was is replaced."""
+    file = tmp_path / "records.jsonl"
+    row = {"op": "attentive_fusion", "pass": "forward", "layout": "NCHW", "shape": "1x32x128x256", "dtype": "float32"}
+    row |= {"allocator": "reused", "date": "old"}
+    limit = {"op": "limit", "allocator": "reused", "date": "old"}
+    kept = [row | {"pass": "training step"}, row | {"allocator": "default"}, limit | {"allocator": "default"}]
+    kept.append({"op": "import", "allocator": "default", "date": "old"})
+    file.write_text("".join(json.dumps(record) + "\n" for record in [row, limit, *kept]))
+    done = python("benchmarks.run", *ROW, "--allocator", "reused", "--output", str(file))
+    assert done.returncode == 0, done.stderr
+    records = loaded(file.read_text())
+    assert records[: len(kept)] == kept
+    found, measured = records[len(kept) : -3], records[-3:]
+    assert [(r["contestant"], r["threads"]) for r in found] == [(c, t) for c in limits.ARRAYS for t in (1, 2)]
+    assert all({"op", "bytes", "gigabytes_per_second", *TIMES, *WHERE} <= r.keys() for r in found)
+    assert [r["contestant"] for r in measured] == ["eager", "compiled", "afa_kernels"]
+    (best,) = (r["gigabytes_per_second"] for r in found if (r["contestant"], r["threads"]) == ("triad, streaming", 2))
+    for r in measured:
+        assert {*row, *TIMES, *WHERE} <= r.keys() and r["threads"] == 2
+        assert r["limit_share"] == pytest.approx(r["least_gigabytes_per_second"] / best)
+
+
+def test_no_such_row() -> None:
+    done = python("benchmarks.run", *ROW[:-1], "channels_last", "--dtype", "bfloat16")
+    assert done.returncode == 2 and "there is no such workload" in done.stderr
+
+
+def test_every_workload_can_be_chosen() -> None:
+    """No two workloads of a size have the same values of all filters."""
+    for size in ("headline", "full"):
+        found = [tuple(w.described()[name] for name in run.FILTERS) for w in [*workloads(size), *stages(size)]]
+        assert len(set(found)) == len(found)
+
+
+def test_scaling() -> None:
+    """Of every operation each axis that it has, with the fields that are documented."""
+    done = python("benchmarks.scaling", "--quick")
+    assert done.returncode == 0, done.stderr
+    records = loaded(done.stdout)
+    documented = {"op", "pass", "layout", "shape", "shapes", "dtype", "axis", "value", *TIMES, *WHERE}
+    assert all(r.keys() == documented and f"`{name}`" in README for r in records for name in r)
+    assert {r["allocator"] for r in records} == {"reused"}
+    axes = {(r["axis"], r["op"]) for r in records}
+    assert axes == {
+        *(("threads", op) for op in scaling.operations()),
+        *(("elements", op) for op in scaling.OF_MAPS),
+        *(("scales", op) for op in scaling.OF_SCALES),
+    }
+    assert all(r["value"] == r["threads"] for r in records if r["axis"] == "threads")
+    assert all(differentiable(r["op"]) for r in records if r["pass"] == "training step")
+
+
+@pytest.mark.parametrize("axis", scaling.AXES)
+def test_scaling_of_every_size(axis: str) -> None:
+    """Without measuring: the values of each axis, and that it is what the shapes have."""
+    values: dict[str, set[int]] = {}
+    for workload, value, threads in scaling.AXES[axis](quick=False):
+        values.setdefault(workload.case.op, set()).add(value)
+        shapes = workload.case.shapes
+        if axis == "elements" and workload.case.op != "upsampled_pool":
+            first = shapes[0][0] if isinstance(shapes[0], list) else shapes[0]
+            assert torch.Size(first).numel() == value  # type: ignore[arg-type]
+        if axis == "scales":
+            given = shapes[0]
+            assert (len(given) if isinstance(given, list) else given[1]) == value
+        assert threads == (value if axis == "threads" else 2)
+    expected = {"threads": {1, 2}, "elements": {2**k for k in range(12, 28)}, "scales": {1, 2, 3, 4, 6, 8, 12, 16}}
+    assert all(found == expected[axis] for found in values.values())
