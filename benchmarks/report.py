@@ -370,6 +370,7 @@ def gpu_model_cuda() -> str:
     triton, cuda, took, lines = predictions(), predictions("cuda"), measured_on_h200("cuda"), []
     if not cuda:
         return ""
+    on_a100 = modelled_on(cuda, "A100")
     on_h100, on_h200 = [modelled_on(triton, "H100"), modelled_on(cuda, "H100")], modelled_on(cuda, "H200")
     for op, layout, shape in _telling(cuda):
         cells = []
@@ -377,10 +378,11 @@ def gpu_model_cuda() -> str:
             half, single = ((op, name, dtype, layout, shape) for dtype in ("float16", "float32"))
             cells += [f"{us[half]:.0f} / {us[single]:.0f}" if half in us else "-" for us in on_h100]
             cells.append(f"{took[half] / on_h200[half]:.2f}" if half in took else "-")
+            cells.append(f"{on_a100[half]:.0f} / {on_a100[single]:.0f}" if half in on_a100 else "-")
         lines.append([f"`{op}`", layout, shape, *cells])
     header = ["operation", "layout", "shape"]
     for name in ("forward", "backward"):
-        header += [f"{name}, Triton", f"{name}, CUDA", f"{name}, measured / model"]
+        header += [f"{name}, Triton", f"{name}, CUDA", f"{name}, measured / model", f"{name}, CUDA on an A100"]
     return f"{_agreement(modelled_on(triton, 'H200'), on_h200)}\n\n{table(header, lines)}"
 
 
