@@ -17,6 +17,7 @@ The last replaces what stands in the files between <!-- NAME:begin --> and <!-- 
     gpu-networks        what a GPU recorded of modules and an up-path
     gpu-model           what the model of a GPU predicts of the Triton kernels
     gpu-model-cuda      what it predicts of the CUDA kernels beside these, and what a GPU measured of it
+    gpu-model-odd       what it predicts of the CUDA kernels for a map of odd size beside the next larger even one
 """
 
 from __future__ import annotations
@@ -354,10 +355,13 @@ def gpu_model() -> str:
 def _telling(found: Iterable[tuple[str, ...]]) -> list[tuple[str, str, str]]:
     """The operations, layouts and shapes that the model's tables show."""
     calls = dict.fromkeys((op, layout, shape) for op, _, dtype, layout, shape, _ in found if dtype == "float16")
-    return [call for call in calls if call[2].split(",")[0] in ("1x32x512x1024", "1x256x64x128", "1x19x1024x2048")]
+    shapes = ("1x32x512x1024", "1x256x64x128", "1x19x1024x2048")
+    training = ("8x32x512x1024, training", "8x256x64x128, training")  # by statistics of a batch
+    return [call for call in calls if call[2].split(",")[0] in shapes or call[2] in training]
 
 
-OTHERWISE_MEASURED = ("channel_attention",)  # when ATen's kernels computed what CUDA kernels do since
+# With ATen's kernels: its convolution, and what CUDA kernels have computed since.
+OTHERWISE_MEASURED = ("bn_relu_conv2d", "channel_attention")
 Times = dict[tuple[str, ...], float]  # microseconds by operation, pass, type, layout and shape
 
 
@@ -366,6 +370,7 @@ def gpu_model_cuda() -> str:
     triton, cuda, took, lines = predictions(), predictions("cuda"), measured_on_h200("cuda"), []
     if not cuda:
         return ""
+    on_a100 = modelled_on(cuda, "A100")
     on_h100, on_h200 = [modelled_on(triton, "H100"), modelled_on(cuda, "H100")], modelled_on(cuda, "H200")
     for op, layout, shape in _telling(cuda):
         cells = []
@@ -373,10 +378,11 @@ def gpu_model_cuda() -> str:
             half, single = ((op, name, dtype, layout, shape) for dtype in ("float16", "float32"))
             cells += [f"{us[half]:.0f} / {us[single]:.0f}" if half in us else "-" for us in on_h100]
             cells.append(f"{took[half] / on_h200[half]:.2f}" if half in took else "-")
+            cells.append(f"{on_a100[half]:.0f} / {on_a100[single]:.0f}" if half in on_a100 else "-")
         lines.append([f"`{op}`", layout, shape, *cells])
     header = ["operation", "layout", "shape"]
     for name in ("forward", "backward"):
-        header += [f"{name}, Triton", f"{name}, CUDA", f"{name}, measured / model"]
+        header += [f"{name}, Triton", f"{name}, CUDA", f"{name}, measured / model", f"{name}, CUDA on an A100"]
     return f"{_agreement(modelled_on(triton, 'H200'), on_h200)}\n\n{table(header, lines)}"
 
 
@@ -392,6 +398,26 @@ def _agreement(triton: Times, cuda: Times) -> str:
         f"one: {min(off):.2f} to {max(off):.2f} times that, {mean(off):.2f} in the geometric mean. In that mean CUDA "
         f"took {measured:.2f} times as long as Triton, by the model {modelled:.2f}."
     )
+
+
+def gpu_model_odd() -> str:
+    """The CUDA kernels at an odd size, without accesses of 16 bytes, beside the even size next to it, on an H100."""
+    found, lines = predictions("cuda"), []
+    for op, benchmark in ops.every().items():
+        if (call := getattr(benchmark, "ODD_CALL", None)) is None:
+            continue
+        even, odd = benchmark.gpu(False)[0].covers, call.covers
+        for dtype in ("float16", "float32"):
+            cells = []
+            for name in ("forward", "backward"):
+                times = [found[op, name, dtype, "NCHW", shape, "H100"] for shape in (even, odd)]
+                cells += [f"{us:.0f} ({of_bytes / us:.2f})" for us, of_bytes in times]
+                cells.append(f"{times[1][0] / times[0][0]:.2f}")
+            lines.append([f"`{op}`", dtype, odd, *cells])
+    header = ["operation", "type", "shape"]
+    for name in ("forward", "backward"):
+        header += [f"{name}, even", f"{name}, odd", "odd / even"]
+    return table(header, lines)
 
 
 def modelled_on(model: Predictions, gpu: str) -> Times:
@@ -420,6 +446,7 @@ TABLES: dict[str, Callable[[list[Record]], str]] = {
     "gpu-networks": lambda run: gpu_networks(gpu_records()),
     "gpu-model": lambda run: gpu_model(),
     "gpu-model-cuda": lambda run: gpu_model_cuda(),
+    "gpu-model-odd": lambda run: gpu_model_odd(),
 }
 
 

@@ -35,7 +35,7 @@ SHARED = {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228, "sm_100": 228,
 THREADS = {"sm_80": 2048, "sm_86": 1536, "sm_89": 1536, "sm_90": 2048, "sm_100": 2048, "sm_120": 1536}
 
 
-class _Unfilled:
+class Unfilled:
     """ATen's operators, which compute nothing here: their outputs have the shapes and strides, and no values."""
 
     def __getattr__(self, name: str) -> Any:
@@ -61,7 +61,7 @@ def passes(case: Case, dtypes: Dtypes, wanted: Sequence[bool] | None = None) -> 
 
     with (
         mock.patch.object(backends, "_triton_interpreted", lambda: True),  # CPU tensors go to the Triton launchers
-        mock.patch.object(bn_relu_conv2d, "aten", _Unfilled()),
+        mock.patch.object(bn_relu_conv2d, "aten", Unfilled()),
         afa_kernels.use_backend("triton"),
         hooked(made.append),
     ):

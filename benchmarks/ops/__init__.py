@@ -7,6 +7,7 @@ has what `Benchmark` lists, and where they apply
     ours(...)                                       the operation, where it does not return what `eager` does
     types(dtype)                                    the element type of each tensor, where they are not all the same
     prepare(arguments)                              gives the arguments other values than normal ones
+    ODD_CALL = call(...)                            of an odd size in NCHW, beside the first of `gpu`, for a model alone
     MOST = {"backward": 1.5}                        the most bytes of a pass over the least, where more than 1.02
     OTHERS = {"nerfacc's way": nerfacc}             who else computes it, as `eager` does
     BY_NORM = True                                  rounding decides at an edge: results are compared by their norm

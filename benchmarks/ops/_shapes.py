@@ -43,6 +43,7 @@ MAPS: dict[str, tuple[Shape, ...]] = {
     "headline": LEVELS[1:2],  # which no cache holds, and of which three processes are done in minutes
     "full": REAL,
 }
+ODD: Shape = (1, 32, 511, 1023)  # the pixels of a channel are no multiple of 16 bytes
 SMALL: Shape = (1, 32, 32, 64)  # for Triton's interpreter, yet blocks and borders cost what they cost at any size
 
 # Scores of every class for images: Cityscapes, BDD100K, boundaries of BSDS500, Mapillary Vistas and ADE20K.
@@ -76,6 +77,7 @@ INFERENCE: dict[str, tuple[Pyramid, ...]] = {
         Pyramid((512, 512), SCALES, (256, 256), classes=150),
     ),
 }
+ODD_IMAGE = Pyramid((1023, 2047), SCALES[:2], (511, 1023))
 TRAINING: dict[str, tuple[Pyramid, ...]] = {
     "tiny": (Pyramid((16, 16), SCALES[:2], (8, 8)),),
     "quick": (Pyramid((128, 256), SCALES[:2], (64, 128)),),

@@ -11,9 +11,9 @@ from torch import Tensor
 from afa_kernels.testing import Case
 from benchmarks.ops._bytes import of_gates
 from benchmarks.ops._bytes import once as least
-from benchmarks.ops._shapes import LAYOUTS, MAPS, SMALL, Shape, gpu_maps, name
+from benchmarks.ops._shapes import LAYOUTS, MAPS, ODD, SMALL, Shape, gpu_maps, name
 
-__all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["MOST", "ODD_CALL", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 
 def eager(shallow: Tensor, deep: Tensor, spatial_logits: Tensor, channel_logits: Tensor) -> Tensor:
@@ -40,6 +40,7 @@ def gpu(quick: bool) -> list[Case]:
     return [call(shape, layout) for layout in LAYOUTS for shape in gpu_maps(quick)]
 
 
+ODD_CALL = call(ODD, "contiguous")
 TRAFFIC = tuple(call(SMALL, layout, covers) for layout, covers in LAYOUTS.items())
 # Of the traffic: backward adds its partial sums and reads them back.
 MOST = {"backward": 1.02 + 2 / 256}

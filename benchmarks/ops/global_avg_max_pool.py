@@ -10,9 +10,9 @@ from torch import Tensor
 
 from afa_kernels.testing import Case
 from benchmarks.ops._bytes import pooled as least
-from benchmarks.ops._shapes import LAYOUTS, MAPS, SMALL, Shape, gpu_maps, layouts, name
+from benchmarks.ops._shapes import LAYOUTS, MAPS, ODD, SMALL, Shape, gpu_maps, layouts, name
 
-__all__ = ["TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["ODD_CALL", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 
 def eager(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,4 +35,5 @@ def gpu(quick: bool) -> list[Case]:
     return [call(shape, layout) for layout in LAYOUTS for shape in gpu_maps(quick)]
 
 
+ODD_CALL = call(ODD, "contiguous")
 TRAFFIC = (call(SMALL, "contiguous", "NCHW"),)

@@ -12,9 +12,9 @@ from afa_kernels.testing import Case
 from benchmarks.ops import scale_space_weights
 from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
-from benchmarks.ops._shapes import LAYOUTS, Pyramid, both, gpu_pyramids, pyramid, resize, small_pyramid
+from benchmarks.ops._shapes import LAYOUTS, ODD_IMAGE, Pyramid, both, gpu_pyramids, pyramid, resize, small_pyramid
 
-__all__ = ["MOST", "OTHERS", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["MOST", "ODD_CALL", "OTHERS", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 OP = "scale_space_render"
 
@@ -61,6 +61,7 @@ def gpu(quick: bool) -> list[Case]:
     return [call(of, layout) for layout in LAYOUTS for of in gpu_pyramids(quick)]
 
 
+ODD_CALL = call(ODD_IMAGE, "contiguous")
 TRAFFIC = (small_pyramid(OP),)
 # Of the traffic: backward writes the weights at output resolution, reads the gradient once a scale, and writes and
 # reads what its rows are summed up to.

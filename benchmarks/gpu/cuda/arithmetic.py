@@ -239,6 +239,8 @@ class Arithmetic:
         read = self.word if i.has("U32") else self.signed
         self.put(result, (min if self.holds(least) else max)(read(a), read(b)))
 
+    do_IMNMX = do_VIMNMX  # as it is called before sm_90
+
     def do_VIADDMNMX(self, i: Instruction) -> None:
         result, a, b, c, least = i.operands
         total = _signed(self.whole(a) + self.whole(b) & WORD)

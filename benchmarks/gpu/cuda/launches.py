@@ -1,7 +1,8 @@
 """What csrc/cuda would launch for a call, and the machine code of it; no kernel runs.
 
 The launchers are those of csrc/cuda, compiled by g++ for CPU tensors as in tests/simt, but with recorder/simt.hpp that
-writes a launch down. It is a process of its own that has that library, in the place of the one for the CPU.
+writes a launch down. It is a process of its own that has that library, in the place of the one for the CPU. Nor does
+ATen's convolution run in bn_relu_conv2d.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from torch.utils.cpp_extension import include_paths, library_paths
 
 import afa_kernels
 from afa_kernels import backends
-from afa_kernels.testing import Case, Dtypes, both_passes, differentiable, listed, operation
+from afa_kernels.aten_kernels import bn_relu_conv2d
+from afa_kernels.testing import Case, Dtypes, both_passes, differentiable, listed, operation, operations
+from benchmarks.gpu import machine
 from benchmarks.gpu.cuda.sass import Program, programs
 
 ROOT = Path(__file__).parents[3]
@@ -83,11 +86,12 @@ def passes(case: Case, dtypes: Dtypes) -> dict[str, list[Launch]]:
 
 @contextlib.contextmanager
 def _registered() -> Iterator[None]:
-    """The kernels are registered for CPU tensors, and said to be CUDA's."""
+    """The kernels are registered for CPU tensors, and said to be CUDA's; no convolution is computed."""
     _recorder()
     with (
         mock.patch.dict(backends._DISPATCH_KEYS, {"cuda": "CPU"}),
         mock.patch.object(backends, "_missing_for_cuda", lambda device_type: None),
+        mock.patch.object(bn_relu_conv2d, "aten", machine.Unfilled()),
         mock.patch.object(backends, "_load_library", lambda: "this process has the CUDA launchers on CPU tensors"),
     ):
         yield
@@ -136,8 +140,8 @@ def _library() -> Path:
 
 
 def source(kernel: str, target: str, op: str) -> str:
-    """Return which file of csrc/cuda has a kernel that `op` launches: its own, or one that operations share."""
-    first = sorted(compiled.sources(), key=lambda name: name != op)
+    """Return which file of csrc/cuda has a kernel that `op` launches: its own, one of no operation, or another's."""
+    first = sorted(compiled.sources(), key=lambda name: (name != op, name in operations()))
     return next(name for name in first if kernel in codes(name, target))
 
 

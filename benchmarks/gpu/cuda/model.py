@@ -27,19 +27,19 @@ from benchmarks import ops
 from benchmarks.gpu import model
 from benchmarks.gpu.cuda import launches
 from benchmarks.gpu.cuda.launches import Code, Launch, compiled
-from benchmarks.gpu.cuda.thread import Thread, Work
+from benchmarks.gpu.cuda.thread import PARAMETERS, Thread, Work
 from benchmarks.workload import Workload
 
 RECORD = Path(__file__).parents[2] / "results" / "gpu_model_cuda.json"
-TARGET = "sm_90"  # of which `thread` knows the machine code
-GPUS = tuple(gpu for gpu in model.GPUS if gpu.target == TARGET)
+GPUS = tuple(gpu for gpu in model.GPUS if gpu.target in PARAMETERS)
+TARGETS = tuple(dict.fromkeys(gpu.target for gpu in GPUS))
 WARP = 32
 
 
-def of_warps(launch: Launch, code: Code) -> list[Work]:
+def of_warps(launch: Launch, code: Code, target: str) -> list[Work]:
     """What the warps of the block in the middle do, each by its first thread."""
     return [
-        Thread(code.program, launch.parameters, launch.memory, launch.blocks // 2, first).run()
+        Thread(code.program, target, launch.parameters, launch.memory, launch.blocks // 2, first).run()
         for first in range(0, launch.threads, WARP)
     ]
 
@@ -53,19 +53,25 @@ def moved(launch: Launch, warps: Sequence[Work]) -> int:
 
 def predicted(launch: Launch, op: str) -> list[dict[str, Any]]:
     """Return what the record has of one launch of the operation, on every GPU."""
-    code = launches.codes(launches.source(launch.kernel, TARGET, op), TARGET)[launch.kernel]
-    warps, found = of_warps(launch, code), []
-    done = model.Work(statistics.mean(w.instructions for w in warps), max(w.waits for w in warps))
-    of_launch = launch.kernel, launch.blocks, len(warps), code.registers, code.shared, moved(launch, warps), done
-    for gpu in GPUS:
-        row = model.row(*of_launch, gpu)
-        found.append({"gpu": gpu.name, **{key: row[key] for key in row if key != "divisions in loops"}})
+    found = []
+    for target in TARGETS:
+        code = launches.codes(launches.source(launch.kernel, target, op), target)[launch.kernel]
+        warps = of_warps(launch, code, target)
+        done = model.Work(statistics.mean(w.instructions for w in warps), max(w.waits for w in warps))
+        of_launch = launch.kernel, launch.blocks, len(warps), code.registers, code.shared, moved(launch, warps), done
+        for gpu in GPUS:
+            if gpu.target == target:
+                row = model.row(*of_launch, gpu)
+                found.append({"gpu": gpu.name, **{key: row[key] for key in row if key != "divisions in loops"}})
     return found
 
 
 def calls(op: str) -> list[tuple[Case, torch.dtype]]:
-    """Return the calls that a GPU would be timed on, if the operation has CUDA kernels."""
-    return model.calls([op]) if op in compiled.sources() else []
+    """Return the calls that a GPU would be timed on, and one of an odd size, if the operation has CUDA kernels."""
+    if op not in compiled.sources():
+        return []
+    odd = getattr(ops.of(op), "ODD_CALL", None)
+    return [(case, dtype) for case in [*ops.of(op).gpu(False), *([odd] if odd else [])] for dtype in model.DTYPES]
 
 
 def rows(of: Sequence[tuple[Case, torch.dtype]]) -> list[dict[str, Any]]:
@@ -89,7 +95,7 @@ def load() -> dict[str, Any]:
 def save(op: str, found: Sequence[dict[str, Any]]) -> None:
     """Replace what the record has of the operation, whose launchers are in its own file, and its kernels in more."""
     kept = load()["operations"] if RECORD.exists() else {}
-    files = {op, *(launches.source(row["kernel"], TARGET, op) for row in found)}
+    files = {op, *(launches.source(row["kernel"], TARGETS[0], op) for row in found)}
     digests = {name: compiled.digest(name) for name in sorted(files)}
     lines = [
         f'{json.dumps(name)}: {{"sources": {json.dumps(entry["sources"])}, "rows": [\n'

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from benchmarks.gpu.cuda.arithmetic import BYTES, DATA, Arithmetic
 from benchmarks.gpu.cuda.sass import Instruction, Predicate, Program, Register, Value
 
-PARAMETERS = 0x210  # where they begin in bank 0 of sm_90
+PARAMETERS = {"sm_80": 0x160, "sm_90": 0x210}  # where they begin in bank 0
 LINE = 128
 MOST = 2_000_000  # instructions of a thread
 NOTHING = {"BSSY", "BSYNC", "NOP", "BAR", "WARPSYNC", "STS"}  # of which only time matters here
@@ -35,11 +35,17 @@ class Thread(Arithmetic):
     """A thread of 256 of a block, in a launch with those parameters, which point to `memory`: beginnings and sizes."""
 
     def __init__(
-        self, program: Program, parameters: bytes, memory: Sequence[tuple[int, int]], block: int, thread: int
+        self,
+        program: Program,
+        target: str,
+        parameters: bytes,
+        memory: Sequence[tuple[int, int]],
+        block: int,
+        thread: int,
     ) -> None:
         super().__init__()
         self.program, self.memory = program, memory
-        self.constants = struct.pack("<III", 256, 1, 1).ljust(PARAMETERS, b"\0") + parameters
+        self.constants = struct.pack("<III", 256, 1, 1).ljust(PARAMETERS[target], b"\0") + parameters
         self.special = {"SR_CTAID.X": block, "SR_TID.X": thread, "SR_LANEID": thread % 32}
         self.stack: dict[int, int] = {}
         self.pending: set[Register] = set()  # what loads that have not been waited for will fill
