@@ -39,10 +39,14 @@ void for_each_piece(int64_t batch, int64_t rows, int64_t length, int64_t size, i
   });
 }
 
+// Elements that are worth another thread: of fewer, waking it takes longer. As many as for PyTorch's own operators.
+constexpr int64_t WORTH_A_THREAD = 1 << 15;
+
 // The rows of a feature map in the order of memory: a page of a fresh output is written while it is in the cache.
 template <class Acc, class F>
 void for_each_row(const Layout& layout, int64_t size, int64_t scratch, const F& body) {
-  const int64_t grain = ceil_div(size, std::max<int64_t>(1, layout.length()));
+  const int64_t longest = std::min(size, std::max<int64_t>(1, layout.length()));
+  const int64_t grain = ceil_div(WORTH_A_THREAD, longest);
   for_each_piece<Acc>(layout.batch, layout.rows(), layout.length(), size, grain, scratch, body);
 }
 
