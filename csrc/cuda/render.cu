@@ -23,7 +23,7 @@ Planes<Acc>::Planes(const Checker& check, const Launcher& launch, const Tensor& 
   const AnyMap y = any_map(check, "logits", logits, layout.shape());
   memory.push_back(scratch<Acc>(logits, batch * scales * layout.pixels));
   Acc* data = data_of<Acc>(memory[0]);
-  dispatch_scales(scales, [&](auto most) {
+  dispatch_scales<Acc>(scales, [&](auto most) {
     launch(make_planes<Acc, most>, blocks_of_pixels(batch, layout.pixels), c, opacities, y, data);
   });
   const auto resize = resize_of<Acc>(check, layout.height, layout.width, height, width);
@@ -57,7 +57,7 @@ void Planes<Acc>::logits_backward(const Checker& check, const Launcher& launch, 
   const Compositing c = compositing_of(check, layout, phi, opaque_last);
   const AnyMap y = any_map(check, "logits", logits, layout.shape());
   const AnyMap dy = any_map(check, "grad of logits", grad_logits, layout.shape());
-  dispatch_scales(scales, [&](auto most) {
+  dispatch_scales<Acc>(scales, [&](auto most) {
     launch(gather_logits<Acc, most>, blocks_of_pixels(layout.batch, layout.pixels), c, opacities, planes[0].resize,
            data_of<Acc>(map_grads), y, dy);
   });
@@ -71,7 +71,7 @@ void Renderer<T>::forward(const Tensor& out) const {
   dispatch_result<T>(check, "out", out, [&](auto element) {
     using Out = decltype(element);
     const InNchw<Out> to(check, "out", out, {inputs.batch, inputs.channels, height, width});
-    dispatch_scales(planes.scales, [&](auto most) {
+    dispatch_scales<T>(planes.scales, [&](auto most) {
       launch(render_forward<T, most, Out>, blocks_of(canvas, inputs.batch), canvas, inputs.template of<most>(),
              planes.template of<most>(), to.map);
     });

@@ -187,7 +187,7 @@ struct Backward {
     if (of_predictions) weights = scratch<Acc>(like, size);
     if (of_planes) map_grads = scratch<Acc>(like, size);
     const Canvas canvas = canvas_of(inputs.channels, height, width);
-    dispatch_scales(planes.scales, [&](auto most) {
+    dispatch_scales<T>(planes.scales, [&](auto most) {
       launch(render_backward_maps<T, most, Gradient>, blocks_of(canvas, inputs.batch), canvas,
              inputs.template of<most>(), planes.template of<most>(), gradient, data_of<Acc>(weights),
              data_of<Acc>(map_grads));
@@ -218,7 +218,7 @@ std::optional<Tensor> render_backward_of_scores(const Checker& check, const Laun
     if (!grads[k]) continue;
     const InNchw<T> dx = backward.grad_of(predictions[k], *grads[k]);
     backward.gather(k, dx.map).bands(height, [&](const Canvas& canvas, const Map<Acc>& band) {
-      dispatch_scales(planes.scales, [&](auto most) {
+      dispatch_scales<T>(planes.scales, [&](auto most) {
         using Scores = RenderedScores<T, most>;
         launch(gradient_rows<Scores, Gradient>, blocks_of(canvas, inputs.batch), canvas,
                Scores{inputs.template of<most>(), planes.template of<most>()}, gradient, band);

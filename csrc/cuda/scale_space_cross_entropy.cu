@@ -21,7 +21,7 @@ void scale_space_cross_entropy_forward(std::vector<Tensor> predictions, Tensor l
     const auto classes = target_of<Acc>(check, target, weight, smoothing, ignore_index, inputs.channels, pixels);
     Acc *loss_of = check.flat<Acc>("losses", losses, pixels), *lse_of = check.flat<Acc>("lse", lse, pixels);
     const Canvas canvas = canvas_of(inputs.channels, height, width);
-    dispatch_scales(planes.scales, [&](auto most) {
+    dispatch_scales<T>(planes.scales, [&](auto most) {
       using Scores = RenderedScores<T, most>;
       launch(cross_entropy_forward<Scores>, blocks_of(canvas, inputs.batch), canvas,
              Scores{inputs.template of<most>(), planes.template of<most>()}, classes, loss_of, lse_of);

@@ -24,7 +24,7 @@ void scale_space_labels_forward(std::vector<Tensor> predictions, Tensor logits, 
     const Planes<Acc> planes(check, launch, logits, phi, opaque_last, resize_opacities, height, width);
     check_scales(check, inputs, planes);
     const Canvas canvas = canvas_of(inputs.channels, height, width);
-    dispatch_scales(planes.scales, [&](auto most) {
+    dispatch_scales<T>(planes.scales, [&](auto most) {
       using Scores = RenderedScores<T, most>;
       launch(most_likely<Scores>, blocks_of(canvas, inputs.batch), canvas,
              Scores{inputs.template of<most>(), planes.template of<most>()}, value == "probability", found, values);

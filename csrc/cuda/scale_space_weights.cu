@@ -16,7 +16,7 @@ void scale_space_weights_forward(Tensor logits, std::string phi, bool opaque_las
   const AnyMap t = any_map(check, "transmittance", transmittance, layout.of_pixels());
   const Launcher launch(check.op, logits);
   dispatch_accumulate(logits.scalar_type(), check.op, [&](auto acc) {
-    dispatch_scales(c.scales, [&](auto most) {
+    dispatch_scales<decltype(acc)>(c.scales, [&](auto most) {
       launch(weights_forward<decltype(acc), most>, blocks_of_pixels(layout.batch, layout.pixels), c, y, w, t);
     });
   });
@@ -32,7 +32,7 @@ void scale_space_weights_backward(std::optional<Tensor> grad_weights, std::optio
   const AnyMap dy = any_map(check, "grad_logits", grad_logits, layout.shape());
   const Launcher launch(check.op, logits);
   dispatch_accumulate(logits.scalar_type(), check.op, [&](auto acc) {
-    dispatch_scales(c.scales, [&](auto most) {
+    dispatch_scales<decltype(acc)>(c.scales, [&](auto most) {
       launch(weights_backward<decltype(acc), most>, blocks_of_pixels(layout.batch, layout.pixels), c, dw, dt, y, dy);
     });
   });

@@ -22,15 +22,15 @@ inline Compositing compositing_of(const Checker& check, const Layout& layout, co
   return c;
 }
 
-// Calls body(integral_constant) for the room that so many scales take.
-template <class F>
+// Calls body(integral_constant) for the room that so many scales take: in float64, for the size of the library, the
+// most.
+template <class T, class F>
 void dispatch_scales(int64_t scales, const F& body) {
-  if (scales <= 3)
-    body(std::integral_constant<int, 3>{});
-  else if (scales <= 6)
-    body(std::integral_constant<int, 6>{});
-  else
-    body(std::integral_constant<int, MOST_SCALES>{});
+  if constexpr (sizeof(T) < sizeof(double)) {
+    if (scales <= 3) return body(std::integral_constant<int, 3>{});
+    if (scales <= 6) return body(std::integral_constant<int, 6>{});
+  }
+  body(std::integral_constant<int, MOST_SCALES>{});
 }
 
 }  // namespace afa
