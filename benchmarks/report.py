@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -32,6 +33,7 @@ from typing import Any
 
 from benchmarks import memory, ops, whole_networks
 from benchmarks.ops._shapes import LAYOUTS
+from benchmarks.run import ALLOCATORS
 from benchmarks.traffic import ours as traffic
 
 RESULTS = Path(__file__).parent / "results"
@@ -135,9 +137,13 @@ def ratios(group: list[dict[str, Record]]) -> list[float]:
         for of_each in (
             [e["afa_kernels"]["speedup_over_eager"] for e in group],
             [e["afa_kernels"]["speedup_over_compiled"] for e in group],
-            [e["eager"]["peak_bytes"] / e["afa_kernels"]["peak_bytes"] for e in group],
+            [_over(e["eager"]["peak_bytes"], e["afa_kernels"]["peak_bytes"]) for e in group],
         )
     ]
+
+
+def _over(theirs: int, ours: int) -> float:
+    return theirs / ours if ours else math.inf  # where a call in place holds nothing
 
 
 def means(entries: Iterable[dict[str, Record]]) -> str:
@@ -147,26 +153,27 @@ def means(entries: Iterable[dict[str, Record]]) -> str:
         for allocator, group in by_allocator.items():
             shape = group[0]["eager"]["shape"] if len(group) == 1 else f"{len(group)} shapes"
             row = [f"`{op}`", pass_name, layout, allocator, shape]
-            rows.append(row + [f"{ratio:.2f}" for ratio in ratios(group)])
+            rows.append(row + [f"{ratio:.2f}" if ratio < math.inf else "holds none" for ratio in ratios(group)])
     header = ["operation", "pass", "layout", "allocator", "shape", "vs eager", "vs compiled", "memory"]
     return table(header, rows)
 
 
 def headline(records: list[Record]) -> str:
-    """The figures of HEADLINES with the default allocator, those with huge pages behind a stroke."""
+    """The figures of HEADLINES, by allocator."""
     found = groups(by_contestant(of_workloads(records)))
     lines = ["| operation | pass | layout | vs eager | vs torch.compile | memory |", "|---|---|---|---:|---:|---:|"]
     for op, pass_name, layout in HEADLINES:
         by_allocator = {name: ratios(group) for name, group in found.get((op, pass_name, layout), {}).items()}
-        if not {"default", "THP"} <= set(by_allocator):
+        if not set(ALLOCATORS) <= set(by_allocator):
             raise SystemExit(f"the record has no {pass_name} of {op} in {layout}: python -m benchmarks.run --op {op}")
-        eager, compiled = (f"{by_allocator['default'][i]:.1f} / {by_allocator['THP'][i]:.1f}" for i in (0, 1))
+        eager, compiled = (" / ".join(f"{by_allocator[name][i]:.1f}" for name in ALLOCATORS) for i in (0, 1))
         lines.append(f"| `{op}` | {pass_name} | {layout} | {eager} | {compiled} | {by_allocator['default'][2]:.1f} |")
     first = of_workloads(records)[0]
     return "\n".join(
         (
             f"{first['device']}, {first['threads']} threads, float32, torch {first['torch']}; times as fast with the "
-            "default allocator / with 2 MiB pages for everybody; memory: eager's peak over that of afa_kernels.",
+            "default allocator / with 2 MiB pages for everybody / with memory that is reused; memory: eager's peak "
+            "over that of afa_kernels.",
             "",
             *lines,
         )
