@@ -30,8 +30,8 @@ demo-train: $(VENV)/installed
 	$(PY) -m examples.segmentation.train --data stardist --steps 1500 --output demo/segmentation
 
 # Six sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, the gate and
-# cubin compile for GPUs that are not here, and simt puts CUDA's kernels in place of the CPU's. On two cores they took 11, 16,
-# 5, 6, 4 and half a minute, on 2026-11-26.
+# cubin compile for GPUs that are not here, and simt puts CUDA's kernels in place of the CPU's. On two cores they took 11 and
+# 15 minutes, a quarter of one where ttsem had passed before, 4, 4 and half a minute, on 2026-11-26.
 test: test-cpu test-triton test-cuda test-cubin
 
 test-cpu: $(VENV)/installed

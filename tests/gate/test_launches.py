@@ -81,7 +81,11 @@ def test_the_front_end_takes_every_gradient_alone(case: Case) -> None:
             offline.front_end(launch, offline.TARGETS["sm_90"])
 
 
-@pytest.mark.parametrize("case", LARGE_CASES, ids=str)
+# Of sizes of real networks, but for those that are here for the launch that moves running statistics.
+LARGE_MAPS = [case for case in LARGE_CASES if not case.covers.endswith("running statistics moved")]
+
+
+@pytest.mark.parametrize("case", LARGE_MAPS, ids=str)
 def test_large_maps_fill_the_gpu(case: Case) -> None:
     """Every launch over a map has a program for each multiprocessor, unless the whole map is small."""
     grids = []
