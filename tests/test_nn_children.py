@@ -459,3 +459,25 @@ def test_only_one_child_trains(backend: str) -> None:
         module.eval()
         next(part for part in module.modules() if isinstance(part, nn.BatchNorm2d)).train()
         agree(module)
+
+
+def test_an_ensemble_by_vmap() -> None:
+    """torch.func's way to train several networks at once: every one's running statistics, and its counts."""
+    networks = [AttentiveFusion(8) for _ in range(2)]
+    parameters, buffers = torch.func.stack_module_state(networks)  # type: ignore[arg-type]
+    alone, x = copy.deepcopy(networks), torch.randn(3, 8, 6, 6)
+
+    def call(parameters: Any, buffers: Any) -> Tensor:
+        return torch.func.functional_call(networks[0], (parameters, buffers), (x, x))
+
+    torch.testing.assert_close(torch.func.vmap(call)(parameters, buffers), torch.stack([net(x, x) for net in alone]))
+    for name, of_all in buffers.items():
+        torch.testing.assert_close(of_all, torch.stack([net.get_buffer(name) for net in alone]))
+
+
+def test_a_norm_that_stands_twice_counts_twice(kernel: str) -> None:
+    model = SpatialAttention(8)
+    model.conv_inner[1][0] = model.conv[1][0]  # type: ignore[index]
+    with afa_kernels.use_backend(kernel):
+        model(torch.randn(2, 8, 6, 6))
+    assert int(model.conv[1][0].num_batches_tracked) == 2  # type: ignore[index]

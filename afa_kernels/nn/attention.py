@@ -15,7 +15,6 @@ from afa_kernels.nn import norm as norms
 from afa_kernels.nn.norm import Norm, initialise, norm_and_activation
 from afa_kernels.nn.resizing import resized_to, size_of
 from afa_kernels.ops.attentive_fusion import attentive_fusion
-from afa_kernels.ops.bn_relu_conv2d import bn_relu_conv2d
 from afa_kernels.ops.bn_relu_project import bn_relu_project
 from afa_kernels.ops.channel_attention import channel_attention
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
@@ -183,19 +182,9 @@ def _norm_of(layer: Any) -> Any:
 
 def _convolved(hidden: Tensor, norm: Any, conv: Any) -> Tensor:
     """The norm and its activation, then `conv`."""
-    given = norms.arguments(norm)
     if conv.kernel_size == (1, 1) and conv.out_channels == 1 and conv.bias is None and _keeps_size(conv):
-        return bn_relu_project(hidden, project_weight=conv.weight, **given)
-    return bn_relu_conv2d(
-        hidden,
-        conv_weight=conv.weight,
-        conv_bias=conv.bias,
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        groups=conv.groups,
-        **given,
-    )
+        return bn_relu_project(hidden, project_weight=conv.weight, **norms.arguments(norm))
+    return folding.by_operation(hidden, norm, conv)
 
 
 def why_not_spatial(module: Any, abn: ABNs = ()) -> str | None:

@@ -65,7 +65,14 @@ def convolved_after(hidden: Tensor, norm: Any, conv: Any) -> Tensor:
         or why_not_convolution(conv) is not None
     ):
         return conv(F.relu(norm(hidden)))
-    out = bn_relu_conv2d(
+    out = by_operation(hidden, norm, conv)
+    norms.count_batches(norm)
+    return out
+
+
+def by_operation(hidden: Tensor, norm: Any, conv: Any) -> Tensor:
+    """conv of the rectified norm by `bn_relu_conv2d`, where this computes what they do."""
+    return bn_relu_conv2d(
         hidden,
         conv_weight=conv.weight,
         conv_bias=conv.bias,
@@ -75,8 +82,6 @@ def convolved_after(hidden: Tensor, norm: Any, conv: Any) -> Tensor:
         groups=conv.groups,
         **norms.arguments(norm),
     )
-    norms.count_batches(norm)
-    return out
 
 
 def several(x: Tensor, *layers: tuple[Any, Any]) -> Tensor:

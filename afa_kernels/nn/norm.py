@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from afa_kernels.nn import plain
+from afa_kernels.ops._registration import values_are_there
 
 Norm = str | Callable[[int], nn.Module]
 
@@ -137,11 +138,19 @@ def arguments(norm: Any) -> dict[str, Any]:
 
 
 def count_batches(*norms: Any, batches: int = 1) -> None:
-    """What norms do in training besides their arithmetic."""
+    """What norms do in training besides their arithmetic.
+
+    In one launch; not under torch.func, which has no rule for that, nor of a norm that stands twice, which would count
+    once.
+    """
     training = [norm for norm in norms if norm.training and _tracks(norm)]
     counted = [norm._buffers.get("num_batches_tracked") for norm in training]
-    if found := [tensor for tensor in counted if tensor is not None]:
-        torch._foreach_add_(found, batches)  # in one launch
+    found = [tensor for tensor in counted if tensor is not None]
+    if found and values_are_there(found[0]) and len(set(map(id, found))) == len(found):
+        torch._foreach_add_(found, batches)
+    else:
+        for tensor in found:
+            tensor.add_(batches)
 
 
 def _tracks(norm: Any) -> bool:
