@@ -1,14 +1,14 @@
 """Every Triton kernel over the table of cases: values, memory and races.
 
-Where nothing has changed since all of it passed (`passed`), it is skipped; `make gate` runs it.
+Where nothing has changed since all of it passed (`support.proofs`), it is skipped; `make gate` runs it.
 """
 
 from __future__ import annotations
 
-import passed
 import pytest
 import torch
 from cases import CASES
+from support import proofs
 from support.session import on_triton
 from ttsem import sanitize
 
@@ -17,7 +17,7 @@ from afa_kernels.testing import Case, Dtypes, check
 from afa_kernels.triton_kernels import _cross_entropy, _launch, _resize, scale_space_cross_entropy
 
 pytestmark = pytest.mark.skipif(
-    passed.already(), reason="the kernels are those that ttsem has passed: make gate runs it"
+    proofs.passed("ttsem"), reason="the kernels are those that ttsem has passed: make gate runs it"
 )
 VALUES_ONLY = (
     "saturated",
