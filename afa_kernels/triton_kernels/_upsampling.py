@@ -25,7 +25,7 @@ def coarse_pixels(first, pixels, width, BLOCK_P: tl.constexpr, index: tl.constex
 def scattered_pixels(first, pixels, width, BLOCK_P: tl.constexpr, index: tl.constexpr):
     """Return the `coarse_pixels`, but that they are neighbours, which the compiler is not to know.
 
-    In NCHW it would give a thread several of them, and the fine pixels of each to find, for several channels of one.
+    In NCHW it would give a thread several of them, and so of the fine pixels every second or so.
     """
     _, i, j, inside = coarse_pixels(first, pixels, width, BLOCK_P, index)
     i, j = tl.where(inside, i, 0), tl.where(inside, j, 0)
@@ -49,23 +49,44 @@ def weight_of(taps, c, u, v, channels, inside_c, FACTOR: tl.constexpr):
 
 
 @triton.jit
+def tap_of(row, column, step, FACTOR: tl.constexpr):
+    """Return a tap of the part in this row and column: of four by four parts each has f/2 by f/2 taps, one a step.
+
+    Those of the two by two parts in the middle are a pixel's own.
+    """
+    half: tl.constexpr = FACTOR // 2
+    return row * half + step // half, column * half + step % half
+
+
+@triton.jit
+def neighbours(y, strides, c, i, j, height, width, inside_c, inside_p, index: tl.constexpr):
+    """Return three rows of three coarse pixels around (i, j) of an image as they are stored, and which there are."""
+    values, exist = (), ()
+    for k in tl.static_range(9):
+        row, column = i + (k // 3 - 1), j + (k % 3 - 1)
+        there = inside_p & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        there = inside_c[:, None] & there[None, :]
+        at = offsets_in_image(strides, c, row.to(index) * width + column)
+        values = values + (tl.load(y + at, mask=there, other=0.0),)
+        exist = exist + (there,)
+    return values, exist
+
+
+@triton.jit
 def upsampled(
-    y, taps, strides, c, i, j, u, v, channels, height, width, inside_c, inside_p,
-    FACTOR: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
+    values, exist, taps, c, row: tl.constexpr, column: tl.constexpr, u, v, channels, inside_c,
+    FACTOR: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """Return the fine pixels at the own taps (u, v) of the coarse ones (i, j) of an image, [BLOCK_C, BLOCK_P]."""
-    value = tl.zeros([c.shape[0], i.shape[0]], arithmetic)
+    """Return the fine pixels at the own taps (u, v), of this part, by the `neighbours`: [BLOCK_C, BLOCK_P]."""
+    value = tl.zeros(values[0].shape, arithmetic)
     for above in tl.static_range(2):
         for left in tl.static_range(2):
-            row, column = i + u // FACTOR - above, j + v // FACTOR - left
-            there = inside_p & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            there = inside_c[:, None] & there[None, :]
-            at = offsets_in_image(strides, c, row.to(index) * width + column)
-            given = tl.load(y + at, mask=there, other=0.0).to(arithmetic)
+            given = values[(row - above) * 3 + column - left].to(arithmetic)
             weight = weight_of(
                 taps, c, u % FACTOR + above * FACTOR, v % FACTOR + left * FACTOR, channels, inside_c, FACTOR
             )  # fmt: skip
-            value = tl.where(there, tl.fma(tl.broadcast_to(weight, value.shape), given, value), value)
+            more = tl.fma(tl.broadcast_to(weight, value.shape), given, value)
+            value = tl.where(exist[(row - above) * 3 + column - left], more, value)
     return value
 
 

@@ -8,34 +8,19 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._gate import gate
+from afa_kernels.triton_kernels._gate import gate, gates
 from afa_kernels.triton_kernels._launch import arithmetic_of, launch, sized, split_batch, spread
 from afa_kernels.triton_kernels._maps import index_of, offsets_in_image, strides_of
 from afa_kernels.triton_kernels._rows import add_rows, of_rows, sum_rows
 from afa_kernels.triton_kernels._upsampling import (
     factor_of,
     fine_pixels,
+    neighbours,
     scattered_pixels,
+    tap_of,
     upsampled,
     weight_of,
 )
-
-
-@triton.jit
-def _fuse(
-    x, y, taps, s, out, strides, s_p, c, i, j, u, v, channels, height, width, inside_c, inside_p, b, not_b,
-    FACTOR: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
-):  # fmt: skip
-    """Write the fine pixels at the own taps (u, v) of the coarse ones (i, j)."""
-    p, inside_p = fine_pixels(i, j, u, v, inside_p, height, width, FACTOR, index)
-    inside = inside_c[:, None] & inside_p[None, :]
-    x_tile = tl.load(x + offsets_in_image(strides[0], c, p), mask=inside, other=0.0).to(arithmetic)
-    y_tile = upsampled(
-        y, taps, strides[1], c, i, j, u, v, channels, height, width, inside_c, inside_p, FACTOR, index, arithmetic
-    )  # fmt: skip
-    a, not_a = gate(s + p * s_p, inside_p, arithmetic)  # [BLOCK_P]
-    fused = a[None, :] * not_b[:, None] * x_tile + not_a[None, :] * b[:, None] * y_tile  # [BLOCK_C, BLOCK_P]
-    tl.store(out + offsets_in_image(strides[2], c, p), fused.to(out.dtype.element_ty), mask=inside)
 
 
 # One program fuses the own pixels of BLOCK_P pixels of the deep map, BLOCK_C channels of one image.
@@ -49,24 +34,23 @@ def _forward_kernel(
     x += n * strides[0][0]
     y += n * strides[1][0]
     out += n * strides[2][0]
+    s += n * s_strides[0]
     c = tl.program_id(1).to(index) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside_c = c < channels
     _, i, j, inside_p = scattered_pixels(tl.program_id(0), tl.cast(height, index) * width, width, BLOCK_P, index)
+    inside = inside_c[:, None] & inside_p[None, :]
     b, not_b = gate(q + n * q_strides[0] + c * q_strides[1], inside_c, arithmetic)  # [BLOCK_C]
-    s += n * s_strides[0]
-    half: tl.constexpr = FACTOR // 2
-    if FACTOR == 2:
-        for tap in tl.static_range(4):
-            _fuse(
-                x, y, taps, s, out, strides, s_strides[1], c, i, j, half + tap // 2, half + tap % 2,
-                channels, height, width, inside_c, inside_p, b, not_b, FACTOR, index, arithmetic,
-            )  # fmt: skip
-    else:
-        for tap in range(FACTOR * FACTOR):
-            _fuse(
-                x, y, taps, s, out, strides, s_strides[1], c, i, j, half + tap // FACTOR, half + tap % FACTOR,
-                channels, height, width, inside_c, inside_p, b, not_b, FACTOR, index, arithmetic,
-            )  # fmt: skip
+    near, exist = neighbours(y, strides[1], c, i, j, height, width, inside_c, inside_p, index)
+    for step in range((FACTOR // 2) * (FACTOR // 2)):
+        for row in tl.static_range(1, 3):
+            for column in tl.static_range(1, 3):
+                u, v = tap_of(row, column, step, FACTOR)
+                p = fine_pixels(i, j, u, v, inside_p, height, width, FACTOR, index)[0]
+                x_tile = tl.load(x + offsets_in_image(strides[0], c, p), mask=inside, other=0.0).to(arithmetic)
+                y_tile = upsampled(near, exist, taps, c, row, column, u, v, channels, inside_c, FACTOR, arithmetic)
+                a, not_a = gate(s + p * s_strides[1], inside_p, arithmetic)  # [BLOCK_P]
+                fused = a[None, :] * not_b[:, None] * x_tile + not_a[None, :] * b[:, None] * y_tile
+                tl.store(out + offsets_in_image(strides[2], c, p), fused.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -76,48 +60,10 @@ def _gathered(grad, there, total, taps, c, u, v, channels, inside_c, FACTOR: tl.
     return tl.where(there, tl.fma(weight, grad, total), total)
 
 
-@triton.jit
-def _backward_of_tap(
-    g, x, y, taps, s, dx, dy, ds,
-    strides, s_p, c, i, j, u, v, block, channels, height, width, inside_c, inside_p,
-    y_tile, dy_tile, total, b, not_b,
-    sums: tl.constexpr, whole: tl.constexpr, FACTOR: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
-):  # fmt: skip
-    """Return what the fine pixels at the tap (u, v) are to the deep map and the channel logits, added to `dy_tile` and
-    `total`, and to the weights by the deep map's pixels `y_tile`; of own taps write the other gradients."""
-    p, there_p = fine_pixels(i, j, u, v, inside_p, height, width, FACTOR, index)
-    there = inside_c[:, None] & there_p[None, :]
-    g_tile = tl.load(g + offsets_in_image(strides[0], c, p), mask=there, other=0.0).to(arithmetic)
-    a, not_a = gate(s + p * s_p, there_p, arithmetic)
-    grad = not_a[None, :] * g_tile
-    of_weights = grad
-    if y_tile is not None:
-        of_weights = tl.where(there, grad * y_tile, 0.0)
-    if dy is not None:
-        dy_tile = _gathered(grad, there, dy_tile, taps, c, u, v, channels, inside_c, FACTOR)
-    if (u >= FACTOR // 2) & (u < FACTOR // 2 + FACTOR) & (v >= FACTOR // 2) & (v < FACTOR // 2 + FACTOR):
-        if dx is not None:
-            dx_tile = (a[None, :] * not_b[:, None] * g_tile).to(dx.dtype.element_ty)
-            tl.store(dx + offsets_in_image(strides[3], c, p), dx_tile, mask=there)
-        if sums:
-            gx = g_tile * tl.load(x + offsets_in_image(strides[1], c, p), mask=there, other=0.0).to(arithmetic)
-            gy = g_tile * upsampled(
-                y, taps, strides[2], c, i, j, u, v, channels, height, width, inside_c, there_p,
-                FACTOR, index, arithmetic,
-            )  # fmt: skip
-            total += not_a[None, :] * gy - a[None, :] * gx
-            if ds is not None:  # (N, blocks of channels, pixels)
-                spatial_sum = tl.sum(not_b[:, None] * gx - b[:, None] * gy, axis=0)
-                if whole:
-                    spatial_sum = spatial_sum * a * not_a
-                fine = tl.cast(height, tl.int64) * width * (FACTOR * FACTOR)
-                tl.store(ds + block * fine + p, spatial_sum.to(ds.dtype.element_ty), mask=there_p)
-    return dy_tile, total, of_weights
-
-
 # One program handles `steps` blocks of BLOCK_P pixels of the deep map, BLOCK_C channels of one image, and all taps of
-# these. Its sums over the channels are `whole` if the tile has all of them, else parts for `_spatial_kernel`; all
-# others are parts. Those of the 16 weights of a factor of 2 stay in registers; those of more are one step's.
+# these, of 16 parts one each at a time: it reads all of it before it writes any, for no load goes ahead of a store. Its
+# sums over the channels are `whole` if the tile has all of them, else parts for `_spatial_kernel`; all others are
+# parts. Those of the 16 weights of a factor of 2 stay in registers; those of more are one step's.
 @triton.jit(do_not_specialize=["rows", "steps"])
 def _backward_kernel(
     g, x, y, taps, s, q, dx, dy, ds, channel_sums, weight_sums,
@@ -125,7 +71,7 @@ def _backward_kernel(
     whole: tl.constexpr, FACTOR: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
     index: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    row, block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    part, block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     c = tl.program_id(1).to(index) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside_c = c < channels
     g += n * strides[0][0]
@@ -138,9 +84,11 @@ def _backward_kernel(
     b, not_b = gate(q + n * q_strides[0] + c * q_strides[1], inside_c, arithmetic)  # [BLOCK_C]
     s += n * s_strides[0]
     sums: tl.constexpr = ds is not None or channel_sums is not None
-    block += n * tl.num_programs(1)
-    first_weight = (n * rows + row) * (4 * FACTOR * FACTOR)
     pixels = tl.cast(height, index) * width
+    if ds is not None:  # (N, blocks of channels, pixels)
+        ds += (n * tl.num_programs(1) + block) * (tl.cast(height, tl.int64) * width * (FACTOR * FACTOR))
+    if weight_sums is not None:
+        weight_sums += (n * rows + part) * (4 * FACTOR * FACTOR) * channels
     total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
     of_weights = ()
     if weight_sums is not None and FACTOR == 2:
@@ -149,43 +97,67 @@ def _backward_kernel(
     for step in range(steps):
         p, i, j, inside_p = scattered_pixels(tl.program_id(0) * steps + step, pixels, width, BLOCK_P, index)
         inside = inside_c[:, None] & inside_p[None, :]
-        y_tile, dy_tile = None, tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
-        if weight_sums is not None:
+        dy_tile = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
+        if sums:
+            near, exist = neighbours(y, strides[2], c, i, j, height, width, inside_c, inside_p, index)
+            y_tile = near[4].to(arithmetic)
+        elif weight_sums is not None:
             y_tile = tl.load(y + offsets_in_image(strides[2], c, p), mask=inside, other=0.0).to(arithmetic)
-        if FACTOR == 2:
+        for tap in range((FACTOR // 2) * (FACTOR // 2)):
+            g_tiles, x_tiles, logits = (), (), ()
+            for row in tl.static_range(4):
+                for column in tl.static_range(4):
+                    u, v = tap_of(row, column, tap, FACTOR)
+                    fine, there_p = fine_pixels(i, j, u, v, inside_p, height, width, FACTOR, index)
+                    there = inside_c[:, None] & there_p[None, :]
+                    g_tiles = g_tiles + (tl.load(g + offsets_in_image(strides[0], c, fine), mask=there, other=0.0),)
+                    logits = logits + (tl.load(s + fine * s_strides[1], mask=there_p, other=0.0),)
+                    if sums and row % 3 > 0 and column % 3 > 0:
+                        at = x + offsets_in_image(strides[1], c, fine)
+                        x_tiles = x_tiles + (tl.load(at, mask=there, other=0.0),)
             added = ()
-            for tap in tl.static_range(16):
-                dy_tile, total, part = _backward_of_tap(
-                    g, x, y, taps, s, dx, dy, ds, strides, s_strides[1], c, i, j, tap // 4, tap % 4, block,
-                    channels, height, width, inside_c, inside_p, y_tile, dy_tile, total, b, not_b,
-                    sums, whole, FACTOR, index, arithmetic,
-                )  # fmt: skip
-                if weight_sums is not None:
-                    added = added + (of_weights[tap] + part,)
+            for row in tl.static_range(4):
+                for column in tl.static_range(4):
+                    u, v = tap_of(row, column, tap, FACTOR)
+                    fine, there_p = fine_pixels(i, j, u, v, inside_p, height, width, FACTOR, index)
+                    there = inside_c[:, None] & there_p[None, :]
+                    g_tile = g_tiles[4 * row + column].to(arithmetic)
+                    a, not_a = gates(logits[4 * row + column], arithmetic)
+                    grad = not_a[None, :] * g_tile
+                    if dy is not None:
+                        dy_tile = _gathered(grad, there, dy_tile, taps, c, u, v, channels, inside_c, FACTOR)
+                    if weight_sums is not None:
+                        of_weight = tl.where(there, grad * y_tile, 0.0)
+                        if FACTOR == 2:
+                            added = added + (of_weights[4 * row + column] + of_weight,)
+                        else:
+                            at = weight_sums + (u * (2 * FACTOR) + v) * tl.cast(channels, tl.int64) + c
+                            tl.store(at, tl.sum(of_weight, axis=1) * b, mask=inside_c)
+                    if dx is not None and row % 3 > 0 and column % 3 > 0:
+                        dx_tile = (a[None, :] * not_b[:, None] * g_tile).to(dx.dtype.element_ty)
+                        tl.store(dx + offsets_in_image(strides[3], c, fine), dx_tile, mask=there)
+                    if sums and row % 3 > 0 and column % 3 > 0:
+                        gx = g_tile * x_tiles[2 * row + column - 3].to(arithmetic)
+                        gy = g_tile * upsampled(
+                            near, exist, taps, c, row, column, u, v, channels, inside_c, FACTOR, arithmetic
+                        )
+                        total += not_a[None, :] * gy - a[None, :] * gx
+                        if ds is not None:
+                            spatial_sum = tl.sum(not_b[:, None] * gx - b[:, None] * gy, axis=0)
+                            if whole:
+                                spatial_sum = spatial_sum * a * not_a
+                            tl.store(ds + fine, spatial_sum.to(ds.dtype.element_ty), mask=there_p)
             of_weights = added
-        else:
-            for tap in range(4 * FACTOR * FACTOR):
-                dy_tile, total, part = _backward_of_tap(
-                    g, x, y, taps, s, dx, dy, ds, strides, s_strides[1], c, i, j,
-                    tap // (2 * FACTOR), tap % (2 * FACTOR), block,
-                    channels, height, width, inside_c, inside_p, y_tile, dy_tile, total, b, not_b,
-                    sums, whole, FACTOR, index, arithmetic,
-                )  # fmt: skip
-                if weight_sums is not None:
-                    tl.store(
-                        weight_sums + ((first_weight + tap) * channels + c), tl.sum(part, axis=1) * b, mask=inside_c
-                    )
         if dy is not None:
             tl.store(
                 dy + offsets_in_image(strides[4], c, p), (dy_tile * b[:, None]).to(dy.dtype.element_ty), mask=inside
             )
     if weight_sums is not None and FACTOR == 2:
         for tap in tl.static_range(16):
-            at = (first_weight + tap) * channels + c
-            tl.store(weight_sums + at, tl.sum(of_weights[tap], axis=1) * b, mask=inside_c)
+            at = weight_sums + tap * tl.cast(channels, tl.int64) + c
+            tl.store(at, tl.sum(of_weights[tap], axis=1) * b, mask=inside_c)
     if channel_sums is not None:
-        part = tl.sum(total, axis=1) * b * not_b
-        tl.store(channel_sums + (n * rows + row) * channels + c, part, mask=inside_c)
+        tl.store(channel_sums + (n * rows + part) * channels + c, tl.sum(total, axis=1) * b * not_b, mask=inside_c)
 
 
 # One program adds up the parts of the sums over the channels of BLOCK_P pixels of one image.

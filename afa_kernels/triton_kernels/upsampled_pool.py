@@ -17,30 +17,12 @@ from afa_kernels.triton_kernels._upsampling import (
     coarse_pixels,
     factor_of,
     fine_pixels,
+    neighbours,
     scattered_pixels,
+    tap_of,
     upsampled,
     weight_of,
 )
-
-
-@triton.jit
-def _reduce(
-    y, taps, strides, c, i, j, u, v, channels, height, width, inside_c, inside_p, total, largest, first, nan,
-    FACTOR: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
-):  # fmt: skip
-    """Take the fine pixels at the own taps (u, v) of the coarse ones (i, j) into what is known of the others."""
-    p, there = fine_pixels(i, j, u, v, inside_p, height, width, FACTOR, index)
-    value = upsampled(
-        y, taps, strides, c, i, j, u, v, channels, height, width, inside_c, there, FACTOR, index, arithmetic
-    )  # fmt: skip
-    total += value
-    value = tl.where(inside_c[:, None] & there[None, :], value, float("-inf"))
-    at = tl.broadcast_to(p[None, :], value.shape)
-    better = (value > largest) | ((value == largest) & (at < first))
-    first = tl.where(better, at, first)
-    nan = tl.where(value != value, tl.maximum(nan, at), nan)
-    largest = tl.where(better, value, largest)
-    return total, largest, first, nan
 
 
 # One program reduces the own pixels of `steps` blocks of BLOCK_P pixels, BLOCK_C channels of one image, to a row of
@@ -60,21 +42,23 @@ def _forward_kernel(
     largest = tl.full([BLOCK_C, BLOCK_P], float("-inf"), arithmetic)
     first = tl.full([BLOCK_C, BLOCK_P], FACTOR * FACTOR, index) * pixels
     nan = tl.full([BLOCK_C, BLOCK_P], -1, index)
-    half: tl.constexpr = FACTOR // 2
     for step in range(steps):
         _, i, j, inside_p = scattered_pixels(tl.program_id(0) * steps + step, pixels, width, BLOCK_P, index)
-        if FACTOR == 2:
-            for tap in tl.static_range(4):
-                total, largest, first, nan = _reduce(
-                    y, taps, strides, c, i, j, half + tap // 2, half + tap % 2, channels, height, width,
-                    inside_c, inside_p, total, largest, first, nan, FACTOR, index, arithmetic,
-                )  # fmt: skip
-        else:
-            for tap in range(FACTOR * FACTOR):
-                total, largest, first, nan = _reduce(
-                    y, taps, strides, c, i, j, half + tap // FACTOR, half + tap % FACTOR, channels, height, width,
-                    inside_c, inside_p, total, largest, first, nan, FACTOR, index, arithmetic,
-                )  # fmt: skip
+        inside = inside_c[:, None] & inside_p[None, :]
+        near, exist = neighbours(y, strides, c, i, j, height, width, inside_c, inside_p, index)
+        for tap in range((FACTOR // 2) * (FACTOR // 2)):
+            for row in tl.static_range(1, 3):
+                for column in tl.static_range(1, 3):
+                    u, v = tap_of(row, column, tap, FACTOR)
+                    p = fine_pixels(i, j, u, v, inside_p, height, width, FACTOR, index)[0]
+                    value = upsampled(near, exist, taps, c, row, column, u, v, channels, inside_c, FACTOR, arithmetic)
+                    total += value
+                    value = tl.where(inside, value, float("-inf"))
+                    at = tl.broadcast_to(p[None, :], value.shape)
+                    better = (value > largest) | ((value == largest) & (at < first))
+                    first = tl.where(better, at, first)
+                    nan = tl.where(value != value, tl.maximum(nan, at), nan)
+                    largest = tl.where(better, value, largest)
     at = ((n * tl.num_programs(0) + part) * channels + c)[:, None]
     write(total, largest, first.to(tl.int64), nan.to(tl.int64), sums, maxima, indices, at, inside_c[:, None])
 
