@@ -22,8 +22,17 @@ void forward(const Tensor& x, const Tensor& avg, const Tensor& max, const Tensor
       channels_of_tile.add(map, tile.n, tile.first, tile.count, 0, buffer);
     });
   } else {
-    for_each_row<Acc>(layout, size, size, [&](const Piece& piece, Acc* buffer) {
-      partial.reduce_row(piece, widened(map.at(piece.n, piece.row, piece.first), piece.count, buffer));
+    const auto row = [&](const Piece& piece, Acc* buffer) {
+      return widened(map.at(piece.n, piece.row, piece.first), piece.count, buffer);
+    };
+    for_each_row<Acc>(layout, size, size,
+                      [&](const Piece& piece, Acc* buffer) { partial.reduce_row(piece, row(piece, buffer)); });
+    // A maximum is looked for in the one tile of its channel that has it.
+    const int64_t grain = ceil_div(WORTH_A_THREAD, size);
+    for_each_piece<Acc>(batch, channels, 1, 1, grain, size, [&](const Piece& channel, Acc* buffer) {
+      const int64_t first = partial.best(channel.n, channel.row) * size;
+      const Piece tile{channel.unit, channel.n, channel.row, first, std::min(size, pixels - first)};
+      partial.locate(tile, row(tile, buffer));
     });
   }
   pooled.store(partial);

@@ -24,33 +24,37 @@ int64_t find(const Acc* row, int64_t count, Acc value) {
   return i;
 }
 
-// A channel's contiguous pixels, in four parts side by side: one sum alone would wait for itself. The largest is found
-// first and then looked for.
+// A channel's contiguous pixels: their sum, in several parts side by side, for one alone would wait for itself; and
+// their maximum. Of the last NaN also the index, else -1.
 template <class Acc>
 void reduce_row(const Acc* row, int64_t count, Acc& sum_out, Acc& largest_out, int32_t& index_out) {
-  constexpr Acc least = -std::numeric_limits<Acc>::infinity();
-  const int64_t quarter = count / 4;
-  const Acc *r1 = row + quarter, *r2 = r1 + quarter, *r3 = r2 + quarter;
-  Acc s0 = 0, s1 = 0, s2 = 0, s3 = 0, m0 = least, m1 = least, m2 = least, m3 = least;
-#pragma omp simd reduction(+ : s0, s1, s2, s3) reduction(max : m0, m1, m2, m3)
-  for (int64_t i = 0; i < quarter; ++i) {
-    s0 += row[i], s1 += r1[i], s2 += r2[i], s3 += r3[i];
-    m0 = row[i] > m0 ? row[i] : m0;
-    m1 = r1[i] > m1 ? r1[i] : m1;
-    m2 = r2[i] > m2 ? r2[i] : m2;
-    m3 = r3[i] > m3 ? r3[i] : m3;
+  constexpr int64_t lanes = 128 / sizeof(Acc);
+  Acc sums[lanes], maxima[lanes];
+  std::fill_n(sums, lanes, Acc(0));
+  std::fill_n(maxima, lanes, -std::numeric_limits<Acc>::infinity());
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+#pragma omp simd
+    for (int64_t j = 0; j < lanes; ++j) {
+      sums[j] += row[i + j];
+      maxima[j] = row[i + j] > maxima[j] ? row[i + j] : maxima[j];
+    }
   }
-  Acc sum = (s0 + s1) + (s2 + s3), largest = std::max(std::max(m0, m1), std::max(m2, m3));
-  for (int64_t i = 4 * quarter; i < count; ++i) {
-    sum += row[i];
-    largest = row[i] > largest ? row[i] : largest;
+  for (int64_t j = 0; i + j < count; ++j) {
+    sums[j] += row[i + j];
+    maxima[j] = row[i + j] > maxima[j] ? row[i + j] : maxima[j];
   }
+  for (int64_t half = lanes / 2; half > 0; half /= 2)
+    for (int64_t j = 0; j < half; ++j) {
+      sums[j] += sums[j + half];
+      maxima[j] = std::max(maxima[j], maxima[j + half]);
+    }
   int64_t index = -1;
-  if (sum != sum)  // a NaN among them, of which the last counts; or infinities of both signs
+  if (sums[0] != sums[0])  // a NaN among them, of which the last counts; or infinities of both signs
     for (index = count - 1; index >= 0 && row[index] == row[index];) --index;
-  largest_out = index < 0 ? largest : row[index];
-  index_out = static_cast<int32_t>(index < 0 ? find(row, count, largest) : index);
-  sum_out = sum;
+  sum_out = sums[0];
+  largest_out = index < 0 ? maxima[0] : row[index];
+  index_out = static_cast<int32_t>(index);
 }
 
 // What is known of the channels of one tile: the sum, the maximum or the last NaN, and its first pixel, counted from
@@ -116,9 +120,27 @@ struct Partial {
 
   // The tile is a piece of a channel's row.
   void reduce_row(const Piece& piece, const Acc* row) const {
-    const int64_t at = (piece.n * tiles + piece.first / size) * channels + piece.row;
+    const int64_t at = place(piece.n, piece.first / size, piece.row);
     afa::reduce_row(row, piece.count, sum[at], largest[at], index[at]);
   }
+
+  // Finds the maximum in the row that `reduce_row` was given, if it has not found a NaN.
+  void locate(const Piece& piece, const Acc* row) const {
+    const int64_t at = place(piece.n, piece.first / size, piece.row);
+    if (index[at] < 0) index[at] = static_cast<int32_t>(find(row, piece.count, largest[at]));
+  }
+
+  // The tile that has the first maximum of a channel, or its last NaN.
+  int64_t best(int64_t n, int64_t c) const {
+    int64_t found = 0;
+    for (int64_t t = 1; t < tiles; ++t) {
+      const Acc value = largest[place(n, t, c)];
+      if (value > largest[place(n, found, c)] || value != value) found = t;
+    }
+    return found;
+  }
+
+  int64_t place(int64_t n, int64_t tile, int64_t c) const { return (n * tiles + tile) * channels + c; }
 };
 
 // The outputs.
@@ -141,20 +163,11 @@ struct Pooled {
     for (int64_t n = 0; n < batch; ++n) {
       for (int64_t c = 0; c < channels; ++c) {
         double sum = 0;
-        Acc largest = -std::numeric_limits<Acc>::infinity();
-        int64_t found = 0;
-        for (int64_t t = 0; t < partial.tiles; ++t) {
-          const int64_t at = (n * partial.tiles + t) * channels + c;
-          const Acc value = partial.largest[at];
-          sum += partial.sum[at];
-          if (value > largest || value != value) {
-            largest = value;
-            found = t * partial.size + partial.index[at];
-          }
-        }
+        for (int64_t t = 0; t < partial.tiles; ++t) sum += partial.sum[partial.place(n, t, c)];
+        const int64_t tile = partial.best(n, c), at = partial.place(n, tile, c);
         avg[n * channels + c] = static_cast<T>(static_cast<Acc>(sum / static_cast<double>(partial.pixels)));
-        max[n * channels + c] = static_cast<T>(largest);
-        index[n * channels + c] = found;
+        max[n * channels + c] = static_cast<T>(partial.largest[at]);
+        index[n * channels + c] = tile * partial.size + partial.index[at];
       }
     }
   }

@@ -99,6 +99,32 @@ struct Fusion {
   const Factor<Acc>& across() const { return layout.channels_last ? a : b; }
 };
 
+constexpr int64_t TOGETHER = 4;  // inputs that are added up in one pass over a row
+
+// The sum of `count` weighted inputs, of which row and weights along it begin at the same element.
+template <class Acc, int count>
+struct Terms {
+  const Acc *rows[count], *along[count];
+  Acc across[count];
+
+  Acc operator()(int64_t i) const {
+    Acc sum = along[0][i] * across[0] * rows[0][i];
+    for (int k = 1; k < count; ++k) sum += along[k][i] * across[k] * rows[k][i];
+    return sum;
+  }
+};
+
+// Calls body(std::integral_constant<int, count>()), for 1 <= count <= TOGETHER.
+template <class F>
+void dispatch_count(int64_t count, const F& body) {
+  switch (count) {
+    case 1: return body(std::integral_constant<int, 1>());
+    case 2: return body(std::integral_constant<int, 2>());
+    case 3: return body(std::integral_constant<int, 3>());
+    default: return body(std::integral_constant<int, 4>());
+  }
+}
+
 template <class T, class Acc = acc_t<T>>
 void forward(const std::vector<Tensor>& features, const std::vector<Tensor>& spatial,
              const std::vector<Tensor>& channel, const Tensor& out) {
@@ -107,20 +133,31 @@ void forward(const std::vector<Tensor>& features, const std::vector<Tensor>& spa
   const auto o = check.map<T>("out", out, layout);
   const bool stream = streamed(out);
   back_with_huge_pages(out);
-  for_each_row<Acc>(layout, TILE, 2 * TILE, [&](const Piece& piece, Acc* buffer) {
-    T* row = layout.at(o, piece.n, piece.row, piece.first);
-    Acc* sums = computed_in(row, buffer, stream);
-    const int64_t count = piece.count;
-    for (size_t k = 0; k < features.size(); ++k) {
-      const Acc* x = widened(layout.at(fusion.maps[k], piece.n, piece.row, piece.first), count, buffer + TILE);
-      const Acc* weights = fusion.along().weights(piece.n, k) + piece.first;
-      const Acc weight = fusion.across().weights(piece.n, k)[piece.row];
-      if (k == 0)
-        for (int64_t i = 0; i < count; ++i) sums[i] = weights[i] * weight * x[i];
+  const auto inputs = static_cast<int64_t>(features.size());
+  dispatch_count(inputs, [&](auto count) {
+    const int64_t before = inputs - count;  // of more inputs than these: the first ones, added up one by one
+    for_each_row<Acc>(layout, TILE, (1 + count) * TILE, [&](const Piece& piece, Acc* sums) {
+      const auto input = [&](int64_t k, Acc* buffer) {
+        return widened(layout.at(fusion.maps[k], piece.n, piece.row, piece.first), piece.count, buffer);
+      };
+      const auto along = [&](int64_t k) { return fusion.along().weights(piece.n, k) + piece.first; };
+      const auto across = [&](int64_t k) { return fusion.across().weights(piece.n, k)[piece.row]; };
+      for (int64_t k = 0; k < before; ++k) {
+        const Terms<Acc, 1> term{{input(k, sums + TILE)}, {along(k)}, {across(k)}};
+        for (int64_t i = 0; i < piece.count; ++i) sums[i] = k == 0 ? term(i) : sums[i] + term(i);
+      }
+      Terms<Acc, count> terms;
+      for (int k = 0; k < count; ++k) {
+        terms.rows[k] = input(before + k, sums + (1 + k) * TILE);
+        terms.along[k] = along(before + k);
+        terms.across[k] = across(before + k);
+      }
+      T* row = layout.at(o, piece.n, piece.row, piece.first);
+      if (before == 0)
+        fill_row<Acc>(row, piece.count, stream, terms);
       else
-        for (int64_t i = 0; i < count; ++i) sums[i] += weights[i] * weight * x[i];
-    }
-    store(sums, count, row, stream);
+        fill_row<Acc>(row, piece.count, stream, [&](int64_t i) { return sums[i] + terms(i); });
+    });
   });
 }
 

@@ -42,6 +42,7 @@ void forward(const Tensor& deep, const Tensor& weight, const Tensor& avg, const 
       upsampled.start(piece.n, piece.row);
       for (int64_t at = 0; at < piece.count; at += width) upsampled.row((piece.first + at) / width, buffer + at);
       partial.reduce_row(piece, buffer);
+      partial.locate(piece, buffer);
     });
   }
   pooled.store(partial);
