@@ -7,7 +7,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -145,6 +145,7 @@ def test_another_kind_has_another_plan(kernel: str, kind: str) -> None:
         right(fresh())
 
 
+@once
 def test_numbers_and_options_are_of_the_kind(kernel: str) -> None:
     predictions = [torch.randn(1, 3, 4, 4, device=DEVICE), torch.randn(1, 3, 8, 8, device=DEVICE)]
     logits = torch.randn(1, 2, 8, 8, device=DEVICE)
@@ -205,7 +206,7 @@ def test_gradient_mode_is_of_the_kind(kernel: str) -> None:
 def test_a_tensor_given_twice(kernel: str) -> None:
     """It has no plan, nor does it keep others of the kind from having one."""
     for _ in range(CALLS):
-        x, y, s, q = fresh()
+        x, _, s, q = fresh()
         right((x, x, s, q))
     assert planned() == 0
     for _ in range(CALLS):
@@ -238,7 +239,7 @@ def test_values_that_are_read_have_no_plan(kernel: str) -> None:
     for _ in range(CALLS):
         afa_kernels.resized_cross_entropy(logits, target, reduction="none")
     if DEVICE == "cpu":
-        with pytest.raises(ValueError, match="no class|classes"):
+        with pytest.raises(ValueError, match="target"):
             afa_kernels.resized_cross_entropy(logits, target + 3, reduction="none")
 
 
@@ -387,7 +388,7 @@ class _Fused(torch.nn.Module):
 
 
 class _Subclass(Tensor):
-    seen: list[Any] = []
+    seen: ClassVar[list[Any]] = []
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -401,7 +402,7 @@ def test_subclasses_and_function_modes_have_the_call(followers: list[Tensor]) ->
     assert afa_kernels.attentive_fusion in _Subclass.seen
 
     class Mode(torch.overrides.TorchFunctionMode):
-        seen: list[Any] = []
+        seen: ClassVar[list[Any]] = []
 
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             self.seen.append(function)
