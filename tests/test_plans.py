@@ -14,6 +14,7 @@ import torch
 from support.parts import FIRST, SMALL, once, over
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -118,7 +119,7 @@ KINDS: dict[str, Callable[[], list[Tensor]]] = {
     "alignment": lambda: [_moved(t) for t in fresh()],
     "a stride": lambda: [_apart(t) for t in fresh()],
     "gradient": lambda: [t.requires_grad_() for t in fresh()],
-    "a negative view": lambda: [torch.complex(t, -t).conj().imag for t in fresh()],
+    "a negative view": lambda: [torch._neg_view(t) for t in fresh()],
     "a parameter": lambda: [torch.nn.Parameter(t, requires_grad=False) for t in fresh()],
 }
 
@@ -355,6 +356,8 @@ def test_transforms_and_traces(followers: list[Tensor]) -> None:
     assert torch.func.jvp(_reference_loss, tuple(given), tuple(followers))
     with pytest.raises(NotImplementedError, match="no forward-mode"):
         torch.func.jvp(loss, tuple(given), tuple(followers))
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode"):
+        afa_kernels.attentive_fusion(*map(forward_ad.make_dual, given, followers))
 
 
 def _reference_loss(*given: Tensor) -> Tensor:
@@ -409,7 +412,7 @@ def test_subclasses_and_function_modes_have_the_call(followers: list[Tensor]) ->
             return function(*args, **(kwargs or {}))
 
     with Mode() as mode:
-        right(followers)
+        afa_kernels.attentive_fusion(*followers)
     assert afa_kernels.attentive_fusion in mode.seen
 
 
