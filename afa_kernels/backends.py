@@ -132,7 +132,7 @@ def _warn(reason: str) -> None:
         warnings.warn(
             f"afa_kernels runs plain PyTorch on CPU tensors, slower and larger than its C++ library: {reason}. "
             "AFA_KERNELS_QUIET=1 silences this; `python -m afa_kernels` tells what there is.",
-            stacklevel=6,  # the caller of the operation
+            stacklevel=9,  # the caller of the operation, by way of its plans
         )
 
 

@@ -17,7 +17,8 @@ def promoted(tensors: Sequence[Tensor]) -> torch.dtype:
     """The type that holds the values of all `tensors`."""
     dtype = tensors[0].dtype
     for t in tensors[1:]:
-        dtype = torch.promote_types(dtype, t.dtype)
+        if t.dtype != dtype:  # asking PyTorch takes a microsecond
+            dtype = torch.promote_types(dtype, t.dtype)
     return dtype
 
 

@@ -26,7 +26,7 @@ import torch
 from support.guard_bands import GuardBands
 from support.session import INTERPRETED, backends_of_session, runnable
 
-from afa_kernels import backends
+from afa_kernels import backends, plans
 from afa_kernels.testing import DEVICE
 
 try:
@@ -62,6 +62,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     once = [item for item in items if INTERPRETED and item.get_closest_marker("once")]
     config.hook.pytest_deselected(items=once)
     items[:] = [item for item in items if item not in once]
+
+
+@pytest.fixture(autouse=True)
+def fresh_plans() -> None:
+    """Each test makes its own: what one mocks, another's plans would pass by."""
+    plans.forget()
 
 
 @pytest.fixture

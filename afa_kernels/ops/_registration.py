@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import handle_torch_function, has_torch_function
 
-from afa_kernels import backends, checks, layout
+from afa_kernels import backends, checks, layout, plans
 
 _library = torch.library.Library("afa", "DEF")
 _backward_ops: set[Any] = set()
@@ -31,10 +31,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def public(function: _Function) -> _Function:
-    """Let `__torch_function__` of an argument have the call: that of torch.fx's proxies, of modes, of subclasses."""
+    """Let `__torch_function__` of an argument have the call: that of torch.fx's proxies, of modes, of subclasses.
 
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    Else it goes by its plan, if there is one.
+    """
+
+    def ordinary(*args: Any, **kwargs: Any) -> Any:
         given = _flat((*args, *kwargs.values()))
         if has_torch_function(given):
             return handle_torch_function(call, given, *args, **kwargs)
@@ -42,6 +44,12 @@ def public(function: _Function) -> _Function:
             with checks.without_tracer_warnings():
                 return function(*args, **kwargs)
         return function(*args, **kwargs)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return ordinary(*args, **kwargs)
+        return plans.of_operation(function, ordinary, args, kwargs)
 
     return call  # type: ignore[return-value]
 
@@ -62,7 +70,7 @@ def define(
     stem = name if name.endswith("_backward") else f"{name}_forward"
     several = "," in returns  # outputs of a list are launched as a list
 
-    def kernel(*args: Any) -> Any:
+    def computed(*args: Any) -> Any:
         args, backend = args[:given], args[given] if len(args) > given else None
         result = allocate(*args)
         outputs = () if result is None else result if several else (result,)
@@ -84,7 +92,11 @@ def define(
         filled = auto_functionalized(native, **{argument.name: value for argument, value in named})[1:]
         return tuple(filled) if several else filled[0]
 
+    def kernel(*args: Any) -> Any:
+        return plans.of_kernel(computed, args)
+
     op = _defined(schema, kernel, lambda *args: allocate(*args[:given]))
+    plans.kernels[op] = computed
     if "!" not in schema:
         decompositions[op] = decomposed
     return op
@@ -194,7 +206,7 @@ def differentiate(
 
     def forward(ctx: Any, below: Any, lengths: list[int | None] | None, *flat: Any) -> Any:
         args = _grouped(lengths, flat)
-        result = _redispatched(op, below, args)
+        result = plans.of_operation(op, functools.partial(_redispatched, op, below), args)
         results = (result,) if isinstance(result, Tensor) else result
         known = (*args, *results)
         call: list[Any] = [None] * len(taken)
@@ -234,7 +246,7 @@ def differentiate(
             call[at] = grads[i]
         if at_needed is not None:
             call[at_needed] = needed
-        result = backward_op(*call)
+        result = plans.of_operation(backward_op, backward_op, call)
         made = iter((result,) if isinstance(result, Tensor) else result)
         for place, wanted in zip(ctx.places, needed):
             if wanted:
@@ -250,12 +262,14 @@ def differentiate(
         _differentiable_once(backward_op, name)
 
 
-def _redispatched(op: Op, below: Any, args: Sequence[Any]) -> Any:
-    """The op below autograd. An autograd.Function records nothing, but other levels of torch.func have to."""
+def _redispatched(op: Op, below: Any, *args: Any) -> Any:
+    """The op, by the keys `below` autograd if they are given. An autograd.Function records nothing, but other levels of
+    torch.func have to.
+    """
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
             return op.redispatch(below, *args)
-    return op.redispatch(below, *args)
+    return op(*args) if below is None else op.redispatch(below, *args)
 
 
 def _grouped(lengths: list[int | None] | None, flat: Sequence[Any]) -> Sequence[Any]:
@@ -294,18 +308,20 @@ def _differentiate(op: Op, function: type[_SingleLevelFunction]) -> None:
             refuse_tangents(op._schema.name.removeprefix("afa::"), _flat(args))
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
             return op.redispatch(below, *args)
-        if len(args) == all_but_backend:  # the dispatcher leaves out what is the default
-            args = (*args, None)
-        lengths: list[int | None] | None = None
-        flat: Sequence[Any] = args
-        if any_list:
-            lengths = [len(a) if is_list else None for a, is_list in zip(args, lists)]
-            flat = [x for a, is_list in zip(args, lists) for x in (a if is_list else (a,))]
         if torch._C._are_functorch_transforms_active():
             with enable_single_level_autograd_function():
-                return apply(below, lengths, *flat)
-        return apply(below, lengths, *flat)
+                return recorded(below, *args)
+        return recorded(below, *args)
 
+    def recorded(below: Any, *args: Any) -> Any:
+        if len(args) == all_but_backend:  # the dispatcher leaves out what is the default
+            args = (*args, None)
+        if not any_list:
+            return apply(below, None, *args)
+        lengths = [len(a) if is_list else None for a, is_list in zip(args, lists)]
+        return apply(below, lengths, *(x for a, is_list in zip(args, lists) for x in (a if is_list else (a,))))
+
+    plans.recorded[op] = functools.partial(recorded, None)
     _library.impl(op._schema.name.removeprefix("afa::"), autograd, "Autograd", with_keyset=True)
 
 
@@ -326,7 +342,7 @@ def _differentiable_once(op: Op, public_name: str) -> None:
     class Once(_SingleLevelFunction):
         @staticmethod
         def forward(ctx: Any, below: Any, lengths: list[int | None] | None, *flat: Any) -> Any:
-            result = _redispatched(op, below, _grouped(lengths, flat))
+            result = _redispatched(op, below, *_grouped(lengths, flat))
             return tuple(result) if isinstance(result, list) else result  # whose tensors autograd sees; a list's not
 
         @staticmethod

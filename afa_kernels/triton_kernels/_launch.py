@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from triton.runtime.jit import JITFunction
 
+from afa_kernels import plans
+
 
 @dataclass(slots=True)
 class Launch:
@@ -62,13 +64,17 @@ def _run(kernel: JITFunction[Any], grid: tuple[int, ...], arguments: tuple[Any, 
     plan = _plans.get(key)
     if plan is not None:
         start, constants = plan
-        return start(*arguments, *constants)
-    compiled = kernel[grid](*arguments, **keywords)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(_plans) >= MOST_PLANS:
-            _plans.clear()
-        constants = tuple(keywords[name] for name in kernel.arg_names[len(arguments) :])
-        _plans[key] = compiled[(*grid, 1, 1)[:3]], constants
+        start(*arguments, *constants)
+        return plans.note(start, (*arguments, *constants))
+    with plans.unseen():
+        compiled = kernel[grid](*arguments, **keywords)
+    if compiled is None:  # the interpreter compiles nothing
+        return plans.note(functools.partial(kernel[grid], **keywords), arguments)
+    if len(_plans) >= MOST_PLANS:
+        _plans.clear()
+    constants = tuple(keywords[name] for name in kernel.arg_names[len(arguments) :])
+    _plans[key] = compiled[(*grid, 1, 1)[:3]], constants
+    plans.note(_plans[key][0], (*arguments, *constants))
 
 
 def _specialized(argument: Any) -> Any:
@@ -85,7 +91,8 @@ def hooked(handle: Callable[[Launch], None]) -> Iterator[None]:
     """Inside, in this thread or task, `launch` calls `handle` in place of launching; nothing compiles or runs."""
     token = _handle.set(handle)
     try:
-        yield
+        with plans.unused():
+            yield
     finally:
         _handle.reset(token)
 
