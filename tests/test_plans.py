@@ -317,7 +317,8 @@ def test_modes_see_the_ops(followers: list[Tensor]) -> None:
     assert [n for n in ops.names if n.startswith("afa::")] == 2 * ["afa::attentive_fusion"] + [
         "afa::attentive_fusion_backward"
     ]
-    hidden, row, weight = torch.randn(1, 3, 4, 5), torch.ones(3), torch.ones(1, 3, 1, 1)
+    hidden = torch.randn(1, 3, 4, 5, device=DEVICE)
+    row, weight = torch.ones(3, device=DEVICE), torch.ones(1, 3, 1, 1, device=DEVICE)
     for _ in range(CALLS):
         afa_kernels.bn_relu_project(hidden, row, row.clone(), None, None, weight)
     with FlopCounterMode(display=False) as flops:

@@ -113,8 +113,7 @@ def _backward_kernel(
                     g_tiles = g_tiles + (tl.load(g + offsets_in_image(strides[0], c, fine), mask=there, other=0.0),)
                     logits = logits + (tl.load(s + fine * s_strides[1], mask=there_p, other=0.0),)
                     if sums and row % 3 > 0 and column % 3 > 0:
-                        at = x + offsets_in_image(strides[1], c, fine)
-                        x_tiles = x_tiles + (tl.load(at, mask=there, other=0.0),)
+                        x_tiles = x_tiles + (tl.load(x + offsets_in_image(strides[1], c, fine), mask=there, other=0.0),)
             added = ()
             for row in tl.static_range(4):
                 for column in tl.static_range(4):
