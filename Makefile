@@ -48,7 +48,7 @@ test-triton: $(VENV)/installed
 	  echo "ttsem: the Triton kernels' IR, with every access and race checked" && \
 	  $(PY) -m pytest tests/ttsem -n auto --maxprocesses 8 && \
 	  echo "gate: the Triton kernels compiled for GPUs that are not here" && \
-	  $(PY) -m pytest tests/gate -n auto --maxprocesses 8; \
+	  $(PY) -m pytest tests/gate -n auto --maxprocesses 8 --dist loadfile; \
 	else echo "Triton's three sessions are skipped: the package triton is not installed here"; fi
 
 # The CUDA kernels on the CPU, which no GPU runs here: their values, and under sanitizers; `make gate` runs more.
@@ -76,7 +76,7 @@ docs: $(VENV)/installed
 # Compiles everything again, and runs Triton's kernels in the interpreter and under ttsem and CUDA's under sanitizers in every type; gate-record
 # compiles what has changed, and rewrites the registers, shared memory and occupancy.
 gate: $(VENV)/installed
-	AFA_KERNELS_GATE=all $(PY) -m pytest tests/gate -n auto --maxprocesses 8
+	AFA_KERNELS_GATE=all $(PY) -m pytest tests/gate -n auto --maxprocesses 8 --dist loadfile
 	PYTHONPATH=. $(PY) tests/support/proofs.py interpreter ttsem
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/simt
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/cubin

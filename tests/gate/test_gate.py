@@ -73,7 +73,6 @@ SPILLS = {
     ("upsampled_fusion: ", "times", "float32", "_backward_kernel"): (24, "ptxas takes 128 registers on sm_90"),
     ("upsampled_fusion: ", "channels_last", "float64", "_forward_kernel"): (8, "ptxas takes 80 registers on sm_80"),
     ("upsampled_pool: ", "float64", "_forward_kernel"): (8, "ptxas takes 72 registers on sm_90"),
-    ("upsampled_pool: odd sizes", "float32", "_forward_kernel"): (8, "ptxas takes 96 registers on sm_100"),
     ("scale_space_accumulate: ", "_forward_kernel"): (8, "ptxas takes 32 registers on sm_90"),
 }
 
