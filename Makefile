@@ -73,8 +73,8 @@ docs: $(VENV)/installed
 	AFA_KERNELS_NATIVE=0 $(PIP) --no-build-isolation "$(TORCH)" --editable ".[docs]"  # the library is there
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-# Compiles everything again, and runs Triton's kernels in the interpreter and under ttsem and CUDA's under sanitizers in every type; gate-record
-# compiles what has changed, and rewrites the registers, shared memory and occupancy.
+# Compiles everything again, and runs Triton's kernels in the interpreter and under ttsem, and CUDA's under sanitizers, in
+# every type; gate-record compiles what has changed, and rewrites the registers, shared memory and occupancy.
 gate: $(VENV)/installed
 	AFA_KERNELS_GATE=all $(PY) -m pytest tests/gate -n auto --maxprocesses 8 --dist loadfile
 	PYTHONPATH=. $(PY) tests/support/proofs.py interpreter ttsem

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from support.parts import FIRST, SMALL, once, over
+from support.recorder import Recorder
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import afa_kernels
@@ -286,16 +286,6 @@ def test_plans_keep_no_tensor(kernel: str) -> None:
     assert planned() == 2
 
 
-class _Ops(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(function._schema.name)
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.fixture
 def followers(kernel: str) -> Iterator[list[Tensor]]:
     """Arguments of a kind that has plans of both passes, with a gradient and without."""
@@ -310,13 +300,12 @@ def followers(kernel: str) -> Iterator[list[Tensor]]:
 
 @once
 def test_modes_see_the_ops(followers: list[Tensor]) -> None:
-    with _Ops() as ops:
+    with Recorder() as recorder:
         right(followers)
         leaves = [t.requires_grad_() for t in fresh()]
         afa_kernels.attentive_fusion(*leaves).sum().backward()
-    assert [n for n in ops.names if n.startswith("afa::")] == 2 * ["afa::attentive_fusion"] + [
-        "afa::attentive_fusion_backward"
-    ]
+    names = [func._schema.name for func, _, _ in recorder.calls]
+    assert names == 2 * ["afa::attentive_fusion"] + ["afa::attentive_fusion_backward"]
     hidden = torch.randn(1, 3, 4, 5, device=DEVICE)
     row, weight = torch.ones(3, device=DEVICE), torch.ones(1, 3, 1, 1, device=DEVICE)
     for _ in range(CALLS):
@@ -365,9 +354,9 @@ def _reference_loss(*given: Tensor) -> Tensor:
     return expected(given).square().sum()
 
 
-class _Fusion(torch.nn.Module):
-    def forward(self, *given: Tensor) -> Tensor:
-        return afa_kernels.attentive_fusion(*given)
+class _Fused(torch.nn.Module):
+    def forward(self, shallow: Tensor, deep: Tensor, spatial: Tensor, channel: Tensor) -> Tensor:
+        return afa_kernels.attentive_fusion(shallow, deep, spatial, channel)
 
 
 @once
@@ -377,18 +366,13 @@ def test_programs(followers: list[Tensor]) -> None:
     compiled = torch.compile(afa_kernels.attentive_fusion, backend="aot_eager", fullgraph=True)
     for _ in range(CALLS):
         torch.testing.assert_close(compiled(*given), answer)
-    program = torch.export.export(_Fusion(), tuple(given))
+    program = torch.export.export(_Fused(), tuple(given))
     assert torch.ops.afa.attentive_fusion.default in [node.target for node in program.graph.nodes]
     torch.testing.assert_close(program.module()(*given), answer)
     traced = torch.jit.trace(afa_kernels.attentive_fusion, tuple(given), check_trace=False)
     assert "afa::attentive_fusion" in str(traced.graph)
     symbolic = torch.fx.symbolic_trace(_Fused())
     assert afa_kernels.attentive_fusion in [node.target for node in symbolic.graph.nodes]
-
-
-class _Fused(torch.nn.Module):
-    def forward(self, shallow: Tensor, deep: Tensor, spatial: Tensor, channel: Tensor) -> Tensor:
-        return afa_kernels.attentive_fusion(shallow, deep, spatial, channel)
 
 
 class _Subclass(Tensor):
