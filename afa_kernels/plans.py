@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -211,14 +212,15 @@ class _Refused(Exception):
 class _Watch(TorchDispatchMode):
     """Writes down what is allocated and started inside, and whether anything else is done.
 
-    A place is a number: of the values known, in the order they came, or below zero of the constants.
+    A place is a number: of the values known, in the order they came, or below zero of the constants. No value is kept:
+    what a launcher lets go is there for its next allocation in this call too.
     """
 
     def __init__(self, given: list[Tensor], gradient: bool) -> None:
         super().__init__()
         self.gradient = gradient  # whether autograd records what is done
         self.given = len(given)
-        self.known: _Row = [*given]
+        self.known: list[Callable[[], Any]] = [weakref.ref(x) for x in given]
         self.roots = [*range(len(given))]  # the places of tensors that are no views of one another's memory
         self.constants: _Row = []
         self.steps: list[tuple[Callable[..., Any], list[int], _Keep]] = []
@@ -252,7 +254,7 @@ class _Watch(TorchDispatchMode):
             return
         several = isinstance(result, (list, tuple))
         self.steps.append((start, places, None if result is None else list.extend if several else list.append))
-        self.known += result if several else () if result is None else (result,)
+        self.known += map(weakref.ref, result if several else () if result is None else (result,))
         self.started = True
 
     def plan(self, result: Any) -> _Plan | None:
@@ -279,7 +281,7 @@ class _Watch(TorchDispatchMode):
     def _make(self, function: Callable[..., Any], places: list[int], value: Any) -> int:
         """Make `value` in a step of its own, and return its place."""
         self.steps.append((function, places, list.append))
-        self.known.append(value)
+        self.known.append(weakref.ref(value) if isinstance(value, Tensor) else type(None))
         return len(self.known) - 1
 
     def _place(self, x: Any) -> int:
@@ -288,22 +290,23 @@ class _Watch(TorchDispatchMode):
         if not isinstance(x, Tensor):
             self.constants.append(x)
             return -len(self.constants)
-        for place, y in enumerate(self.known):
-            if y is x:
+        for place, known in enumerate(self.known):
+            if known() is x:
                 return place
         return self._view(x)
 
     def _view(self, x: Tensor) -> int:
         """The place of the one tensor that is `x` by another name, or of a view of it that a step makes."""
         memory = x.untyped_storage().data_ptr()
-        roots = [place for place in self.roots if self.known[place].untyped_storage().data_ptr() == memory]
-        if len(roots) != 1 or self.gradient or self.known[roots[0]].dtype != x.dtype:
+        there = [(place, self.known[place]()) for place in self.roots]
+        found = [(place, y) for place, y in there if y is not None and y.untyped_storage().data_ptr() == memory]
+        if len(found) != 1 or self.gradient or found[0][1].dtype != x.dtype:
             raise _Refused
-        root, size, stride = self.known[roots[0]], tuple(x.shape), x.stride()
+        (place, root), size, stride = found[0], tuple(x.shape), x.stride()
         offset = x.storage_offset() - root.storage_offset()
         if (size, stride, offset) == (tuple(root.shape), root.stride(), 0):
-            return roots[0]
-        return self._make(lambda y: y.as_strided(size, stride, y.storage_offset() + offset), roots, x)
+            return place
+        return self._make(lambda y: y.as_strided(size, stride, y.storage_offset() + offset), [place], x)
 
 
 def _taking(places: list[int]) -> Callable[[_Row], Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
 import afa_kernels
@@ -468,12 +469,12 @@ def test_in_place(kernel: str) -> None:
 @once
 def test_scratch_is_let_go(kernel: str) -> None:
     """What one launch leaves for the next is not there any more when the one after that gets its memory."""
-    scratch: list[weakref.ref[Tensor]] = []
+    scratch: list[StorageWeakRef] = []
     alive: list[bool] = []
 
     def start(x: Tensor, out: Tensor) -> None:
-        alive.append(any(ref() is not None for ref in scratch))
-        scratch.append(weakref.ref(out))
+        alive.append(not all(memory.expired() for memory in scratch))
+        scratch.append(StorageWeakRef(out.untyped_storage()))
         out.copy_(x)
 
     def launch(x: Tensor, out: Tensor) -> None:
@@ -493,4 +494,5 @@ def test_scratch_is_let_go(kernel: str) -> None:
         alive.clear()
         x = torch.randn(5, device=DEVICE)
         assert torch.equal(plans.of_kernel(computed, [x]), x)
-    assert plans._plans and alive == 4 * [False]
+        assert alive == 4 * [False]
+    assert all(plan is not None for plan in plans._plans.values()) and plans._plans
