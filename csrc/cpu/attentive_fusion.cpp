@@ -1,5 +1,6 @@
 // attentive_fusion on the CPU: out = a (1-b) x + (1-a) b y with a = sigmoid(spatial), b = sigmoid(channel).
 #include "fusion.h"
+#include "terms.h"
 
 namespace afa {
 namespace {
@@ -17,12 +18,10 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, c
   back_with_huge_pages(out);
   for_each_row<Acc>(layout, TILE, 2 * TILE, [&](const Piece& piece, Acc* buffer) {
     const Coefficients<Acc> k = fusion.coefficients(piece.n, 0);
-    const Acc x_across = k.x_across[piece.row], y_across = k.y_across[piece.row];
-    const Acc *x_along = k.x_along + piece.first, *y_along = k.y_along + piece.first;
-    const Acc* xr = widened(layout.at(x, piece.n, piece.row, piece.first), piece.count, buffer);
-    const Acc* yr = widened(layout.at(y, piece.n, piece.row, piece.first), piece.count, buffer + TILE);
-    fill_row<Acc>(layout.at(o, piece.n, piece.row, piece.first), piece.count, stream,
-                  [&](int64_t i) { return x_along[i] * x_across * xr[i] + y_along[i] * y_across * yr[i]; });
+    const Terms<T, 2> terms{
+        {{layout.at(x, piece.n, piece.row, piece.first), k.x_along + piece.first, k.x_across[piece.row]},
+         {layout.at(y, piece.n, piece.row, piece.first), k.y_along + piece.first, k.y_across[piece.row]}}};
+    sum_terms<T, 2>(terms, nullptr, piece.count, stream, buffer, layout.at(o, piece.n, piece.row, piece.first));
   });
 }
 
@@ -42,7 +41,7 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
   const auto dq = optional_map(check, "grad of channel_logits", grads[3], layout.of_channels());
   for (int64_t i : {0, 1})
     if (grads[i]) back_with_huge_pages(*grads[i]);
-  const bool stream_x = streamed(grads[0]), stream_y = streamed(grads[1]);
+  const bool stream = streamed(grads[0]) || streamed(grads[1]);
   std::vector<Acc> channel_sums(dq ? layout.batch * tiles * channels : 0);
 
   const int64_t longest = std::max(channels, tile_size);
@@ -50,27 +49,16 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
     const Coefficients<Acc> k = fusion.coefficients(tile.n, tile.first);
     const int64_t rows = layout.channels_last ? tile.count : channels;
     const int64_t steps = layout.channels_last ? channels : tile.count;
+    const int64_t first_row = layout.channels_last ? tile.first : 0, first = layout.channels_last ? 0 : tile.first;
     Acc *along = scratch, *across = along + longest, *buffer = across + longest;
     std::fill_n(across, steps, Acc(0));
-    const auto run = [&](auto of_x, auto of_y, auto of_logits) {
-      const int64_t first_row = layout.channels_last ? tile.first : 0, first = layout.channels_last ? 0 : tile.first;
-      for (int64_t r = 0; r < rows; ++r) {
-        const Acc* gr = widened(layout.at(g, tile.n, first_row + r, first), steps, buffer);
-        const Acc *xr = gr, *yr = gr;
-        if (of_logits) {
-          xr = widened(layout.at(x, tile.n, first_row + r, first), steps, buffer + longest);
-          yr = widened(layout.at(y, tile.n, first_row + r, first), steps, buffer + 2 * longest);
-        }
-        T* dx_row = of_x ? layout.at(dx, tile.n, first_row + r, first) : nullptr;
-        T* dy_row = of_y ? layout.at(dy, tile.n, first_row + r, first) : nullptr;
-        Acc* dxr = computed_in(dx_row, buffer + 3 * longest, stream_x);
-        Acc* dyr = computed_in(dy_row, buffer + 4 * longest, stream_y);
-        along[r] = differentiate<of_x, of_y, of_logits>(k, r, steps, gr, xr, yr, dxr, dyr, across);
-        store(dxr, steps, dx_row, stream_x);
-        store(dyr, steps, dy_row, stream_y);
-      }
-    };
-    dispatch_flags(run, grads[0].has_value(), grads[1].has_value(), ds || dq);
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto at = [&](const auto& map) { return layout.at(map, tile.n, first_row + r, first); };
+      const Terms<T, 2> terms{{{at(x), k.x_along, k.x_across[r]}, {at(y), k.y_along, k.y_across[r]}}};
+      along[r] = differentiate_terms<T, 2>(at(g), terms, steps, stream, buffer,
+                                           {grads[0] ? at(dx) : nullptr, grads[1] ? at(dy) : nullptr},
+                                           ds || dq ? across : nullptr);
+    }
     Acc *of_pixels = layout.channels_last ? along : across, *of_channels = layout.channels_last ? across : along;
     if (ds) fusion.store_spatial(*ds, tile.n, tile.first, tile.count, of_pixels);
     if (dq) std::copy_n(of_channels, channels, &channel_sums[tile.unit * channels]);

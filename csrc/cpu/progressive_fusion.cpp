@@ -3,6 +3,7 @@
 //
 // The weight of an element is a value along the row times a value across the rows, as in attentive_fusion.cpp.
 #include "gate.h"
+#include "terms.h"
 
 namespace afa {
 namespace {
@@ -99,32 +100,6 @@ struct Fusion {
   const Factor<Acc>& across() const { return layout.channels_last ? a : b; }
 };
 
-constexpr int64_t TOGETHER = 4;  // inputs that are added up in one pass over a row
-
-// The sum of `count` weighted inputs, of which row and weights along it begin at the same element.
-template <class Acc, int count>
-struct Terms {
-  const Acc *rows[count], *along[count];
-  Acc across[count];
-
-  Acc operator()(int64_t i) const {
-    Acc sum = along[0][i] * across[0] * rows[0][i];
-    for (int k = 1; k < count; ++k) sum += along[k][i] * across[k] * rows[k][i];
-    return sum;
-  }
-};
-
-// Calls body(std::integral_constant<int, count>()), for 1 <= count <= TOGETHER.
-template <class F>
-void dispatch_count(int64_t count, const F& body) {
-  switch (count) {
-    case 1: return body(std::integral_constant<int, 1>());
-    case 2: return body(std::integral_constant<int, 2>());
-    case 3: return body(std::integral_constant<int, 3>());
-    default: return body(std::integral_constant<int, 4>());
-  }
-}
-
 template <class T, class Acc = acc_t<T>>
 void forward(const std::vector<Tensor>& features, const std::vector<Tensor>& spatial,
              const std::vector<Tensor>& channel, const Tensor& out) {
@@ -135,28 +110,20 @@ void forward(const std::vector<Tensor>& features, const std::vector<Tensor>& spa
   back_with_huge_pages(out);
   const auto inputs = static_cast<int64_t>(features.size());
   dispatch_count(inputs, [&](auto count) {
-    const int64_t before = inputs - count;  // of more inputs than these: the first ones, added up one by one
+    const int64_t first = inputs - count;  // of more inputs than these: how many are added up before, one by one
     for_each_row<Acc>(layout, TILE, (1 + count) * TILE, [&](const Piece& piece, Acc* sums) {
-      const auto input = [&](int64_t k, Acc* buffer) {
-        return widened(layout.at(fusion.maps[k], piece.n, piece.row, piece.first), piece.count, buffer);
+      const auto term = [&](int64_t k) {
+        return Term<T>{layout.at(fusion.maps[k], piece.n, piece.row, piece.first),
+                       fusion.along().weights(piece.n, k) + piece.first,
+                       fusion.across().weights(piece.n, k)[piece.row]};
       };
-      const auto along = [&](int64_t k) { return fusion.along().weights(piece.n, k) + piece.first; };
-      const auto across = [&](int64_t k) { return fusion.across().weights(piece.n, k)[piece.row]; };
-      for (int64_t k = 0; k < before; ++k) {
-        const Terms<Acc, 1> term{{input(k, sums + TILE)}, {along(k)}, {across(k)}};
-        for (int64_t i = 0; i < piece.count; ++i) sums[i] = k == 0 ? term(i) : sums[i] + term(i);
-      }
-      Terms<Acc, count> terms;
-      for (int k = 0; k < count; ++k) {
-        terms.rows[k] = input(before + k, sums + (1 + k) * TILE);
-        terms.along[k] = along(before + k);
-        terms.across[k] = across(before + k);
-      }
-      T* row = layout.at(o, piece.n, piece.row, piece.first);
-      if (before == 0)
-        fill_row<Acc>(row, piece.count, stream, terms);
-      else
-        fill_row<Acc>(row, piece.count, stream, [&](int64_t i) { return sums[i] + terms(i); });
+      Acc* buffer = sums + TILE;
+      const Acc* before = nullptr;
+      for (int64_t k = 0; k < first; ++k, before = sums)
+        sum_terms<T, 1>({term(k)}, before, piece.count, false, buffer, sums);
+      Terms<T, count> terms;
+      for (int k = 0; k < count; ++k) terms[k] = term(first + k);
+      sum_terms<T, count>(terms, before, piece.count, stream, buffer, layout.at(o, piece.n, piece.row, piece.first));
     });
   });
 }
@@ -193,28 +160,13 @@ void backward(const Tensor& grad, const std::vector<Tensor>& features, const std
     Acc *sums_along = buffer + 4 * longest, *sums_across = sums_along + inputs * rows;
     std::fill_n(sums_across, inputs * steps, Acc(0));
     for (int64_t r = 0; r < rows; ++r) {
-      const Acc* gr = widened(layout.at(g, tile.n, first_row + r, first), steps, buffer);
+      const auto at = [&](const auto& map) { return layout.at(map, tile.n, first_row + r, first); };
       for (int64_t k = 0; k < inputs; ++k) {
-        const Acc* weights = fusion.along().weights(tile.n, k) + first;
-        const Acc weight = fusion.across().weights(tile.n, k)[first_row + r];
-        const auto run = [&](auto of_feature, auto of_logits) {
-          const Acc* x = gr;
-          if (of_logits) x = widened(layout.at(fusion.maps[k], tile.n, first_row + r, first), steps, buffer + longest);
-          T* dx_row = of_feature ? layout.at(dx[k], tile.n, first_row + r, first) : nullptr;
-          Acc *dxr = computed_in(dx_row, buffer + 2 * longest, stream[k]), *sums = sums_across + k * steps, sum = 0;
-#pragma omp simd reduction(+ : sum)
-          for (int64_t i = 0; i < steps; ++i) {
-            if constexpr (of_feature) dxr[i] = weights[i] * weight * gr[i];
-            if constexpr (of_logits) {
-              const Acc gx = gr[i] * x[i];
-              sums[i] += weight * gx;
-              sum += weights[i] * gx;
-            }
-          }
-          store(dxr, steps, dx_row, stream[k]);
-          sums_along[k * rows + r] = sum;
-        };
-        dispatch_flags(run, dx[k].data != nullptr, spatial_needed || channel_needed);
+        const Terms<T, 1> term{{{at(fusion.maps[k]), fusion.along().weights(tile.n, k) + first,
+                                 fusion.across().weights(tile.n, k)[first_row + r]}}};
+        Acc* sums = spatial_needed || channel_needed ? sums_across + k * steps : nullptr;
+        sums_along[k * rows + r] =
+            differentiate_terms<T, 1>(at(g), term, steps, stream[k], buffer, {grads[k] ? at(dx[k]) : nullptr}, sums);
       }
     }
     Acc* of_pixels = layout.channels_last ? sums_along : sums_across;

@@ -9,7 +9,7 @@
 
 namespace afa {
 
-constexpr int64_t ROWS = 16, COLUMNS = 512;  // of the output, in one unit of work
+constexpr int64_t ROWS = 16, COLUMNS = 256;  // of the output, in one unit of work
 
 // One map or prediction at its own resolution, read as if it had the output's.
 template <class T>
@@ -63,6 +63,28 @@ struct Resized {
     resize(columns, first, count, scratch, out);
   }
 
+  // Row j of channel c of a map with pixel stride 1, at the `count` output columns from `first`: in `out`, or where it
+  // is. The next row is fetched, which is far in memory.
+  const Acc* across(int64_t n, int64_t c, int64_t j, int64_t first, int64_t count, Acc* __restrict scratch,
+                    Acc* __restrict out) const {
+    const int64_t from = identity ? first : columns.low[first];
+    const int64_t length = identity ? count : columns.high(first + count - 1) - from + 1;
+    const T* row = map.at(n, c, j * columns.in + from);
+    const T* next = j + 1 < rows.in ? row + columns.in : map.at(n, c + 1, from);
+    for (int64_t i = 0; i < length; i += LINE / sizeof(T)) prefetch(next + i);
+    if (identity) return widened(row, count, out);
+    if constexpr (std::is_same_v<T, Acc>) {
+      if (from + length + PADDING <= columns.in) {
+        resize(columns, first, count, row, out);
+        return out;
+      }
+    }
+    widen(row, length, scratch);
+    std::fill_n(scratch + length, PADDING, scratch[length - 1]);
+    resize(columns, first, count, scratch, out);
+    return out;
+  }
+
   // out[c] = the value of channel c at output row y, column x. For maps with channel stride 1.
   void pixel(int64_t n, int64_t channels, int64_t y, int64_t x, Acc* __restrict out) const {
     if (identity) return widen(map.at(n, 0, y * columns.in + x), channels, out);
@@ -75,6 +97,122 @@ struct Resized {
                h * (not_f * static_cast<Acc>(top[right + c]) + f * static_cast<Acc>(bottom[right + c]));
   }
 };
+
+// A row of one scale at output resolution, between two of its own.
+template <class Acc>
+struct Between {
+  const Acc *top, *bottom;
+  Acc not_f, f;
+
+  Acc operator()(int64_t i) const { return not_f * top[i] + f * bottom[i]; }
+};
+
+// Channels of one scale: the two of their rows that were read last, resized to columns of the output. Output rows that
+// follow each other mostly lie between the same two.
+template <class T>
+class Neighbours {
+ public:
+  using Acc = acc_t<T>;
+
+  static int64_t size(int64_t channels, int64_t columns) { return 2 * channels * columns; }
+
+  // Of at most so many channels and columns: `rows` has room for size() values, and COLUMNS are `zeros`.
+  Neighbours(const Resized<T>& scale, int64_t channels, int64_t columns, const Acc* zeros, Acc* rows)
+      : scale_(&scale), channels_(channels), columns_(columns), zeros_(zeros), rows_(rows), values_(2 * channels) {}
+
+  // The channels from c and the columns from `first` of image n.
+  void begin(int64_t n, int64_t c, int64_t first, int64_t count) {
+    n_ = n, c_ = c, first_ = first, count_ = count;
+    held_[0] = held_[1] = -1;
+  }
+
+  void move_to(int64_t y, Acc* scratch) {
+    f_ = scale_->identity ? Acc(0) : scale_->rows.fraction[y];
+    top_ = hold(scale_->identity ? y : scale_->rows.low[y], scratch);
+    bottom_ = hold(scale_->bottom(y), scratch);
+  }
+
+  // Columns from first + i of channel c_ + c at the output row where it is.
+  Between<Acc> at(int64_t c = 0, int64_t i = 0) const {
+    const Acc *const *values = &values_[2 * c], *top = values[top_] + i;
+    if (scale_->identity) return {top, zeros_, 1, 0};  // no part of a neighbour, which may be infinite
+    return {top, values[bottom_] + i, 1 - f_, f_};
+  }
+
+ private:
+  int64_t hold(int64_t j, Acc* scratch) {
+    const int64_t slot = j & 1;
+    for (int64_t c = 0; c < channels_ && held_[slot] != j; ++c) {
+      const int64_t at = 2 * c + slot;
+      values_[at] = scale_->across(n_, c_ + c, j, first_, count_, scratch, rows_ + at * columns_);
+    }
+    held_[slot] = j;
+    return slot;
+  }
+
+  const Resized<T>* scale_;
+  int64_t channels_, columns_;
+  const Acc* zeros_;
+  Acc* rows_;
+  std::vector<const Acc*> values_;
+  int64_t n_, c_, first_, count_, held_[2], top_, bottom_;
+  Acc f_;
+};
+
+// Those of several scales, of which `rows` has room for all.
+template <class T, class Acc = acc_t<T>>
+std::vector<Neighbours<T>> neighbours_of(const std::vector<Resized<T>>& scales, int64_t channels, int64_t columns,
+                                         const Acc* zeros, Acc* rows) {
+  std::vector<Neighbours<T>> all;
+  for (const Resized<T>& scale : scales) {
+    all.emplace_back(scale, channels, columns, zeros, rows);
+    rows += Neighbours<T>::size(channels, columns);
+  }
+  return all;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+// `vectors` times sixteen elements of what is below, of which the last sixteen may be outside.
+template <int vectors>
+AFA_TARGET_AVX512 inline void sum_weighted_at(__mmask16 inside, const Between<float>* rows, size_t scales,
+                                              const float* weights, int64_t i, float* sum) {
+  __m512 sums[vectors] = {};
+  for (size_t k = 0; k < scales; ++k) {
+    const Between<float> row = rows[k];
+    const __m512 f = _mm512_set1_ps(row.f), not_f = _mm512_set1_ps(row.not_f);
+    for (int j = 0; j < vectors; ++j) {
+      const int64_t at = i + 16 * j;
+      const __m512 top = _mm512_mul_ps(not_f, load(inside, row.top + at));
+      const __m512 value = _mm512_fmadd_ps(f, load(inside, row.bottom + at), top);
+      sums[j] = _mm512_fmadd_ps(load(inside, weights + k * COLUMNS + at), value, sums[j]);
+    }
+  }
+  for (int j = 0; j < vectors; ++j) put(inside, false, sums[j], sum + i + 16 * j);
+}
+[[gnu::noinline]] AFA_TARGET_AVX512 inline void sum_weighted_avx512(const Between<float>* rows, size_t scales,
+                                                                    const float* weights, int64_t length, float* sum) {
+  constexpr int vectors = 4;  // whose sums stay in registers
+  int64_t i = 0;
+  for (; i + 16 * vectors <= length; i += 16 * vectors) sum_weighted_at<vectors>(0xffff, rows, scales, weights, i, sum);
+  for (; i < length; i += 16) sum_weighted_at<1>(first_lanes(length - i), rows, scales, weights, i, sum);
+}
+
+#endif
+
+// sum[i] = the sum over the scales of weights[k * COLUMNS + i] * rows[k](i).
+template <class Acc>
+void sum_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int64_t length, Acc* __restrict sum) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  if constexpr (std::is_same_v<Acc, float>)
+    if (isa() == Isa::avx512) return sum_weighted_avx512(rows.data(), rows.size(), weights, length, sum);
+#endif
+  std::fill_n(sum, length, Acc(0));
+  for (const Between<Acc>& row : rows) {
+    for (int64_t i = 0; i < length; ++i) sum[i] += weights[i] * row(i);
+    weights += COLUMNS;
+  }
+}
 
 // What K predictions are weighed by at a row of the output: weights; or opacities that are composited there, in which
 // the last scale may be opaque and have no map. `premultiplied` predictions have their opacity in them already.
@@ -133,10 +271,13 @@ struct Maps {
     }
   }
 
-  // Of each scale `count` values of an output row, a scale's every COLUMNS.
-  void rows(int64_t n, int64_t y, int64_t first, int64_t count, Acc* source, Acc* out) const {
-    for (const Resized<Acc>& map : resized) {
-      map.row(n, 0, y, first, count, source, out);
+  // Of each scale `count` values of output row y, a scale's every COLUMNS; i counts the columns of the neighbours.
+  static void rows(std::vector<Neighbours<Acc>>& maps, int64_t y, int64_t i, int64_t count, Acc* source,
+                   Acc* __restrict out) {
+    for (Neighbours<Acc>& map : maps) {
+      map.move_to(y, source);
+      const Between<Acc> row = map.at(0, i);
+      for (int64_t x = 0; x < count; ++x) out[x] = row(x);
       out += COLUMNS;
     }
   }
@@ -228,31 +369,56 @@ void add_weighted(bool channels_last, const Acc* weights, int64_t r, int64_t len
 }
 
 // The rendering of (batch, height, width) pixels, which is nowhere stored: every span is handed to
-// emit(n, y, first column, columns, r, values), with channels_last the channels of pixel first + r, otherwise the
-// columns of channel r, in ascending order of r.
-template <class T, class F>
+// emit(seen, n, y, first column, columns, r, values), with channels_last the channels of pixel first + r, otherwise the
+// columns of channel r, in ascending order of r. `seen` is a Seen of the span, not initialized, for what is kept of it.
+template <class Seen, class T, class F>
 void render(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, int64_t height, int64_t width,
             const F& emit) {
   using Acc = acc_t<T>;
-  const bool channels_last = predictions.channels_last;
-  const int64_t channels = predictions.channels;
+  const int64_t channels = predictions.channels, scales = maps.scales, of_maps = scales * COLUMNS;
   const int64_t scratch_row = widest(predictions, maps), result_row = std::max(COLUMNS, channels);
-  const int64_t size = maps.scales * COLUMNS + scratch_row + 2 * result_row;
-  for_each_span<Acc>(
-      maps.batch, height, width, size, [&](int64_t n, int64_t y, int64_t first, int64_t count, Acc* scratch) {
-        Acc *m = scratch, *source = m + maps.scales * COLUMNS, *value = source + scratch_row, *sum = value + result_row;
-        maps.rows(n, y, first, count, source, m);
-        maps.composite(count, m, value);
-        const int64_t rows = channels_last ? count : channels, length = channels_last ? channels : count;
-        for (int64_t r = 0; r < rows; ++r) {
-          for (int64_t i = 0; i < length; ++i) sum[i] = 0;
-          for (int64_t k = 0; k < maps.scales; ++k) {
-            predictions.scales[k].values(channels_last, n, channels, y, first, count, r, source, value);
-            add_weighted(channels_last, m + k * COLUMNS, r, length, value, sum);
+  const int64_t held = scales * Neighbours<T>::size(1, COLUMNS);
+  const int64_t size = ROWS * of_maps + scratch_row + 2 * result_row + COLUMNS + held;
+  for_each_piece<Acc>(maps.batch, ceil_div(height, ROWS), width, COLUMNS, 1, size, [&](const Piece& piece, Acc* m) {
+    Acc *source = m + ROWS * of_maps, *value = source + scratch_row, *sum = value + result_row;
+    Acc *zeros = sum + result_row, *free = zeros + COLUMNS;
+    const int64_t n = piece.n, first = piece.first, count = piece.count;
+    const int64_t begin = piece.row * ROWS, end = std::min(height, begin + ROWS);
+    const auto seen = uninitialized<Seen>(ROWS);
+    std::fill_n(zeros, COLUMNS, Acc(0));
+    auto of_weights = neighbours_of(maps.resized, 1, COLUMNS, zeros, free);
+    for (auto& of : of_weights) of.begin(n, 0, first, count);
+    for (int64_t y = begin; y < end; ++y) {
+      maps.rows(of_weights, y, 0, count, source, m + (y - begin) * of_maps);
+      maps.composite(count, m + (y - begin) * of_maps, value);
+    }
+    if (predictions.channels_last) {
+      for (int64_t y = begin; y < end; ++y) {
+        for (int64_t r = 0; r < count; ++r) {
+          std::fill_n(sum, channels, Acc(0));
+          for (int64_t k = 0; k < scales; ++k) {
+            predictions.scales[k].pixel(n, channels, y, first + r, value);
+            add_weighted(true, m + (y - begin) * of_maps + k * COLUMNS, r, channels, value, sum);
           }
-          emit(n, y, first, count, r, sum);
+          emit(seen[y - begin], n, y, first, count, r, sum);
         }
-      });
+      }
+      return;
+    }
+    auto of_scales = neighbours_of(predictions.scales, 1, COLUMNS, zeros, free);
+    std::vector<Between<Acc>> rows(scales);
+    for (int64_t c = 0; c < channels; ++c) {
+      for (auto& of : of_scales) of.begin(n, c, first, count);
+      for (int64_t y = begin; y < end; ++y) {
+        for (int64_t k = 0; k < scales; ++k) {
+          of_scales[k].move_to(y, source);
+          rows[k] = of_scales[k].at();
+        }
+        sum_weighted(rows, m + (y - begin) * of_maps, count, sum);
+        emit(seen[y - begin], n, y, first, count, c, sum);
+      }
+    }
+  });
 }
 
 // The same stored in `out`, (batch, channels, height, width), in the order of the predictions.
@@ -265,12 +431,17 @@ void render_to(const Checker& check, const std::vector<Tensor>& tensors, const M
   const auto o = check.map<O>("out", out, {maps.batch, predictions.channels, height, width}, channels_last);
   const bool stream = streamed(out);
   back_with_huge_pages(out);
-  render(predictions, maps, height, width,
-         [&](int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const acc_t<T>* values) {
-           const int64_t at = y * width + first, length = channels_last ? predictions.channels : count;
-           O* row = channels_last ? o.at(n, 0, at + r) : o.at(n, r, at);
-           fill_row<acc_t<T>>(row, length, stream, [&](int64_t i) { return values[i]; });
-         });
+  struct Nothing {};
+  const auto emit = [&](Nothing&, int64_t n, int64_t y, int64_t first, int64_t count, int64_t r,
+                        const acc_t<T>* values) {
+    const int64_t at = y * width + first, length = channels_last ? predictions.channels : count;
+    O* row = channels_last ? o.at(n, 0, at + r) : o.at(n, r, at);
+    if (stream)
+      stream_row(values, length, row);
+    else
+      narrow(values, length, row);
+  };
+  render<Nothing>(predictions, maps, height, width, emit);
 }
 
 // Calls body(T{}, O{}) with the element types of the predictions and of the rendering, which is T or float32.

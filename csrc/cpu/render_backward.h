@@ -174,15 +174,18 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
   const int64_t row_size = channels * width, owned = needed.size();
   const int64_t scratch_row = widest(predictions, maps), value_row = std::max(COLUMNS, channels);
   const int64_t weighted_size = channels_last ? COLUMNS * channels : COLUMNS;
-  const int64_t scratch = (4 * scales + 2) * COLUMNS + scratch_row + (scales + 3) * value_row + owned * weighted_size +
-                          2 * owned * row_size;
+  const int64_t of_rows = channels_last || !need_values ? 0 : scales * Neighbours<T>::size(channels, width);
+  const int64_t of_maps = scales * Neighbours<Acc>::size(1, width);
+  const int64_t scratch = (4 * scales + 3) * COLUMNS + scratch_row + (scales + 3) * value_row + owned * weighted_size +
+                          2 * owned * row_size + of_rows + of_maps;
 
   for_each_piece<Acc>(maps.batch, 1, height, band_rows, 1, scratch, [&](const Piece& band, Acc* weights) {
     Acc *alphas = weights + scales * COLUMNS, *map_sums = alphas + scales * COLUMNS;
     Acc *through = map_sums + scales * COLUMNS, *behind = through + (scales + 1) * COLUMNS, *source = behind + COLUMNS;
     Acc *values = source + scratch_row, *scores = values + scales * value_row, *g = scores + value_row;
     Acc *total = g + value_row, *weighted = total + value_row, *sums = weighted + owned * weighted_size;
-    std::fill_n(sums, 2 * owned * row_size, Acc(0));
+    Acc *zeros = sums + 2 * owned * row_size, *free = zeros + COLUMNS;
+    std::fill_n(sums, 2 * owned * row_size + COLUMNS, Acc(0));
 
     const int64_t n = band.n, begin_row = band.first, end_row = band.first + band.count;
     std::vector<OwnedRows<T>> rows;
@@ -195,35 +198,41 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
                       sums + 2 * i * row_size});
       first_row = std::min(first_row, rows.back().first_reader(begin_row));
     }
+    auto of_weights = neighbours_of(maps.resized, 1, width, zeros, free);
+    for (auto& of : of_weights) of.begin(n, 0, 0, width);
+    std::vector<Neighbours<T>> of_scales;
+    std::vector<Between<Acc>> between(scales);
+    if (of_rows > 0) of_scales = neighbours_of(predictions.scales, channels, width, zeros, free + of_maps);
+    for (auto& of : of_scales) of.begin(n, 0, 0, width);
     for (int64_t y = first_row; y < end_row; ++y) {
       for (OwnedRows<T>& owner : rows) owner.finish(owner.scale.rows.low[y], n, channels, total);
+      for (auto& of : of_scales) of.move_to(y, source);
       for (int64_t first = 0; first < width; first += COLUMNS) {
         const int64_t count = std::min(COLUMNS, width - first);
-        maps.rows(n, y, first, count, source, weights);
+        maps.rows(of_weights, y, first, count, source, weights);
         if (maps.opacities) std::copy_n(weights, scales * COLUMNS, alphas);
         maps.composite(count, weights, through);
         std::fill_n(map_sums, scales * COLUMNS, Acc(0));
         const int64_t outer = channels_last ? count : channels, length = channels_last ? channels : count;
         for (int64_t r = 0; r < outer; ++r) {
-          for (int64_t k = 0; k < scales && need_values; ++k)
-            predictions.scales[k].values(channels_last, n, channels, y, first, count, r, source,
-                                         values + k * value_row);
-          if (computed) {
-            for (int64_t i = 0; i < length; ++i) scores[i] = 0;
-            for (int64_t k = 0; k < scales; ++k)
-              add_weighted(channels_last, weights + k * COLUMNS, r, length, values + k * value_row, scores);
-          }
-          if (channels_last)
+          if (channels_last) {
+            if (computed) std::fill_n(scores, length, Acc(0));
+            for (int64_t k = 0; k < scales && need_values; ++k) {
+              Acc* value = values + k * value_row;
+              predictions.scales[k].pixel(n, channels, y, first + r, value);
+              if (computed) add_weighted(true, weights + k * COLUMNS, r, length, value, scores);
+            }
             gradient.pixel(n, y, first + r, channels, scores, g);
-          else
+            for (int64_t k = 0; k < scales && map_grads; ++k)
+              for (int64_t i = 0; i < length; ++i) map_sums[k * COLUMNS + r] += g[i] * values[k * value_row + i];
+          } else {
+            for (int64_t k = 0; k < scales && need_values; ++k) between[k] = of_scales[k].at(r, first);
+            if (computed) sum_weighted(between, weights, length, scores);
             gradient.row(n, r, y, first, count, scores, g);
-          for (int64_t k = 0; k < scales && map_grads; ++k) {
-            const Acc* value = values + k * value_row;
-            Acc* sum = map_sums + k * COLUMNS;
-            if (channels_last) {
-              for (int64_t i = 0; i < length; ++i) sum[r] += g[i] * value[i];
-            } else {
-              for (int64_t i = 0; i < length; ++i) sum[i] += g[i] * value[i];
+            for (int64_t k = 0; k < scales && map_grads; ++k) {
+              Acc* __restrict sum = map_sums + k * COLUMNS;
+              const Between<Acc> value = between[k];
+              for (int64_t i = 0; i < length; ++i) sum[i] += g[i] * value(i);
             }
           }
           for (int64_t i = 0; i < owned; ++i) {

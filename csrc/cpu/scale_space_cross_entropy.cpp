@@ -20,48 +20,48 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const Ten
   const Acc* smooth_row = classes.smoothing;
   Acc *loss_of = check.flat<Acc>("losses", losses, pixels), *lse_of = check.flat<Acc>("lse", lse, pixels);
 
-  // A span of pixels, whose channels one thread sees one after the other.
+  // What is kept of a span of pixels, whose channels are seen one after the other.
   struct Seen {
     Acc best[COLUMNS], total[COLUMNS], score[COLUMNS], smooth[COLUMNS];
     int32_t target[COLUMNS];
   };
-  render(predictions, maps, height, width,
-         [&](int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const Acc* scores) {
-           thread_local Seen seen;
-           Acc *best = seen.best, *total = seen.total, *score = seen.score, *smooth = seen.smooth;
-           int32_t* t = seen.target;
-           const int64_t at = (n * height + y) * width + first;
-           if (r == 0) classes.read(at, count, t);
-           if (channels_last) {
-             best[r] = scores[0], total[r] = 0;
-             for (int64_t c = 1; c < channels; ++c) best[r] = scores[c] > best[r] ? scores[c] : best[r];
-             for (int64_t c = 0; c < channels; ++c) total[r] += exp(scores[c] - best[r]);
-             score[r] = scores[std::max(t[r], 0)];
-             if (smooth_row) {
-               smooth[r] = 0;
-               for (int64_t c = 0; c < channels; ++c) smooth[r] += smooth_row[c] * scores[c];
-             }
-           } else if (r == 0) {
-             for (int64_t i = 0; i < count; ++i) best[i] = score[i] = scores[i], total[i] = 1;
-           } else {
-             const auto channel = static_cast<int32_t>(r);
-             for (int64_t i = 0; i < count; ++i) {
-               add_exp(scores[i], best[i], total[i]);
-               score[i] = t[i] == channel ? scores[i] : score[i];
-             }
-           }
-           if (smooth_row && !channels_last)
-             for (int64_t i = 0; i < count; ++i) smooth[i] = (r == 0 ? Acc(0) : smooth[i]) + smooth_row[r] * scores[i];
-           if (r + 1 < (channels_last ? count : channels)) return;
-           for (int64_t i = 0; i < count; ++i) {
-             // an infinite score has no softmax
-             const bool infinite = best[i] == std::numeric_limits<Acc>::infinity();
-             const Acc value = infinite ? std::numeric_limits<Acc>::quiet_NaN() : best[i] + std::log(total[i]);
-             lse_of[at + i] = value;
-             loss_of[at + i] = classes.weighted(t[i], value - score[i]);
-             if (smooth_row && t[i] >= 0) loss_of[at + i] += classes.smoothed * value - smooth[i];
-           }
-         });
+  const auto emit = [&](Seen& seen, int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const Acc* scores) {
+    Acc *best = seen.best, *total = seen.total, *score = seen.score, *smooth = seen.smooth;
+    int32_t* t = seen.target;
+    const int64_t at = (n * height + y) * width + first;
+    if (r == 0) classes.read(at, count, t);
+    if (channels_last) {
+      best[r] = scores[0], total[r] = 0;
+      for (int64_t c = 1; c < channels; ++c) best[r] = scores[c] > best[r] ? scores[c] : best[r];
+      for (int64_t c = 0; c < channels; ++c) total[r] += exp(scores[c] - best[r]);
+      score[r] = scores[std::max(t[r], 0)];
+      if (smooth_row) {
+        smooth[r] = 0;
+        for (int64_t c = 0; c < channels; ++c) smooth[r] += smooth_row[c] * scores[c];
+      }
+    } else if (r == 0) {
+      for (int64_t i = 0; i < count; ++i) best[i] = score[i] = scores[i], total[i] = 1;
+    } else {
+      const auto channel = static_cast<int32_t>(r);
+      for (int64_t i = 0; i < count; ++i) {
+        add_exp(scores[i], best[i], total[i]);
+        score[i] = t[i] == channel ? scores[i] : score[i];
+      }
+    }
+    if (smooth_row && !channels_last)
+      for (int64_t i = 0; i < count; ++i) smooth[i] = (r == 0 ? Acc(0) : smooth[i]) + smooth_row[r] * scores[i];
+    if (r + 1 < (channels_last ? count : channels)) return;
+    for (int64_t i = 0; i < count; ++i) {
+      const bool infinite = best[i] == std::numeric_limits<Acc>::infinity();  // which has no softmax
+      total[i] = infinite ? std::numeric_limits<Acc>::quiet_NaN() : best[i] + log(total[i]);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      lse_of[at + i] = total[i];
+      loss_of[at + i] = classes.weighted(t[i], total[i] - score[i]);
+      if (smooth_row && t[i] >= 0) loss_of[at + i] += classes.smoothed * total[i] - smooth[i];
+    }
+  };
+  render<Seen>(predictions, maps, height, width, emit);
 }
 
 // dL/d rendered = dL/d loss (u_t (softmax - onehot) + the sum of the smoothing times softmax - the smoothing).
