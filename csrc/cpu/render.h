@@ -30,15 +30,6 @@ struct Resized {
   // The lower of the two rows that output row y reads; the upper is rows.low[y].
   int64_t bottom(int64_t y) const { return identity ? y : rows.high(y); }
 
-  // The `r`-th row of the `count` output columns from `first`: channel r, or with channels_last column first + r.
-  void values(bool channels_last, int64_t n, int64_t channels, int64_t y, int64_t first, int64_t count, int64_t r,
-              Acc* __restrict scratch, Acc* __restrict out) const {
-    if (channels_last)
-      pixel(n, channels, y, first + r, out);
-    else
-      row(n, r, y, first, count, scratch, out);
-  }
-
   // out[i] = the value of channel c at output row y, column first + i.
   void row(int64_t n, int64_t c, int64_t y, int64_t first, int64_t count, Acc* __restrict scratch,
            Acc* __restrict out) const {
@@ -356,16 +347,9 @@ void for_each_span(int64_t batch, int64_t height, int64_t width, int64_t scratch
   });
 }
 
-// sum[i] += w values[i] over row r of a span, with w the pixel's weight.
 template <class Acc>
-void add_weighted(bool channels_last, const Acc* weights, int64_t r, int64_t length, const Acc* values,
-                  Acc* __restrict sum) {
-  if (channels_last) {
-    const Acc weight = weights[r];
-    for (int64_t i = 0; i < length; ++i) sum[i] += weight * values[i];
-  } else {
-    for (int64_t i = 0; i < length; ++i) sum[i] += weights[i] * values[i];
-  }
+void add_weighted(Acc weight, int64_t length, const Acc* values, Acc* __restrict sum) {
+  for (int64_t i = 0; i < length; ++i) sum[i] += weight * values[i];
 }
 
 // The rendering of (batch, height, width) pixels, which is nowhere stored: every span is handed to
@@ -398,7 +382,7 @@ void render(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, int64
           std::fill_n(sum, channels, Acc(0));
           for (int64_t k = 0; k < scales; ++k) {
             predictions.scales[k].pixel(n, channels, y, first + r, value);
-            add_weighted(true, m + (y - begin) * of_maps + k * COLUMNS, r, channels, value, sum);
+            add_weighted(m[(y - begin) * of_maps + k * COLUMNS + r], channels, value, sum);
           }
           emit(seen[y - begin], n, y, first, count, r, sum);
         }

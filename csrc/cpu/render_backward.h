@@ -220,7 +220,7 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
             for (int64_t k = 0; k < scales && need_values; ++k) {
               Acc* value = values + k * value_row;
               predictions.scales[k].pixel(n, channels, y, first + r, value);
-              if (computed) add_weighted(true, weights + k * COLUMNS, r, length, value, scores);
+              if (computed) add_weighted(weights[k * COLUMNS + r], length, value, scores);
             }
             gradient.pixel(n, y, first + r, channels, scores, g);
             for (int64_t k = 0; k < scales && map_grads; ++k)

@@ -23,29 +23,54 @@ void accumulate(const Tensor& rendered, const std::optional<Tensor>& transmittan
   const Resized<Acc> map(check.map<const Acc>("weight", weight, {batch, 1, weight.size(2), weight.size(3)}, false),
                          weight.size(2), weight.size(3), height, width);
   const int64_t scratch_row = std::max(scale.scratch(), map.scratch()), value_row = std::max(COLUMNS, channels);
+  const int64_t held = Neighbours<Acc>::size(1, COLUMNS);
   if (first_scale) back_with_huge_pages(rendered);
 
-  for_each_span<Acc>(batch, height, width, COLUMNS + scratch_row + value_row,
-                     [&](int64_t n, int64_t y, int64_t first, int64_t count, Acc* weights) {
-                       Acc *source = weights + COLUMNS, *value = source + scratch_row;
-                       const int64_t at = y * width + first;
-                       map.row(n, 0, y, first, count, source, weights);
-                       if (through) {
-                         Acc* t = through + n * height * width + at;
-                         for (int64_t i = 0; i < count; ++i) {
-                           Acc transmittance_i = first_scale ? Acc(1) : t[i];
-                           weights[i] = composite(weights[i], false, transmittance_i);
-                           t[i] = transmittance_i;
-                         }
-                       }
-                       const int64_t rows = channels_last ? count : channels, length = channels_last ? channels : count;
-                       for (int64_t r = 0; r < rows; ++r) {
-                         scale.values(channels_last, n, channels, y, first, count, r, source, value);
-                         Acc* row = channels_last ? out.at(n, 0, at + r) : out.at(n, r, at);
-                         if (first_scale) std::fill_n(row, length, Acc(0));
-                         add_weighted(channels_last, weights, r, length, value, row);
-                       }
-                     });
+  const int64_t size = (ROWS + 1) * COLUMNS + scratch_row + value_row + held;
+  for_each_piece<Acc>(batch, ceil_div(height, ROWS), width, COLUMNS, 1, size, [&](const Piece& piece, Acc* weights) {
+    Acc *source = weights + ROWS * COLUMNS, *value = source + scratch_row, *zeros = value + value_row;
+    const int64_t n = piece.n, first = piece.first, count = piece.count;
+    const int64_t begin = piece.row * ROWS, end = std::min(height, begin + ROWS);
+    std::fill_n(zeros, COLUMNS, Acc(0));
+    Neighbours<Acc> of_weights(map, 1, COLUMNS, zeros, zeros + COLUMNS);
+    of_weights.begin(n, 0, first, count);
+    for (int64_t y = begin; y < end; ++y) {
+      Acc* w = weights + (y - begin) * COLUMNS;
+      of_weights.move_to(y, source);
+      const Between<Acc> row = of_weights.at();
+      for (int64_t i = 0; i < count; ++i) w[i] = row(i);
+      if (!through) continue;
+      Acc* t = through + (n * height + y) * width + first;
+      for (int64_t i = 0; i < count; ++i) {
+        Acc transmittance_i = first_scale ? Acc(1) : t[i];
+        w[i] = composite(w[i], false, transmittance_i);
+        t[i] = transmittance_i;
+      }
+    }
+    const auto add = [&](Acc* __restrict sum, int64_t length, const auto& weighted) {
+      for (int64_t i = 0; i < length; ++i) sum[i] = (first_scale ? Acc(0) : sum[i]) + weighted(i);
+    };
+    if (channels_last) {
+      for (int64_t y = begin; y < end; ++y) {
+        for (int64_t x = 0; x < count; ++x) {
+          const Acc w = weights[(y - begin) * COLUMNS + x];
+          scale.pixel(n, channels, y, first + x, value);
+          add(out.at(n, 0, y * width + first + x), channels, [&](int64_t c) { return w * value[c]; });
+        }
+      }
+      return;
+    }
+    Neighbours<T> of_scale(scale, 1, COLUMNS, zeros, zeros + COLUMNS);
+    for (int64_t c = 0; c < channels; ++c) {
+      of_scale.begin(n, c, first, count);
+      for (int64_t y = begin; y < end; ++y) {
+        of_scale.move_to(y, source);
+        const Acc* w = weights + (y - begin) * COLUMNS;
+        const Between<Acc> row = of_scale.at();
+        add(out.at(n, c, y * width + first), count, [&](int64_t i) { return w[i] * row(i); });
+      }
+    }
+  });
 }
 
 void scale_space_accumulate_forward(Tensor rendered, std::optional<Tensor> transmittance, Tensor prediction,
