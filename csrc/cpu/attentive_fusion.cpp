@@ -1,6 +1,5 @@
 // attentive_fusion on the CPU: out = a (1-b) x + (1-a) b y with a = sigmoid(spatial), b = sigmoid(channel).
 #include "fusion.h"
-#include "terms.h"
 
 namespace afa {
 namespace {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "gate.h"
+#include "terms.h"
 
 namespace afa {
 
@@ -68,26 +69,5 @@ struct Fusion {
     }
   }
 };
-
-// The gradients dx and dy of row r, and of the logits what is added up along the row, which is returned, and across the
-// rows, in `sums`.
-template <bool of_x, bool of_y, bool of_logits, class Acc>
-inline Acc differentiate(const Coefficients<Acc>& k, int64_t r, int64_t steps, const Acc* g, const Acc* x, const Acc* y,
-                         Acc* dx, Acc* dy, Acc* sums) {
-  const Acc x_across = k.x_across[r], y_across = k.y_across[r];
-  const Acc *x_along = k.x_along, *y_along = k.y_along;
-  Acc sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < steps; ++i) {
-    if constexpr (of_x) dx[i] = x_along[i] * x_across * g[i];
-    if constexpr (of_y) dy[i] = y_along[i] * y_across * g[i];
-    if constexpr (of_logits) {
-      const Acc gx = x[i] * g[i], gy = y[i] * g[i];
-      sums[i] += x_across * gx - y_across * gy;
-      sum += x_along[i] * gx - y_along[i] * gy;
-    }
-  }
-  return sum;
-}
 
 }  // namespace afa

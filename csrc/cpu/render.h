@@ -198,10 +198,12 @@ void sum_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int
   if constexpr (std::is_same_v<Acc, float>)
     if (isa() == Isa::avx512) return sum_weighted_avx512(rows.data(), rows.size(), weights, length, sum);
 #endif
-  std::fill_n(sum, length, Acc(0));
-  for (const Between<Acc>& row : rows) {
-    for (int64_t i = 0; i < length; ++i) sum[i] += weights[i] * row(i);
-    weights += COLUMNS;
+  for (size_t k = 0; k < rows.size(); ++k, weights += COLUMNS) {
+    const Between<Acc> row = rows[k];
+    if (k == 0)
+      for (int64_t i = 0; i < length; ++i) sum[i] = weights[i] * row(i);
+    else
+      for (int64_t i = 0; i < length; ++i) sum[i] += weights[i] * row(i);
   }
 }
 

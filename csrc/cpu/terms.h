@@ -125,6 +125,30 @@ void sum_terms(const Terms<T, count>& terms, const acc_t<T>* before, int64_t len
     fill_row<Acc>(out, length, stream, total);
 }
 
+// What differentiate_terms does, of rows in the arithmetic type: of one term or two.
+template <bool of_first, bool of_last, bool of_weights, class Acc, size_t count>
+Acc differentiate_rows(const Acc* g, const std::array<Term<Acc>, count>& terms, int64_t length,
+                       const std::array<Acc*, count>& grads, Acc* __restrict sums) {
+  static_assert(count <= 2);
+  const Term<Acc> first = terms[0], last = terms[count - 1];
+  Acc *of_first_row = grads[0], *of_last_row = grads[count - 1], total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < length; ++i) {
+    if constexpr (of_first) of_first_row[i] = first.along[i] * first.across * g[i];
+    if constexpr (of_last && count == 2) of_last_row[i] = last.along[i] * last.across * g[i];
+    if constexpr (of_weights && count == 1) {
+      const Acc product = first.row[i] * g[i];
+      sums[i] += first.across * product;
+      total += first.along[i] * product;
+    } else if constexpr (of_weights) {
+      const Acc product = first.row[i] * g[i], subtracted = last.row[i] * g[i];
+      sums[i] += first.across * product - last.across * subtracted;
+      total += first.along[i] * product - last.along[i] * subtracted;
+    }
+  }
+  return total;
+}
+
 // Of terms and the gradient g of their sum: grads[k][i] = along_k[i] * across_k * g[i], where that is not null; and, if
 // `sums` is not null, what the weights' gradients need of the first term less the others: sums[i] += across_k * g[i] *
 // row_k[i], and returned the sum of along_k[i] * g[i] * row_k[i]. `buffer` has room for 1 + 2 * count rows.
@@ -137,27 +161,19 @@ acc_t<T> differentiate_terms(const T* g, const Terms<T, count>& terms, int64_t l
     if (isa() == Isa::avx512) return differentiate_avx512<T, count>(g, terms, length, stream, grads, sums);
 #endif
   const Acc* gs = widened(g, length, buffer);
-  Acc total = 0;
+  Terms<Acc, count> rows;
+  std::array<Acc*, count> values;
   for (int k = 0; k < count; ++k) {
-    const Acc* along = terms[k].along;
-    const Acc sign = k == 0 ? 1 : -1, across = terms[k].across, share = sign * across;
-    if (sums) {
-      const Acc* row = widened(terms[k].row, length, buffer + (1 + k) * length);
-      Acc sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t i = 0; i < length; ++i) {
-        const Acc product = gs[i] * row[i];
-        sums[i] += share * product;
-        sum += along[i] * product;
-      }
-      total += sign * sum;
-    }
-    if (grads[k]) {
-      Acc* __restrict values = computed_in(grads[k], buffer + (1 + count + k) * length, stream);
-      for (int64_t i = 0; i < length; ++i) values[i] = along[i] * across * gs[i];
-      store(values, length, grads[k], stream);
-    }
+    const Acc* row = sums ? widened(terms[k].row, length, buffer + (1 + k) * length) : nullptr;
+    rows[k] = {row, terms[k].along, terms[k].across};
+    values[k] = computed_in(grads[k], buffer + (1 + count + k) * length, stream);
   }
+  Acc total = 0;
+  const auto run = [&](auto of_first, auto of_last, auto of_weights) {
+    total = differentiate_rows<of_first, of_last, of_weights>(gs, rows, length, values, sums);
+  };
+  dispatch_flags(run, grads[0] != nullptr, grads[count - 1] != nullptr, sums != nullptr);
+  for (int k = 0; k < count; ++k) store(values[k], length, grads[k], stream);
   return total;
 }
 
