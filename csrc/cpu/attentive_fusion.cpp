@@ -13,7 +13,7 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, c
   const Layout& layout = fusion.layout;
   const auto x = check.map<const T>("shallow", shallow, layout), y = check.map<const T>("deep", deep, layout);
   const auto o = check.map<T>("out", out, layout);
-  const bool stream = streamed(out);
+  const bool stream = streamed(out, from_registers<T>());
   back_with_huge_pages(out);
   for_each_row<Acc>(layout, TILE, 2 * TILE, [&](const Piece& piece, Acc* buffer) {
     const Coefficients<Acc> k = fusion.coefficients(piece.n, 0);
@@ -40,7 +40,7 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
   const auto dq = optional_map(check, "grad of channel_logits", grads[3], layout.of_channels());
   for (int64_t i : {0, 1})
     if (grads[i]) back_with_huge_pages(*grads[i]);
-  const bool stream = streamed(grads[0]) || streamed(grads[1]);
+  const bool stream = streamed(grads[0], from_registers<T>()) || streamed(grads[1], from_registers<T>());
   std::vector<Acc> channel_sums(dq ? layout.batch * tiles * channels : 0);
 
   const int64_t longest = std::max(channels, tile_size);

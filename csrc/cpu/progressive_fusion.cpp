@@ -106,7 +106,7 @@ void forward(const std::vector<Tensor>& features, const std::vector<Tensor>& spa
   const Fusion<T> fusion(features, spatial, channel);
   const Layout& layout = fusion.layout;
   const auto o = check.map<T>("out", out, layout);
-  const bool stream = streamed(out);
+  const bool stream = streamed(out, from_registers<T>());
   back_with_huge_pages(out);
   const auto inputs = static_cast<int64_t>(features.size());
   dispatch_count(inputs, [&](auto count) {
@@ -143,7 +143,7 @@ void backward(const Tensor& grad, const std::vector<Tensor>& features, const std
     dx.push_back(check.map<T>("grad of features", grads[k], layout));
     ds.push_back(optional_map(check, "grad of spatial_logits", grads[inputs + k], fusion.a.shape));
     dq.push_back(optional_map(check, "grad of channel_logits", grads[2 * inputs + k], fusion.b.shape));
-    stream.push_back(streamed(grads[k]));
+    stream.push_back(streamed(grads[k], from_registers<T>()));
     if (grads[k]) back_with_huge_pages(*grads[k]);
     spatial_needed |= ds[k].has_value();
     channel_needed |= dq[k].has_value();

@@ -16,15 +16,16 @@ constexpr int64_t LINE = 64;  // bytes of a cache line
 
 // A store to a line that is not in the cache reads it first, and drives out another. An output that is larger than
 // what a core has of the cache is streamed past it: whoever reads it would not find its beginning there. Not if its
-// rows are short, as in channels_last, where it does not pay.
-inline bool streamed(const Tensor& output) {
+// rows are short, as in channels_last, where it does not pay; but it does if they are whole lines that are streamed
+// `from_registers`.
+inline bool streamed(const Tensor& output, bool from_registers = false) {
   constexpr int64_t least = 8 << 20;
   const int64_t size = output.element_size(), row = Layout(output).length() * size;
-  return output.numel() * size >= least && row >= 16 * LINE;
+  return output.numel() * size >= least && (row >= 16 * LINE || (from_registers && row % LINE == 0));
 }
 
-inline bool streamed(const std::optional<Tensor>& output) {
-  return output && streamed(*output);
+inline bool streamed(const std::optional<Tensor>& output, bool from_registers = false) {
+  return output && streamed(*output, from_registers);
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)

@@ -22,6 +22,12 @@ using Terms = std::array<Term<T>, count>;
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
+// Whether what is below leaves from registers.
+template <class T>
+bool from_registers() {
+  return !std::is_same_v<T, double> && isa() == Isa::avx512;
+}
+
 // step(inside, stream, i) for the sixteen elements from i on, up to the last of a row that is stored at `out`.
 template <class F>
 AFA_TARGET_AVX512 inline void for_each_sixteen(F& step, int64_t first, int64_t last, bool stream) {
@@ -99,6 +105,13 @@ template <class T, int count>
   }
   for_each_sixteen(step, length, stream && first, first);
   return _mm512_reduce_add_ps(step.along);
+}
+
+#else
+
+template <class T>
+bool from_registers() {
+  return false;
 }
 
 #endif
