@@ -34,6 +34,18 @@ def test_by_hand(row: tuple[float, ...], backend: str) -> None:
     assert [t.item() for t in got] == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding(dtype: torch.dtype, backend: str) -> None:
+    """The sum is rounded as PyTorch rounds: to nearest, ties to even, from the smallest numbers to NaN."""
+    x = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype).view(1, 1, 256, 256)  # every number there is
+    y = x.flatten().roll(12345).view_as(x)
+    gates = torch.zeros(1, 1, 256, 256, dtype=dtype), torch.zeros(1, 1, 1, 1, dtype=dtype)  # both are 1/2
+    with afa_kernels.use_backend(backend):
+        got = afa_kernels.attentive_fusion(x, y, *gates)
+    expected = (0.25 * x.float() + 0.25 * y.float()).to(dtype)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("x, y", [(1.0, 0.0), (0.0, 1.0)])
 def test_small_gate_beside_a_large_one(x: float, y: float, dtype: torch.dtype, backend: str) -> None:

@@ -1,4 +1,6 @@
-"""Outputs so large that the C++ kernels store them past the cache: of odd sizes, whose rows share lines of it."""
+"""Outputs so large that the C++ kernels store them past the cache: of odd sizes, whose rows share lines of it; and in
+channels_last of channels that fill whole lines.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 import afa_kernels
-from afa_kernels.testing import listed, tensors
+from afa_kernels.testing import listed, tensors, with_tensors
 
 pytestmark = [
     pytest.mark.once,
@@ -20,6 +22,7 @@ pytestmark = [
 ]
 
 SIZE = {torch.float32: (2, 3, 601, 701), torch.bfloat16: (2, 5, 701, 703), torch.float64: (1, 3, 601, 701)}
+LINES = {torch.float32: (1, 16, 401, 331), torch.bfloat16: (1, 32, 401, 331), torch.float16: (1, 64, 301, 221)}
 
 
 def normal(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -79,9 +82,21 @@ def run(backend: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> l
 @pytest.mark.parametrize("dtype", SIZE, ids=str)
 @pytest.mark.parametrize("make", [attentive, progressive, projected, convolved, rendered])
 def test_large_outputs(make: Any, dtype: torch.dtype) -> None:
+    compare(*make(dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", LINES, ids=str)
+@pytest.mark.parametrize("make", [attentive, progressive])
+def test_whole_lines(make: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZE, dtype, LINES[dtype])
     call, arguments = make(dtype)
+    last = [x.detach().to(memory_format=torch.channels_last).requires_grad_() for x in tensors(arguments)]
+    compare(call, with_tensors(arguments, last), dtype)
+
+
+def compare(call: Callable[..., Any], arguments: tuple[Any, ...], dtype: torch.dtype) -> None:
     found, again, expected = (run(backend, call, arguments) for backend in ("cpu", "cpu", "reference"))
-    tolerance = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float64: 1e-12}[dtype]
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3, torch.float64: 1e-12}[dtype]
     for mine, repeated, reference in zip(found, again, expected):
         assert torch.equal(mine, repeated)
         assert torch.linalg.vector_norm(mine - reference) <= tolerance * torch.linalg.vector_norm(reference)

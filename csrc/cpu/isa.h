@@ -1,19 +1,26 @@
 // One binary for every x86-64: a kernel body is compiled once per instruction set and chosen at run time.
 #pragma once
 
+#include <cstdlib>
+#include <string_view>
+
 namespace afa {
 
 enum class Isa { baseline, avx2, avx512 };
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
+// The best that the processor has, or less if PyTorch's own ATEN_CPU_CAPABILITY says so.
 inline Isa isa() {
   static const Isa best = [] {
+    const char* asked = std::getenv("ATEN_CPU_CAPABILITY");
+    const std::string_view most = asked ? asked : "";
+    if (most == "default") return Isa::baseline;
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    return avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::baseline;
+    return avx512 && most != "avx2" ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::baseline;
   }();
   return best;
 }
