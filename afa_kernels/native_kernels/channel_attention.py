@@ -1,4 +1,4 @@
-"""channel_attention by statistics of the batch, and its backward pass, as one kernel each: on CUDA."""
+"""channel_attention by statistics of the batch, and its backward pass, as one kernel each."""
 
 from __future__ import annotations
 

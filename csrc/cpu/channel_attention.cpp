@@ -1,6 +1,6 @@
-// channel_attention on the CPU, in evaluation mode: logits = W2 (r(max) + r(avg)), with r(v) = leaky ReLU of the batch
-// norm of W1 v. The parameters come in the arithmetic type.
-#include "norm.h"
+// channel_attention on the CPU: logits = W2 (r(max) + r(avg)), with r(v) = leaky ReLU of the batch norm of W1 v; by
+// constant statistics or by those of the batch, and its gradients. The parameters come in the arithmetic type.
+#include "../arithmetic/norm.h"
 #include "rows.h"
 #include "tiles.h"
 
@@ -9,45 +9,227 @@ namespace {
 
 constexpr Checker check{"channel_attention"};
 
-template <class T, class Acc = acc_t<T>>
-void forward(const Tensor& avg, const Tensor& max, const Tensor& conv1_weight, const Tensor& weight, const Tensor& bias,
-             const Tensor& running_mean, const Tensor& running_var, const Tensor& conv2_weight, double eps,
-             double activation_slope, bool abs_weight, const Tensor& logits) {
-  const int64_t batch = logits.size(0), hidden = conv1_weight.size(0), inputs = conv1_weight.size(1);
-  const int64_t outputs = conv2_weight.size(0);
-  const auto* w1 = check.flat<const Acc>("conv1_weight", conv1_weight, hidden * inputs);
-  const auto* w2 = check.flat<const Acc>("conv2_weight", conv2_weight, outputs * hidden);
-  const auto* a = check.flat<const T>("avg", avg, batch * inputs);
-  const auto* b = check.flat<const T>("max", max, batch * inputs);
-  auto* out = check.flat<T>("logits", logits, batch * outputs);
-  const Norm<Acc> norm(check, weight, bias, running_mean, running_var, hidden, eps, abs_weight);
-  const auto slope = static_cast<Acc>(activation_slope);
-  const auto rectify = [slope](Acc y) {
-    return slope == 0 ? rectified<false>(y, y, slope) : rectified<true>(y, y, slope);
-  };
-  for_each_piece<Acc>(batch, 1, 1, 1, 1, 2 * inputs + hidden, [&](const Piece& image, Acc* buffer) {
-    const int64_t n = image.n, steps = inputs, size = hidden;
-    const Acc* of_avg = widened(a + n * steps, steps, buffer);
-    const Acc* of_max = widened(b + n * steps, steps, buffer + steps);
-    Acc* units = buffer + 2 * steps;
-    for (int64_t m = 0; m < size; ++m) {
-      const Acc* w = w1 + m * steps;
-      Acc y_avg = 0, y_max = 0;
-#pragma omp simd reduction(+ : y_avg, y_max)
-      for (int64_t c = 0; c < steps; ++c) {
-        y_avg += w[c] * of_avg[c];
-        y_max += w[c] * of_max[c];
+// The norm of a hidden unit: y = (z - mean) scale + beta, scale = gamma deviation; and the leaky ReLU of it.
+template <class Acc>
+struct UnitNorm {
+  Acc mean, deviation, scale, beta, slope;
+
+  // `value` as the leaky ReLU of y lets it through.
+  Acc rectify(Acc y, Acc value) const {
+    return slope == 0 ? rectified<false>(y, value, slope) : rectified<true>(y, value, slope);
+  }
+  Acc y(Acc z) const { return (z - mean) * scale + beta; }
+  Acc activation(Acc z) const { return rectify(y(z), y(z)); }
+};
+
+// sums[i] += weight * values[i]
+template <class Acc>
+void add(Acc weight, const Acc* values, int64_t count, Acc* __restrict sums) {
+  for (int64_t i = 0; i < count; ++i) sums[i] += weight * values[i];
+}
+
+template <class T>
+struct Attention {
+  using Acc = acc_t<T>;
+  int64_t batch, inputs, hidden, outputs;
+  const Acc *w1, *w2, *gamma, *beta;
+  const T *avg, *max;
+  double eps;
+  Acc slope;
+  bool abs_weight;
+
+  Attention(const Tensor& avg_rows, const Tensor& max_rows, const Tensor& conv1_weight, const Tensor& weight,
+            const Tensor& bias, const Tensor& conv2_weight, double eps, double activation_slope, bool abs_weight)
+      : batch(avg_rows.size(0)),
+        inputs(conv1_weight.size(1)),
+        hidden(conv1_weight.size(0)),
+        outputs(conv2_weight.size(0)),
+        w1(check.flat<const Acc>("conv1_weight", conv1_weight, hidden * inputs)),
+        w2(check.flat<const Acc>("conv2_weight", conv2_weight, outputs * hidden)),
+        gamma(check.flat<const Acc>("weight", weight, hidden)),
+        beta(check.flat<const Acc>("bias", bias, hidden)),
+        avg(check.flat<const T>("avg", avg_rows, batch * inputs)),
+        max(check.flat<const T>("max", max_rows, batch * inputs)),
+        eps(eps),
+        slope(static_cast<Acc>(activation_slope)),
+        abs_weight(abs_weight) {}
+
+  UnitNorm<Acc> norm(int64_t m, Acc mean, Acc variance) const {
+    const double deviation = inverse_deviation(variance, eps);
+    return {mean, static_cast<Acc>(deviation), static_cast<Acc>(deviation * norm_weight(gamma[m], eps, abs_weight)),
+            beta[m], slope};
+  }
+
+  // Calls body(n, buffer) for every image; `buffer` has room for two rows of inputs and two of outputs.
+  template <class F>
+  void for_each_image(const F& body) const {
+    const int64_t grain = ceil_div(WORTH_A_THREAD, std::max<int64_t>(1, hidden * (inputs + outputs)));
+    for_each_piece<Acc>(1, 1, batch, 1, grain, 2 * (inputs + outputs),
+                        [&](const Piece& image, Acc* buffer) { body(image.first, buffer); });
+  }
+
+  // W1 v of an image.
+  void hidden_units(int64_t n, Acc* buffer, Acc* of_max, Acc* of_avg) const {
+    const Acc* v_max = widened(max + n * inputs, inputs, buffer);
+    const Acc* v_avg = widened(avg + n * inputs, inputs, buffer + inputs);
+    for (int64_t m = 0; m < hidden; ++m) {
+      const Acc* w = w1 + m * inputs;
+      Acc z_max = 0, z_avg = 0;
+#pragma omp simd reduction(+ : z_max, z_avg)
+      for (int64_t c = 0; c < inputs; ++c) {
+        z_max += w[c] * v_max[c];
+        z_avg += w[c] * v_avg[c];
       }
-      y_avg = (y_avg - norm.mean[m]) * norm.scale[m] + norm.beta[m];
-      y_max = (y_max - norm.mean[m]) * norm.scale[m] + norm.beta[m];
-      units[m] = rectify(y_max) + rectify(y_avg);
+      of_max[m] = z_max;
+      of_avg[m] = z_avg;
     }
+  }
+
+  void logits(const Acc* units, T* out) const {
     for (int64_t o = 0; o < outputs; ++o) {
-      const Acc* w = w2 + o * size;
+      const Acc* w = w2 + o * hidden;
       Acc sum = 0;
 #pragma omp simd reduction(+ : sum)
-      for (int64_t m = 0; m < size; ++m) sum += w[m] * units[m];
-      out[n * outputs + o] = static_cast<T>(sum);
+      for (int64_t m = 0; m < hidden; ++m) sum += w[m] * units[m];
+      out[o] = static_cast<T>(sum);
+    }
+  }
+};
+
+template <class T, class Acc = acc_t<T>>
+void forward(const Attention<T>& of, const Acc* mean, const Acc* variance, T* logits) {
+  std::vector<UnitNorm<Acc>> norms;
+  for (int64_t m = 0; m < of.hidden; ++m) norms.push_back(of.norm(m, mean[m], variance[m]));
+  const auto all = uninitialized<Acc>(2 * of.batch * of.hidden);
+  of.for_each_image([&](int64_t n, Acc* buffer) {
+    Acc *units = &all[2 * n * of.hidden], *of_avg = units + of.hidden;
+    of.hidden_units(n, buffer, units, of_avg);
+    for (int64_t m = 0; m < of.hidden; ++m) units[m] = norms[m].activation(units[m]) + norms[m].activation(of_avg[m]);
+    of.logits(units, logits + n * of.outputs);
+  });
+}
+
+// Of the maximum, and of the average, in all images: (N, hidden) each.
+template <class Acc>
+struct Branches {
+  std::unique_ptr<Acc[]> memory;
+  std::array<Acc*, 2> rows;
+
+  explicit Branches(int64_t size) : memory(uninitialized<Acc>(2 * size)), rows{memory.get(), memory.get() + size} {}
+};
+
+// By statistics of the batch, which are written, (2, hidden), of the maximum first.
+template <class T, class Acc = acc_t<T>>
+void by_batch(const Attention<T>& of, T* logits, Acc* mean, Acc* variance) {
+  const int64_t batch = of.batch, hidden = of.hidden;
+  const Branches<Acc> z(batch * hidden);
+  of.for_each_image(
+      [&](int64_t n, Acc* buffer) { of.hidden_units(n, buffer, z.rows[0] + n * hidden, z.rows[1] + n * hidden); });
+  std::vector<UnitNorm<Acc>> norms;
+  for (int branch : {0, 1}) {
+    const Acc* values = z.rows[branch];
+    Acc *center = mean + branch * hidden, *squares = variance + branch * hidden;
+    std::fill_n(center, hidden, Acc(0));
+    std::fill_n(squares, hidden, Acc(0));
+    for (int64_t i = 0; i < batch * hidden; ++i) center[i % hidden] += values[i];
+    for (int64_t m = 0; m < hidden; ++m) center[m] /= batch;
+    for (int64_t i = 0; i < batch * hidden; ++i) {
+      const Acc deviation = values[i] - center[i % hidden];
+      squares[i % hidden] += deviation * deviation;
+    }
+    for (int64_t m = 0; m < hidden; ++m) {
+      squares[m] /= batch;
+      norms.push_back(of.norm(m, center[m], squares[m]));
+    }
+  }
+  of.for_each_image([&](int64_t n, Acc*) {
+    Acc *units = z.rows[0] + n * hidden, *of_avg = z.rows[1] + n * hidden;
+    for (int64_t m = 0; m < hidden; ++m)
+      units[m] = norms[m].activation(units[m]) + norms[hidden + m].activation(of_avg[m]);
+    of.logits(units, logits + n * of.outputs);
+  });
+}
+
+// Null where none is needed.
+template <class T>
+struct Results {
+  std::array<T*, 2> pooled;  // of the maximum and of the average
+  acc_t<T>*conv1, *weight, *bias, *conv2;
+};
+
+// From z and from the gradient of the units, of all images: the gradients of gamma and beta; the units in the place of
+// z of the maximum; and in `grad_hidden` the gradients of z. The statistics are (2, hidden) of the batch, or (hidden,).
+template <class T, class Acc = acc_t<T>>
+void differentiate_units(const Attention<T>& of, const Acc* mean, const Acc* variance, bool batch_statistics,
+                         const Acc* grad_units, const Branches<Acc>& z, const Branches<Acc>& grad_hidden,
+                         const Results<T>& results) {
+  const int64_t batch = of.batch, hidden = of.hidden;
+  for (int64_t m = 0; m < hidden; ++m) {
+    Acc of_gamma = 0, of_beta = 0;
+    for (int branch : {0, 1}) {
+      const int64_t at = batch_statistics ? branch * hidden + m : m;
+      const UnitNorm<Acc> norm = of.norm(m, mean[at], variance[at]);
+      Acc *values = z.rows[branch], *grads = grad_hidden.rows[branch], passed = 0, deviations = 0;
+      for (int64_t i = m; i < batch * hidden; i += hidden) {
+        grads[i] = norm.rectify(norm.y(values[i]), grad_units[i]);
+        passed += grads[i];
+        deviations += grads[i] * ((values[i] - norm.mean) * norm.deviation);
+      }
+      const Acc share = batch_statistics ? 1 / static_cast<Acc>(batch) : Acc(0);
+      for (int64_t i = m; i < batch * hidden; i += hidden) {
+        const Acc normalised = (values[i] - norm.mean) * norm.deviation;
+        if (batch_statistics) grads[i] -= share * (passed + normalised * deviations);
+        grads[i] *= norm.scale;
+        values[i] = norm.activation(values[i]);
+        if (branch == 1) z.rows[0][i] += values[i];
+      }
+      of_gamma += deviations;
+      of_beta += passed;
+    }
+    const Acc gamma = of.gamma[m];
+    if (results.weight) results.weight[m] = !of.abs_weight || gamma > 0 ? of_gamma : gamma < 0 ? -of_gamma : Acc(0);
+    if (results.bias) results.bias[m] = of_beta;
+  }
+}
+
+template <class T, class Acc = acc_t<T>>
+void differentiate(const Attention<T>& of, const T* grad, const Acc* mean, const Acc* variance, bool batch_statistics,
+                   const Results<T>& results) {
+  const int64_t batch = of.batch, inputs = of.inputs, hidden = of.hidden, outputs = of.outputs;
+  const Branches<Acc> z(batch * hidden), grad_hidden(batch * hidden);
+  const auto grad_units = uninitialized<Acc>(batch * hidden);
+  of.for_each_image([&](int64_t n, Acc* buffer) {
+    of.hidden_units(n, buffer, z.rows[0] + n * hidden, z.rows[1] + n * hidden);
+    const Acc* g = widened(grad + n * outputs, outputs, buffer);
+    Acc* sums = &grad_units[n * hidden];
+    std::fill_n(sums, hidden, Acc(0));
+    for (int64_t o = 0; o < outputs; ++o) add(g[o], of.w2 + o * hidden, hidden, sums);
+  });
+  differentiate_units<T>(of, mean, variance, batch_statistics, grad_units.get(), z, grad_hidden, results);
+  const std::array<const T*, 2> pooled{of.max, of.avg};
+  of.for_each_image([&](int64_t n, Acc* sums) {
+    for (int branch : {0, 1}) {
+      if (!results.pooled[branch]) continue;
+      std::fill_n(sums, inputs, Acc(0));
+      const Acc* g = grad_hidden.rows[branch] + n * hidden;
+      for (int64_t m = 0; m < hidden; ++m) add(g[m], of.w1 + m * inputs, inputs, sums);
+      narrow(sums, inputs, results.pooled[branch] + n * inputs);
+    }
+  });
+  // Not in parallel: the rows of the weights add up over the images.
+  std::vector<Acc> buffer(std::max(inputs, outputs));
+  if (results.conv1) std::fill_n(results.conv1, hidden * inputs, Acc(0));
+  if (results.conv2) std::fill_n(results.conv2, outputs * hidden, Acc(0));
+  vectorized([&] {
+    for (int64_t n = 0; n < batch; ++n) {
+      for (int branch = 0; results.conv1 && branch < 2; ++branch) {
+        const Acc* row = widened(pooled[branch] + n * inputs, inputs, buffer.data());
+        const Acc* g = grad_hidden.rows[branch] + n * hidden;
+        for (int64_t m = 0; m < hidden; ++m) add(g[m], row, inputs, results.conv1 + m * inputs);
+      }
+      if (!results.conv2) continue;
+      const Acc *g = widened(grad + n * outputs, outputs, buffer.data()), *units = z.rows[0] + n * hidden;
+      for (int64_t o = 0; o < outputs; ++o) add(g[o], units, hidden, results.conv2 + o * hidden);
     }
   });
 }
@@ -56,8 +238,46 @@ void channel_attention_forward(Tensor avg, Tensor max, Tensor conv1_weight, Tens
                                Tensor running_mean, Tensor running_var, Tensor conv2_weight, double eps,
                                double activation_slope, bool abs_weight, Tensor logits) {
   dispatch(avg.scalar_type(), check.op, [&](auto t) {
-    forward<decltype(t)>(avg, max, conv1_weight, weight, bias, running_mean, running_var, conv2_weight, eps,
-                         activation_slope, abs_weight, logits);
+    using T = decltype(t);
+    using Acc = acc_t<T>;
+    const Attention<T> of(avg, max, conv1_weight, weight, bias, conv2_weight, eps, activation_slope, abs_weight);
+    forward<T>(of, check.flat<const Acc>("running_mean", running_mean, of.hidden),
+               check.flat<const Acc>("running_var", running_var, of.hidden),
+               check.flat<T>("logits", logits, of.batch * of.outputs));
+  });
+}
+
+void channel_attention_by_batch(Tensor avg, Tensor max, Tensor conv1_weight, Tensor weight, Tensor bias,
+                                Tensor conv2_weight, double eps, double activation_slope, bool abs_weight,
+                                Tensor logits, Tensor mean, Tensor variance) {
+  dispatch(avg.scalar_type(), check.op, [&](auto t) {
+    using T = decltype(t);
+    using Acc = acc_t<T>;
+    const Attention<T> of(avg, max, conv1_weight, weight, bias, conv2_weight, eps, activation_slope, abs_weight);
+    by_batch<T>(of, check.flat<T>("logits", logits, of.batch * of.outputs),
+                check.flat<Acc>("mean", mean, 2 * of.hidden), check.flat<Acc>("variance", variance, 2 * of.hidden));
+  });
+}
+
+void channel_attention_differentiate(Tensor grad, Tensor avg, Tensor max, Tensor conv1_weight, Tensor weight,
+                                     Tensor bias, Tensor mean, Tensor variance, Tensor conv2_weight,
+                                     bool batch_statistics, double eps, double activation_slope, bool abs_weight,
+                                     std::vector<bool> needed, std::vector<Tensor> grads) {
+  dispatch(avg.scalar_type(), check.op, [&](auto t) {
+    using T = decltype(t);
+    using Acc = acc_t<T>;
+    const Attention<T> of(avg, max, conv1_weight, weight, bias, conv2_weight, eps, activation_slope, abs_weight);
+    const int64_t statistics = batch_statistics ? 2 * of.hidden : of.hidden;
+    const Gradients all = check.spread(grads, needed, 6);
+    const Results<T> results{{check.flat<T>("grad of max", all[1], of.batch * of.inputs),
+                              check.flat<T>("grad of avg", all[0], of.batch * of.inputs)},
+                             check.flat<Acc>("grad of conv1_weight", all[2], of.hidden * of.inputs),
+                             check.flat<Acc>("grad of weight", all[3], of.hidden),
+                             check.flat<Acc>("grad of bias", all[4], of.hidden),
+                             check.flat<Acc>("grad of conv2_weight", all[5], of.outputs * of.hidden)};
+    differentiate<T>(of, check.flat<const T>("grad", grad, of.batch * of.outputs),
+                     check.flat<const Acc>("mean", mean, statistics),
+                     check.flat<const Acc>("variance", variance, statistics), batch_statistics, results);
   });
 }
 
@@ -66,4 +286,6 @@ void channel_attention_forward(Tensor avg, Tensor max, Tensor conv1_weight, Tens
 
 STABLE_TORCH_LIBRARY_IMPL(afa_native, CPU, m) {
   m.impl("channel_attention_forward", TORCH_BOX(&afa::channel_attention_forward));
+  m.impl("channel_attention_by_batch", TORCH_BOX(&afa::channel_attention_by_batch));
+  m.impl("channel_attention_differentiate", TORCH_BOX(&afa::channel_attention_differentiate));
 }
