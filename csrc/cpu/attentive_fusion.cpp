@@ -15,12 +15,12 @@ void forward(const Tensor& shallow, const Tensor& deep, const Tensor& spatial, c
   const auto o = check.map<T>("out", out, layout);
   const bool stream = streamed(out, from_registers<T>());
   back_with_huge_pages(out);
-  for_each_row<Acc>(layout, TILE, 2 * TILE, [&](const Piece& piece, Acc* buffer) {
+  for_each_rows<Acc>(layout, TILE, 2 * TILE, [&](const Piece& piece, int64_t rows, Acc* buffer) {
+    const auto at = [&](const auto& map) { return rows_at(layout, map, piece.n, piece.row, piece.first); };
     const Coefficients<Acc> k = fusion.coefficients(piece.n, 0);
-    const Terms<T, 2> terms{
-        {{layout.at(x, piece.n, piece.row, piece.first), k.x_along + piece.first, k.x_across[piece.row]},
-         {layout.at(y, piece.n, piece.row, piece.first), k.y_along + piece.first, k.y_across[piece.row]}}};
-    sum_terms<T, 2>(terms, nullptr, piece.count, stream, buffer, layout.at(o, piece.n, piece.row, piece.first));
+    const Terms<T, 2> terms{{{at(x), k.x_along + piece.first, k.x_across + piece.row},
+                             {at(y), k.y_along + piece.first, k.y_across + piece.row}}};
+    sum_terms<T, 2>(terms, {}, rows, piece.count, stream, buffer, at(o));
   });
 }
 
@@ -51,13 +51,11 @@ void backward(const Tensor& grad, const Tensor& shallow, const Tensor& deep, con
     const int64_t first_row = layout.channels_last ? tile.first : 0, first = layout.channels_last ? 0 : tile.first;
     Acc *along = scratch, *across = along + longest, *buffer = across + longest;
     std::fill_n(across, steps, Acc(0));
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto at = [&](const auto& map) { return layout.at(map, tile.n, first_row + r, first); };
-      const Terms<T, 2> terms{{{at(x), k.x_along, k.x_across[r]}, {at(y), k.y_along, k.y_across[r]}}};
-      along[r] = differentiate_terms<T, 2>(at(g), terms, steps, stream, buffer,
-                                           {grads[0] ? at(dx) : nullptr, grads[1] ? at(dy) : nullptr},
-                                           ds || dq ? across : nullptr);
-    }
+    const auto at = [&](const auto& map) { return rows_at(layout, map, tile.n, first_row, first); };
+    const Terms<T, 2> terms{{{at(x), k.x_along, k.x_across}, {at(y), k.y_along, k.y_across}}};
+    const auto at_grad = [&](const auto& map, int i) { return grads[i] ? at(map) : Rows<T>{}; };
+    differentiate_terms<T, 2>(at(g), terms, rows, steps, stream, buffer, {at_grad(dx, 0), at_grad(dy, 1)},
+                              ds || dq ? across : nullptr, along);
     Acc *of_pixels = layout.channels_last ? along : across, *of_channels = layout.channels_last ? across : along;
     if (ds) fusion.store_spatial(*ds, tile.n, tile.first, tile.count, of_pixels);
     if (dq) std::copy_n(of_channels, channels, &channel_sums[tile.unit * channels]);

@@ -1,7 +1,8 @@
 // Rows of narrow numbers to the arithmetic type and back.
 //
 // Half and BFloat16 are structs, which defeat the vectoriser in any but the plainest loop, so a row is converted in a
-// loop of its own, in the cache. Of Half such a loop is fifteen instructions a vector, where processors have one.
+// loop of its own, in the cache. Of Half such a loop is fifteen instructions a vector, where processors have one. A
+// loop that is written for AVX-512 converts in registers: `load_lanes`, `store_lanes`.
 #pragma once
 
 #include "../common.h"
@@ -30,47 +31,48 @@ inline uint16_t first_lanes(int64_t count) {
 }
 
 // Sixteen elements, or those of them that are `inside`, as float32.
-AFA_TARGET_AVX512 inline __m512 load(__mmask16 inside, const float* from) {
+AFA_TARGET_AVX512 inline __m512 load_lanes(__mmask16 inside, const float* from) {
   return _mm512_maskz_loadu_ps(inside, from);
 }
-AFA_TARGET_AVX512 inline __m512 load(__mmask16 inside, const Half* from) {
+AFA_TARGET_AVX512 inline __m512 load_lanes(__mmask16 inside, const Half* from) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(inside, from));
 }
-AFA_TARGET_AVX512 inline __m512 load(__mmask16 inside, const BFloat16* from) {
+AFA_TARGET_AVX512 inline __m512 load_lanes(__mmask16 inside, const BFloat16* from) {
   const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(inside, from));
   return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
 }
 
 // Stores what is inside, or all past the cache.
-AFA_TARGET_AVX512 inline void put(__mmask16 inside, bool stream, __m512 values, float* to) {
+AFA_TARGET_AVX512 inline void store_lanes(__mmask16 inside, bool stream, __m512 values, float* to) {
   stream ? _mm512_stream_ps(to, values) : _mm512_mask_storeu_ps(to, inside, values);
 }
 template <class T>
-AFA_TARGET_AVX512 inline void put(__mmask16 inside, bool stream, __m256i values, T* to) {
+AFA_TARGET_AVX512 inline void store_lanes(__mmask16 inside, bool stream, __m256i values, T* to) {
   stream ? _mm256_stream_si256(reinterpret_cast<__m256i*>(to), values) : _mm256_mask_storeu_epi16(to, inside, values);
 }
-AFA_TARGET_AVX512 inline void put(__mmask16 inside, bool stream, __m512 values, Half* to) {
-  put(inside, stream, _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT), to);
+AFA_TARGET_AVX512 inline void store_lanes(__mmask16 inside, bool stream, __m512 values, Half* to) {
+  store_lanes(inside, stream, _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT), to);
 }
-AFA_TARGET_AVX512 inline void put(__mmask16 inside, bool stream, __m512 values, BFloat16* to) {
+AFA_TARGET_AVX512 inline void store_lanes(__mmask16 inside, bool stream, __m512 values, BFloat16* to) {
   const __m512i bits = _mm512_castps_si512(values),
                 even = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded =
       _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff))), 16);
   const __mmask16 nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
-  put(inside, stream, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0))), to);
+  store_lanes(inside, stream, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0))),
+              to);
 }
 
 [[gnu::noinline]] AFA_TARGET_AVX512 inline void widen_avx512(const Half* row, int64_t count, float* values) {
   for (int64_t i = 0; i < count; i += 16) {
     const __mmask16 inside = first_lanes(count - i);
-    put(inside, false, load(inside, row + i), values + i);
+    store_lanes(inside, false, load_lanes(inside, row + i), values + i);
   }
 }
 [[gnu::noinline]] AFA_TARGET_AVX512 inline void narrow_avx512(const float* values, int64_t count, Half* row) {
   for (int64_t i = 0; i < count; i += 16) {
     const __mmask16 inside = first_lanes(count - i);
-    put(inside, false, load(inside, values + i), row + i);
+    store_lanes(inside, false, load_lanes(inside, values + i), row + i);
   }
 }
 [[gnu::noinline]] AFA_TARGET_AVX2 inline void widen_avx2(const Half* row, int64_t count, float* values) {

@@ -15,6 +15,13 @@ std::unique_ptr<T[]> uninitialized(int64_t count) {
   return std::unique_ptr<T[]>(new T[count]);
 }
 
+// Fetches the line of what will be read.
+inline void prefetch([[maybe_unused]] const void* address) {
+#ifdef __GNUC__
+  __builtin_prefetch(address);
+#endif
+}
+
 // A fresh output costs a page fault for every 4 KiB, which is most of the time of a one-pass kernel. The kernel is
 // about to write all of it, so ask for 2 MiB pages; a system that has none ignores the request.
 inline void back_with_huge_pages(const Tensor& output) {

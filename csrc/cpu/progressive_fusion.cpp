@@ -100,6 +100,17 @@ struct Fusion {
   const Factor<Acc>& across() const { return layout.channels_last ? a : b; }
 };
 
+// Calls body(std::integral_constant<int, of>()) with how many of `count` rows, up to four, are added up in one pass.
+template <class F>
+void dispatch_count(int64_t count, const F& body) {
+  switch (count) {
+    case 1: return body(std::integral_constant<int, 1>());
+    case 2: return body(std::integral_constant<int, 2>());
+    case 3: return body(std::integral_constant<int, 3>());
+    default: return body(std::integral_constant<int, 4>());
+  }
+}
+
 template <class T, class Acc = acc_t<T>>
 void forward(const std::vector<Tensor>& features, const std::vector<Tensor>& spatial,
              const std::vector<Tensor>& channel, const Tensor& out) {
@@ -111,19 +122,20 @@ void forward(const std::vector<Tensor>& features, const std::vector<Tensor>& spa
   const auto inputs = static_cast<int64_t>(features.size());
   dispatch_count(inputs, [&](auto count) {
     const int64_t first = inputs - count;  // of more inputs than these: how many are added up before, one by one
-    for_each_row<Acc>(layout, TILE, (1 + count) * TILE, [&](const Piece& piece, Acc* sums) {
+    for_each_rows<Acc>(layout, TILE, (2 + count) * TILE, [&](const Piece& piece, int64_t rows, Acc* sums) {
       const auto term = [&](int64_t k) {
-        return Term<T>{layout.at(fusion.maps[k], piece.n, piece.row, piece.first),
+        return Term<T>{rows_at(layout, fusion.maps[k], piece.n, piece.row, piece.first),
                        fusion.along().weights(piece.n, k) + piece.first,
-                       fusion.across().weights(piece.n, k)[piece.row]};
+                       fusion.across().weights(piece.n, k) + piece.row};
       };
-      Acc* buffer = sums + TILE;
-      const Acc* before = nullptr;
-      for (int64_t k = 0; k < first; ++k, before = sums)
-        sum_terms<T, 1>({term(k)}, before, piece.count, false, buffer, sums);
+      Acc* buffer = sums + 2 * TILE;
+      Rows<const Acc> before{};
+      for (int64_t k = 0; k < first; ++k, before = {sums, piece.count})
+        sum_terms<T, 1>({term(k)}, before, rows, piece.count, false, buffer, Rows<Acc>{sums, piece.count});
       Terms<T, count> terms;
       for (int k = 0; k < count; ++k) terms[k] = term(first + k);
-      sum_terms<T, count>(terms, before, piece.count, stream, buffer, layout.at(o, piece.n, piece.row, piece.first));
+      sum_terms<T, count>(terms, before, rows, piece.count, stream, buffer,
+                          rows_at(layout, o, piece.n, piece.row, piece.first));
     });
   });
 }
@@ -159,14 +171,15 @@ void backward(const Tensor& grad, const std::vector<Tensor>& features, const std
     const int64_t first_row = layout.channels_last ? tile.first : 0, first = layout.channels_last ? 0 : tile.first;
     Acc *sums_along = buffer + 4 * longest, *sums_across = sums_along + inputs * rows;
     std::fill_n(sums_across, inputs * steps, Acc(0));
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto at = [&](const auto& map) { return layout.at(map, tile.n, first_row + r, first); };
+    const int64_t together = rows_together(steps, tile_size);
+    for (int64_t r = 0; r < rows; r += together) {
+      const auto at = [&](const auto& map) { return rows_at(layout, map, tile.n, first_row + r, first); };
       for (int64_t k = 0; k < inputs; ++k) {
         const Terms<T, 1> term{{{at(fusion.maps[k]), fusion.along().weights(tile.n, k) + first,
-                                 fusion.across().weights(tile.n, k)[first_row + r]}}};
+                                 fusion.across().weights(tile.n, k) + first_row + r}}};
         Acc* sums = spatial_needed || channel_needed ? sums_across + k * steps : nullptr;
-        sums_along[k * rows + r] =
-            differentiate_terms<T, 1>(at(g), term, steps, stream[k], buffer, {grads[k] ? at(dx[k]) : nullptr}, sums);
+        differentiate_terms<T, 1>(at(g), term, std::min(together, rows - r), steps, stream[k], buffer,
+                                  {grads[k] ? at(dx[k]) : Rows<T>{}}, sums, sums_along + k * rows + r);
       }
     }
     Acc* of_pixels = layout.channels_last ? sums_along : sums_across;

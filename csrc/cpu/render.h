@@ -174,12 +174,12 @@ AFA_TARGET_AVX512 inline void sum_weighted_at(__mmask16 inside, const Between<fl
     const __m512 f = _mm512_set1_ps(row.f), not_f = _mm512_set1_ps(row.not_f);
     for (int j = 0; j < vectors; ++j) {
       const int64_t at = i + 16 * j;
-      const __m512 top = _mm512_mul_ps(not_f, load(inside, row.top + at));
-      const __m512 value = _mm512_fmadd_ps(f, load(inside, row.bottom + at), top);
-      sums[j] = _mm512_fmadd_ps(load(inside, weights + k * COLUMNS + at), value, sums[j]);
+      const __m512 top = _mm512_mul_ps(not_f, load_lanes(inside, row.top + at));
+      const __m512 value = _mm512_fmadd_ps(f, load_lanes(inside, row.bottom + at), top);
+      sums[j] = _mm512_fmadd_ps(load_lanes(inside, weights + k * COLUMNS + at), value, sums[j]);
     }
   }
-  for (int j = 0; j < vectors; ++j) put(inside, false, sums[j], sum + i + 16 * j);
+  for (int j = 0; j < vectors; ++j) store_lanes(inside, false, sums[j], sum + i + 16 * j);
 }
 [[gnu::noinline]] AFA_TARGET_AVX512 inline void sum_weighted_avx512(const Between<float>* rows, size_t scales,
                                                                     const float* weights, int64_t length, float* sum) {
@@ -338,15 +338,6 @@ int64_t widest(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps) {
   for (const auto& r : predictions.scales) longest = std::max(longest, r.scratch());
   for (const auto& r : maps.resized) longest = std::max(longest, r.scratch());
   return longest;
-}
-
-// visit(n, y, first column, columns, scratch) for every span of a row of a (batch, height, width) output, in parallel.
-template <class Acc, class F>
-void for_each_span(int64_t batch, int64_t height, int64_t width, int64_t scratch, const F& visit) {
-  for_each_piece<Acc>(batch, ceil_div(height, ROWS), width, COLUMNS, 1, scratch, [&](const Piece& piece, Acc* buffer) {
-    const int64_t last_row = std::min(height, (piece.row + 1) * ROWS);
-    for (int64_t y = piece.row * ROWS; y < last_row; ++y) visit(piece.n, y, piece.first, piece.count, buffer);
-  });
 }
 
 template <class Acc>

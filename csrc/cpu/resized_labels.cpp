@@ -14,19 +14,20 @@ void forward(const Tensor& logits, const Tensor& labels) {
   check.pixels("logits", logits);
   const Resized<T> resized(check.map<const T>("logits", logits, layout), layout.height, layout.width, height, width);
   L* out = check.flat<L>("labels", labels, layout.batch * height * width);
-  for_each_span<Acc>(layout.batch, height, width, resized.scratch(),
-                     [&](int64_t n, int64_t y, int64_t first, int64_t count, Acc* scratch) {
-                       Acc scores[COLUMNS], best[COLUMNS];
-                       int32_t label[COLUMNS];
-                       resized.row(n, 0, y, first, count, scratch, best);
-                       std::fill_n(label, count, 0);
-                       for (int32_t c = 1; c < channels; ++c) {
-                         resized.row(n, c, y, first, count, scratch, scores);
-                         for (int64_t i = 0; i < count; ++i) take_largest(scores[i], c, best[i], label[i]);
-                       }
-                       L* row = out + (n * height + y) * width + first;
-                       for (int64_t i = 0; i < count; ++i) row[i] = static_cast<L>(label[i]);
-                     });
+  for_each_piece<Acc>(layout.batch, height, width, COLUMNS, ROWS, resized.scratch(),
+                      [&](const Piece& piece, Acc* scratch) {
+                        Acc scores[COLUMNS], best[COLUMNS];
+                        int32_t label[COLUMNS];
+                        const int64_t n = piece.n, y = piece.row, first = piece.first, count = piece.count;
+                        resized.row(n, 0, y, first, count, scratch, best);
+                        std::fill_n(label, count, 0);
+                        for (int32_t c = 1; c < channels; ++c) {
+                          resized.row(n, c, y, first, count, scratch, scores);
+                          for (int64_t i = 0; i < count; ++i) take_largest(scores[i], c, best[i], label[i]);
+                        }
+                        L* row = out + (n * height + y) * width + first;
+                        for (int64_t i = 0; i < count; ++i) row[i] = static_cast<L>(label[i]);
+                      });
 }
 
 void resized_labels_forward(Tensor logits, Tensor labels) {

@@ -134,17 +134,6 @@ inline void fill_row(T* __restrict row, int64_t count, bool streamed, const F& v
   }
 }
 
-// Calls body(std::integral_constant<int, of>()) with how many of `count` rows, up to four, are added up in one pass.
-template <class F>
-void dispatch_count(int64_t count, const F& body) {
-  switch (count) {
-    case 1: return body(std::integral_constant<int, 1>());
-    case 2: return body(std::integral_constant<int, 2>());
-    case 3: return body(std::integral_constant<int, 3>());
-    default: return body(std::integral_constant<int, 4>());
-  }
-}
-
 constexpr int64_t UNROLL = 4;  // pixels of channels_last whose sum is added to a channel's at once
 
 // The channels of up to UNROLL neighbouring pixels, widened; `buffer` has room for them.

@@ -1,8 +1,8 @@
 // scale_space_render on the CPU: out[p] = sum_k m_k[p] up(pred_k)[p], bilinear at output resolution.
 //
 // m_k is the k-th weight, resized ("weights"), or what compositing the resized opacities gives ("opacities"). Only the
-// K maps at attention resolution are stored; everything else is resized a row at a time: vertically over the inputs of
-// the row, then horizontally.
+// K maps at attention resolution are stored; everything else is resized a row at a time: a row of the input
+// horizontally, which is kept while output rows lie beside it, and then two such rows vertically.
 #include "render_backward.h"
 
 namespace afa {

@@ -43,10 +43,6 @@ inline bool streamed(const std::optional<Tensor>& output, bool from_registers = 
     _mm_stream_si128(reinterpret_cast<__m128i*>(to), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
 
-inline void prefetch(const void* address) {
-  __builtin_prefetch(address);
-}
-
 // Copies whole lines past the cache. Not inlined, for its instructions are not those of its callers.
 [[gnu::noinline]] inline void stream(char* to, const char* from, int64_t lines) {
   switch (isa()) {
@@ -68,8 +64,6 @@ inline void stream(char* to, const char* from, int64_t lines) {
 }
 
 inline void end_streams() {}
-
-inline void prefetch(const void*) {}
 
 #endif
 

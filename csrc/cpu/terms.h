@@ -1,20 +1,34 @@
-// What a row of a fusion is a sum of, maps weighed by a value along the row times a value across the rows, and the
-// gradients of such a term.
+// The terms whose sum a row of a fusion is, maps weighed by a value along the row times a value across the rows, and
+// their gradients.
 //
-// With AVX-512 narrow numbers are converted in registers, and what is streamed leaves from there: a loop that goes
-// through the cache on its way to the stores is a quarter slower.
+// With AVX-512 narrow numbers are converted in registers, what is streamed leaves from there, not through the cache,
+// and two rows at a time share what is read along them.
 #pragma once
 
 #include "rows.h"
 
 namespace afa {
 
-// along[i] * across * row[i]
+// Rows of a map, one stride apart, from one of them on, and each from an element on.
+template <class T>
+struct Rows {
+  T* first;  // null, if there are none
+  int64_t stride;
+
+  T* row(int64_t r) const { return first ? first + r * stride : nullptr; }
+};
+
+template <class T>
+Rows<T> rows_at(const Layout& layout, const Map<T>& map, int64_t n, int64_t row, int64_t first) {
+  return {layout.at(map, n, row, first), layout.channels_last ? map.sp : map.sc};
+}
+
+// along[i] * across[r] * rows.row(r)[i]
 template <class T>
 struct Term {
-  const T* row;
+  Rows<const T> rows;
   const acc_t<T>* along;
-  acc_t<T> across;
+  const acc_t<T>* across;
 };
 
 template <class T, int count>
@@ -44,67 +58,149 @@ AFA_TARGET_AVX512 inline void for_each_sixteen(F& step, int64_t length, bool str
   for_each_sixteen(step, tail, length, false);
 }
 
-template <class T, int count, class O>
+// Whether all rows begin at the same place of a line, and those of two maps as well.
+template <class T>
+bool whole_lines(const Rows<T>& rows) {
+  return rows.stride * sizeof(T) % LINE == 0;
+}
+template <class T>
+bool in_step(const Rows<T>& a, const Rows<T>& b) {
+  return a.stride == b.stride &&
+         (reinterpret_cast<uintptr_t>(a.first) - reinterpret_cast<uintptr_t>(b.first)) % LINE == 0;
+}
+
+// `at_once` rows of terms: what is along them is read once.
+template <class T, int count, int at_once>
+struct RowsOfTerms {
+  const T* rows[count][at_once];
+  const float* along[count];
+  __m512 across[count][at_once];
+
+  AFA_TARGET_AVX512 RowsOfTerms(const Terms<T, count>& terms, int64_t r) {
+    for (int k = 0; k < count; ++k) {
+      along[k] = terms[k].along;
+      for (int j = 0; j < at_once; ++j) {
+        rows[k][j] = terms[k].rows.row(r + j);
+        across[k][j] = _mm512_set1_ps(terms[k].across[r + j]);
+      }
+    }
+  }
+};
+
+template <class T, int count, class O, int at_once>
 struct SumOfTerms {
-  const Terms<T, count>& terms;
-  const float* before;
-  O* out;
+  RowsOfTerms<T, count, at_once> terms;
+  const float* before[at_once];
+  O* out[at_once];
+
+  AFA_TARGET_AVX512 SumOfTerms(const Terms<T, count>& terms, const Rows<const float>& before, const Rows<O>& out,
+                               int64_t r)
+      : terms(terms, r) {
+    for (int j = 0; j < at_once; ++j) {
+      this->before[j] = before.row(r + j);
+      this->out[j] = out.row(r + j);
+    }
+  }
 
   AFA_TARGET_AVX512 inline void operator()(__mmask16 inside, bool stream, int64_t i) const {
-    __m512 sum = before ? load(inside, before + i) : _mm512_setzero_ps();
-    for (const Term<T>& term : terms) {
-      const __m512 weight = _mm512_mul_ps(load(inside, term.along + i), _mm512_set1_ps(term.across));
-      sum = _mm512_fmadd_ps(weight, load(inside, term.row + i), sum);
+    __m512 along[count];
+    for (int k = 0; k < count; ++k) along[k] = load_lanes(inside, terms.along[k] + i);
+    for (int j = 0; j < at_once; ++j) {
+      __m512 sum = before[j] ? load_lanes(inside, before[j] + i) : _mm512_setzero_ps();
+      for (int k = 0; k < count; ++k) {
+        const __m512 weight = _mm512_mul_ps(along[k], terms.across[k][j]);
+        sum = _mm512_fmadd_ps(weight, load_lanes(inside, terms.rows[k][j] + i), sum);
+      }
+      store_lanes(inside, stream, sum, out[j] + i);
     }
-    put(inside, stream, sum, out + i);
   }
 };
 
 template <class T, int count, class O>
-[[gnu::noinline]] AFA_TARGET_AVX512 void sum_terms_avx512(const Terms<T, count>& terms, const float* before,
-                                                          int64_t length, bool stream, O* out) {
-  SumOfTerms<T, count, O> step{terms, before, out};
+[[gnu::noinline]] AFA_TARGET_AVX512 void sum_terms_avx512(const Terms<T, count>& terms, const Rows<const float>& before,
+                                                          int64_t rows, int64_t length, bool stream,
+                                                          const Rows<O>& out) {
+  int64_t r = 0;
+  if (!stream || whole_lines(out)) {
+    for (; r + 2 <= rows; r += 2) {
+      SumOfTerms<T, count, O, 2> step(terms, before, out, r);
+      for_each_sixteen(step, length, stream, out.row(r));
+    }
+  }
+  for (; r < rows; ++r) {
+    SumOfTerms<T, count, O, 1> step(terms, before, out, r);
+    for_each_sixteen(step, length, stream, out.row(r));
+  }
+}
+
+template <class T, int count, int at_once>
+struct GradientsOfTerms {
+  RowsOfTerms<T, count, at_once> terms;
+  const T* g[at_once];
+  T* grads[count][at_once];
+  float* sums;
+  __m512 along[at_once];
+
+  AFA_TARGET_AVX512 GradientsOfTerms(const Rows<const T>& g, const Terms<T, count>& terms,
+                                     const std::array<Rows<T>, count>& grads, float* sums, int64_t r)
+      : terms(terms, r), sums(sums) {
+    for (int j = 0; j < at_once; ++j) {
+      this->g[j] = g.row(r + j);
+      along[j] = _mm512_setzero_ps();
+      for (int k = 0; k < count; ++k) this->grads[k][j] = grads[k].row(r + j);
+    }
+  }
+
+  AFA_TARGET_AVX512 inline void operator()(__mmask16 inside, bool stream, int64_t i) {
+    __m512 weights[count];
+    for (int k = 0; k < count; ++k) weights[k] = load_lanes(inside, terms.along[k] + i);
+    __m512 sum = sums ? load_lanes(inside, sums + i) : _mm512_setzero_ps();
+    for (int j = 0; j < at_once; ++j) {
+      const __m512 grad = load_lanes(inside, g[j] + i);
+      for (int k = 0; k < count; ++k) {
+        const __m512 across = terms.across[k][j];
+        if (sums) {
+          const __m512 product = _mm512_mul_ps(grad, load_lanes(inside, terms.rows[k][j] + i));
+          sum = k == 0 ? _mm512_fmadd_ps(across, product, sum) : _mm512_fnmadd_ps(across, product, sum);
+          along[j] =
+              k == 0 ? _mm512_fmadd_ps(weights[k], product, along[j]) : _mm512_fnmadd_ps(weights[k], product, along[j]);
+        }
+        if (grads[k][j])
+          store_lanes(inside, stream, _mm512_mul_ps(_mm512_mul_ps(weights[k], across), grad), grads[k][j] + i);
+      }
+    }
+    if (sums) store_lanes(inside, false, sum, sums + i);
+  }
+};
+
+template <class T, int count, int at_once>
+AFA_TARGET_AVX512 inline void differentiate_at_once(const Rows<const T>& g, const Terms<T, count>& terms, int64_t r,
+                                                    int64_t length, bool stream,
+                                                    const std::array<Rows<T>, count>& grads, const T* out, float* sums,
+                                                    float* of_rows) {
+  GradientsOfTerms<T, count, at_once> step(g, terms, grads, sums, r);
   for_each_sixteen(step, length, stream, out);
+  for (int j = 0; j < at_once; ++j) of_rows[r + j] = _mm512_reduce_add_ps(step.along[j]);
 }
 
 template <class T, int count>
-struct GradientsOfTerms {
-  const T* g;
-  const Terms<T, count>& terms;
-  const std::array<T*, count>& grads;
-  float* sums;
-  __m512 along;
-
-  AFA_TARGET_AVX512 inline void operator()(__mmask16 inside, bool stream, int64_t i) {
-    const __m512 grad = load(inside, g + i);
-    __m512 sum = sums ? load(inside, sums + i) : _mm512_setzero_ps();
-    for (int k = 0; k < count; ++k) {
-      const __m512 weight = load(inside, terms[k].along + i), across = _mm512_set1_ps(terms[k].across);
-      if (sums) {
-        const __m512 product = _mm512_mul_ps(grad, load(inside, terms[k].row + i));
-        sum = k == 0 ? _mm512_fmadd_ps(across, product, sum) : _mm512_fnmadd_ps(across, product, sum);
-        along = k == 0 ? _mm512_fmadd_ps(weight, product, along) : _mm512_fnmadd_ps(weight, product, along);
-      }
-      if (grads[k]) put(inside, stream, _mm512_mul_ps(_mm512_mul_ps(weight, across), grad), grads[k] + i);
-    }
-    if (sums) put(inside, false, sum, sums + i);
+[[gnu::noinline]] AFA_TARGET_AVX512 void differentiate_avx512(const Rows<const T>& g, const Terms<T, count>& terms,
+                                                              int64_t rows, int64_t length, bool stream,
+                                                              const std::array<Rows<T>, count>& grads, float* sums,
+                                                              float* of_rows) {
+  Rows<T> out{nullptr, 0};  // one of those that are stored
+  for (const Rows<T>& grad : grads) {
+    if (!grad.first) continue;
+    stream = stream && (!out.first || in_step(grad, out));
+    out = grad;
   }
-};
-
-template <class T, int count>
-[[gnu::noinline]] AFA_TARGET_AVX512 float differentiate_avx512(const T* g, const Terms<T, count>& terms, int64_t length,
-                                                               bool stream, const std::array<T*, count>& grads,
-                                                               float* sums) {
-  GradientsOfTerms<T, count> step{g, terms, grads, sums, _mm512_setzero_ps()};
-  const T* first = nullptr;
-  for (const T* grad : grads) {
-    if (!grad) continue;
-    const bool aligned = !first || (reinterpret_cast<uintptr_t>(grad) - reinterpret_cast<uintptr_t>(first)) % LINE == 0;
-    stream = stream && aligned;
-    first = grad;
-  }
-  for_each_sixteen(step, length, stream && first, first);
-  return _mm512_reduce_add_ps(step.along);
+  stream = stream && out.first;
+  int64_t r = 0;
+  if (!stream || whole_lines(out))
+    for (; r + 2 <= rows; r += 2)
+      differentiate_at_once<T, count, 2>(g, terms, r, length, stream, grads, out.row(r), sums, of_rows);
+  for (; r < rows; ++r)
+    differentiate_at_once<T, count, 1>(g, terms, r, length, stream, grads, out.row(r), sums, of_rows);
 }
 
 #else
@@ -116,78 +212,94 @@ bool from_registers() {
 
 #endif
 
-// out[i] = before[i], if that is not null, plus the terms at i. `buffer` has room for `count` rows.
+// out.row(r)[i] = before.row(r)[i], if there are such, plus the terms at i. `buffer` has room for `count` rows.
 template <class T, int count, class O>
-void sum_terms(const Terms<T, count>& terms, const acc_t<T>* before, int64_t length, bool stream, acc_t<T>* buffer,
-               O* out) {
+void sum_terms(const Terms<T, count>& terms, const Rows<const acc_t<T>>& before, int64_t rows, int64_t length,
+               bool stream, acc_t<T>* buffer, const Rows<O>& out) {
   using Acc = acc_t<T>;
 #if defined(__x86_64__) && defined(__GNUC__)
   if constexpr (!std::is_same_v<T, double>)
-    if (isa() == Isa::avx512) return sum_terms_avx512<T, count>(terms, before, length, stream, out);
+    if (isa() == Isa::avx512) return sum_terms_avx512<T, count>(terms, before, rows, length, stream, out);
 #endif
-  const Acc* rows[count];
-  for (int k = 0; k < count; ++k) rows[k] = widened(terms[k].row, length, buffer + k * length);
-  const auto total = [&](int64_t i) {
-    Acc sum = terms[0].along[i] * terms[0].across * rows[0][i];
-    for (int k = 1; k < count; ++k) sum += terms[k].along[i] * terms[k].across * rows[k][i];
-    return sum;
-  };
-  if (before)
-    fill_row<Acc>(out, length, stream, [&](int64_t i) { return before[i] + total(i); });
-  else
-    fill_row<Acc>(out, length, stream, total);
+  for (int64_t r = 0; r < rows; ++r) {
+    const Acc *values[count], *along[count];
+    Acc across[count];
+    for (int k = 0; k < count; ++k) {
+      values[k] = widened(terms[k].rows.row(r), length, buffer + k * length);
+      along[k] = terms[k].along;
+      across[k] = terms[k].across[r];
+    }
+    const auto total = [=](int64_t i) {
+      Acc sum = along[0][i] * across[0] * values[0][i];
+      for (int k = 1; k < count; ++k) sum += along[k][i] * across[k] * values[k][i];
+      return sum;
+    };
+    const Acc* added = before.row(r);
+    if (added)
+      fill_row<Acc>(out.row(r), length, stream, [&](int64_t i) { return added[i] + total(i); });
+    else
+      fill_row<Acc>(out.row(r), length, stream, total);
+  }
 }
 
-// What differentiate_terms does, of rows in the arithmetic type: of one term or two.
+// What differentiate_terms does, of a row in the arithmetic type: of one term or two, whose weights across it are
+// given.
 template <bool of_first, bool of_last, bool of_weights, class Acc, size_t count>
-Acc differentiate_rows(const Acc* g, const std::array<Term<Acc>, count>& terms, int64_t length,
-                       const std::array<Acc*, count>& grads, Acc* __restrict sums) {
+Acc differentiate_row(const Acc* g, const std::array<const Acc*, count>& rows,
+                      const std::array<const Acc*, count>& along, const std::array<Acc, count>& across, int64_t length,
+                      const std::array<Acc*, count>& grads, Acc* __restrict sums) {
   static_assert(count <= 2);
-  const Term<Acc> first = terms[0], last = terms[count - 1];
+  const Acc *first = rows[0], *last = rows[count - 1], *along_first = along[0], *along_last = along[count - 1];
+  const Acc across_first = across[0], across_last = across[count - 1];
   Acc *of_first_row = grads[0], *of_last_row = grads[count - 1], total = 0;
 #pragma omp simd reduction(+ : total)
   for (int64_t i = 0; i < length; ++i) {
-    if constexpr (of_first) of_first_row[i] = first.along[i] * first.across * g[i];
-    if constexpr (of_last && count == 2) of_last_row[i] = last.along[i] * last.across * g[i];
+    if constexpr (of_first) of_first_row[i] = along_first[i] * across_first * g[i];
+    if constexpr (of_last && count == 2) of_last_row[i] = along_last[i] * across_last * g[i];
     if constexpr (of_weights && count == 1) {
-      const Acc product = first.row[i] * g[i];
-      sums[i] += first.across * product;
-      total += first.along[i] * product;
+      const Acc product = first[i] * g[i];
+      sums[i] += across_first * product;
+      total += along_first[i] * product;
     } else if constexpr (of_weights) {
-      const Acc product = first.row[i] * g[i], subtracted = last.row[i] * g[i];
-      sums[i] += first.across * product - last.across * subtracted;
-      total += first.along[i] * product - last.along[i] * subtracted;
+      const Acc product = first[i] * g[i], subtracted = last[i] * g[i];
+      sums[i] += across_first * product - across_last * subtracted;
+      total += along_first[i] * product - along_last[i] * subtracted;
     }
   }
   return total;
 }
 
-// Of terms and the gradient g of their sum: grads[k][i] = along_k[i] * across_k * g[i], where that is not null; and, if
-// `sums` is not null, what the weights' gradients need of the first term less the others: sums[i] += across_k * g[i] *
-// row_k[i], and returned the sum of along_k[i] * g[i] * row_k[i]. `buffer` has room for 1 + 2 * count rows.
+// Of terms and the gradient g of their sum: grads[k].row(r)[i] = along_k[i] * across_k[r] * g.row(r)[i], where there
+// are such rows; and, if `sums` is not null, what the weights' gradients need of the first term less the others:
+// sums[i] += across_k[r] * g.row(r)[i] * rows_k.row(r)[i], and of_rows[r], the sum of along_k[i] * g.row(r)[i] *
+// rows_k.row(r)[i]. `buffer` has room for 1 + 2 * count rows.
 template <class T, int count>
-acc_t<T> differentiate_terms(const T* g, const Terms<T, count>& terms, int64_t length, bool stream, acc_t<T>* buffer,
-                             const std::array<T*, count>& grads, acc_t<T>* __restrict sums) {
+void differentiate_terms(const Rows<const T>& g, const Terms<T, count>& terms, int64_t rows, int64_t length,
+                         bool stream, acc_t<T>* buffer, const std::array<Rows<T>, count>& grads,
+                         acc_t<T>* __restrict sums, acc_t<T>* of_rows) {
   using Acc = acc_t<T>;
 #if defined(__x86_64__) && defined(__GNUC__)
   if constexpr (!std::is_same_v<T, double>)
-    if (isa() == Isa::avx512) return differentiate_avx512<T, count>(g, terms, length, stream, grads, sums);
+    if (isa() == Isa::avx512)
+      return differentiate_avx512<T, count>(g, terms, rows, length, stream, grads, sums, of_rows);
 #endif
-  const Acc* gs = widened(g, length, buffer);
-  Terms<Acc, count> rows;
-  std::array<Acc*, count> values;
-  for (int k = 0; k < count; ++k) {
-    const Acc* row = sums ? widened(terms[k].row, length, buffer + (1 + k) * length) : nullptr;
-    rows[k] = {row, terms[k].along, terms[k].across};
-    values[k] = computed_in(grads[k], buffer + (1 + count + k) * length, stream);
+  for (int64_t r = 0; r < rows; ++r) {
+    const Acc* gs = widened(g.row(r), length, buffer);
+    std::array<const Acc*, count> values, along;
+    std::array<Acc, count> across;
+    std::array<Acc*, count> stored;
+    for (int k = 0; k < count; ++k) {
+      values[k] = sums ? widened(terms[k].rows.row(r), length, buffer + (1 + k) * length) : nullptr;
+      along[k] = terms[k].along;
+      across[k] = terms[k].across[r];
+      stored[k] = computed_in(grads[k].row(r), buffer + (1 + count + k) * length, stream);
+    }
+    const auto run = [&](auto of_first, auto of_last, auto of_weights) {
+      of_rows[r] = differentiate_row<of_first, of_last, of_weights>(gs, values, along, across, length, stored, sums);
+    };
+    dispatch_flags(run, grads[0].first != nullptr, grads[count - 1].first != nullptr, sums != nullptr);
+    for (int k = 0; k < count; ++k) store(stored[k], length, grads[k].row(r), stream);
   }
-  Acc total = 0;
-  const auto run = [&](auto of_first, auto of_last, auto of_weights) {
-    total = differentiate_rows<of_first, of_last, of_weights>(gs, rows, length, values, sums);
-  };
-  dispatch_flags(run, grads[0] != nullptr, grads[count - 1] != nullptr, sums != nullptr);
-  for (int k = 0; k < count; ++k) store(values[k], length, grads[k], stream);
-  return total;
 }
 
 }  // namespace afa

@@ -50,6 +50,24 @@ void for_each_row(const Layout& layout, int64_t size, int64_t scratch, const F& 
   for_each_piece<Acc>(layout.batch, layout.rows(), layout.length(), size, grain, scratch, body);
 }
 
+// How many rows of at most `size` elements are worked on together: two, or as many as have so many elements in all.
+inline int64_t rows_together(int64_t length, int64_t size) {
+  return std::max<int64_t>(2, size / std::max<int64_t>(1, length));
+}
+
+// The same, some rows at a time: body(piece, rows, scratch), where a piece is of that many rows from piece.row on.
+template <class Acc, class F>
+void for_each_rows(const Layout& layout, int64_t size, int64_t scratch, const F& body) {
+  const int64_t longest = std::min(size, std::max<int64_t>(1, layout.length()));
+  const int64_t rows = layout.rows(), together = rows_together(layout.length(), size);
+  const int64_t grain = ceil_div(WORTH_A_THREAD, together * longest);
+  for_each_piece<Acc>(layout.batch, ceil_div(rows, together), layout.length(), size, grain, scratch,
+                      [&](Piece piece, Acc* buffer) {
+                        piece.row *= together;
+                        body(piece, std::min(together, rows - piece.row), buffer);
+                      });
+}
+
 // Tiles of pixels, each with all its channels: sums over the channels stay in the cache.
 template <class Acc, class F>
 void for_each_tile(int64_t batch, int64_t pixels, int64_t size, int64_t scratch, const F& body) {

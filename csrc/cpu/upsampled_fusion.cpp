@@ -144,8 +144,9 @@ class Backward {
                         const Acc* up, Acc* dx, Acc* d_up, Acc* sums) const {
     Acc sum = 0;
     const auto run = [&](auto of_x, auto of_up, auto of_logits) {
-      const Terms<Acc, 2> terms{{{x, k.x_along, k.x_across[r]}, {up, k.y_along, k.y_across[r]}}};
-      sum = differentiate_rows<of_x, of_up, of_logits>(g, terms, steps, std::array<Acc*, 2>{dx, d_up}, sums);
+      sum = afa::differentiate_row<of_x, of_up, of_logits>(g, std::array{x, up}, std::array{k.x_along, k.y_along},
+                                                           std::array{k.x_across[r], k.y_across[r]}, steps,
+                                                           std::array{dx, d_up}, sums);
     };
     dispatch_flags(run, of_tile && of_x_, of_up(), of_tile && of_logits());
     return sum;
