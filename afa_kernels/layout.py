@@ -33,7 +33,8 @@ def empty_parameter(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 def as_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """`grad` in the shape, the type and the strides of the parameter `x`, itself where it has them."""
-    grad = grad.view(x.shape)
+    if grad.shape != x.shape:
+        grad = grad.view(x.shape)
     if grad.dtype == x.dtype and grad.stride() == x.stride():
         return grad
     return empty_parameter(x).copy_(grad)

@@ -2,15 +2,16 @@
 
 On small maps an operation is checked, dispatched and prepared in more time than its kernels take. All of that goes by
 the sizes, strides, types, devices and alignments of the tensors, and by the numbers given, but not by what is in the
-tensors. So the second call of a kind is watched: what it allocates, what it starts and what it returns are written
-down by the places of the tensors. From the third on a call does these and nothing else.
+tensors. So the second call of a kind is watched: what it allocates, what it starts, what it has PyTorch's operators
+make and what it returns are written down by the places of the tensors. From the third on a call does these and nothing
+else.
 
 A plan is of a public operation, of what autograd calls forward and backward, or of an op's kernel under the dispatcher.
 That of an operation whose gradient is asked for starts the op as autograd records it.
 
-There is none of a call that does anything else, such as a copy into another memory format or a look at a value. Nor is
-one made or followed where others see the call: a mode, a trace, a transform of torch.func, `warmup`. A plan holds no
-tensor.
+There is none of a call that does anything else, such as a look at a value, but by a function that is noted as a whole.
+Nor is one made or followed where others see the call: a mode, a trace, a transform of torch.func, `warmup`. A plan
+holds no tensor.
 """
 
 from __future__ import annotations
@@ -73,6 +74,13 @@ def note(start: Callable[..., Any], arguments: Sequence[Any]) -> None:
         watch.add(start, arguments)
 
 
+def whole(check: Callable[..., None], *arguments: Any) -> None:
+    """`check(*arguments)`, which may look at values: a plan calls it as it is."""
+    with unseen():
+        check(*arguments)
+    note(check, arguments)
+
+
 def unseen() -> contextlib.AbstractContextManager[Any]:
     """Inside, what is done with tensors is no part of the call at hand: Triton's interpreter does much."""
     return _disable_current_modes() if isinstance(_watching.get(), _Watch) else contextlib.nullcontext()
@@ -104,10 +112,7 @@ def of_operation(
     ):
         return ordinary(*args, **keywords)
     gradients = torch.is_grad_enabled()
-    autocast: Sequence[Any] = ()
-    if torch._C._is_any_autocast_enabled():
-        autocast = [(torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in backends.ORDER]
-    return _followed((operation, forced, gradients, *autocast, *keywords), gradients, ordinary, args, keywords)
+    return _followed((operation, forced, gradients, *keywords), gradients, ordinary, args, keywords)
 
 
 def of_kernel(kernel: Callable[..., Any], args: Sequence[Any]) -> Any:
@@ -134,6 +139,8 @@ def _followed(
     """`ordinary(*args, **keywords)`, by the plan of the calls that are the same in this and in `surroundings`."""
     given: list[Tensor] = []
     parts = [*surroundings]
+    if torch._C._is_any_autocast_enabled():
+        parts += [(torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in backends.ORDER]
     try:
         described = _describe((*args, *keywords.values()) if keywords else args, given, parts)
     except RuntimeError:  # a sparse tensor has no strides
@@ -231,6 +238,9 @@ class _Watch(TorchDispatchMode):
         if kernel is not None and not self.gradient:
             with self:
                 return kernel(*args)
+        if function.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+            with self:
+                return function.decompose(*args, **(kwargs or {}))
         with _watched_by(False):  # an op has plans of its own
             result = function(*args, **(kwargs or {}))
         if function in _ALLOCATIONS:
@@ -243,8 +253,26 @@ class _Watch(TorchDispatchMode):
         elif function.namespace == "afa_native":
             self.add(function, args)
         elif not function.is_view and function is not torch.ops.aten.promote_types.default:
-            self.refused = True
+            self._make_by_operator(function, args, kwargs or {}, result)
         return result
+
+    def _make_by_operator(self, function: Any, args: Sequence[Any], keywords: dict[str, Any], result: Any) -> None:
+        """Write down an operator of PyTorch's that makes tensors, whose sizes go by those given, or writes to some."""
+        results = result if isinstance(result, (list, tuple)) else (result,)
+        if (
+            function.namespace != "aten"
+            or not all(isinstance(x, (Tensor, type(None))) for x in results)
+            or torch.Tag.dynamic_output_shape in function.tags
+            or _has_tensors([*keywords.values()])
+        ):
+            self.refused = True
+            return
+        start = functools.partial(function, **keywords) if keywords else function
+        if self.gradient and not torch.is_grad_enabled():
+            start = functools.partial(_without_gradient, start)
+        self.add(start, args, result)
+        if not function._schema.is_mutable:  # else it returns what it was given
+            self.roots += range(len(self.known) - len(results), len(self.known))
 
     def add(self, start: Callable[..., Any], arguments: Sequence[Any], result: Any = None) -> None:
         try:
@@ -254,7 +282,8 @@ class _Watch(TorchDispatchMode):
             return
         several = isinstance(result, (list, tuple))
         self.steps.append((start, places, None if result is None else list.extend if several else list.append))
-        self.known += map(weakref.ref, result if several else () if result is None else (result,))
+        results = result if several else () if result is None else (result,)
+        self.known += (type(None) if x is None else weakref.ref(x) for x in results)
         self.started = True
 
     def plan(self, result: Any) -> _Plan | None:
@@ -315,6 +344,11 @@ def _taking(places: list[int]) -> Callable[[_Row], Any]:
         return operator.itemgetter(*places)
     first = places[0] if places else 0
     return operator.itemgetter(slice(first, first + len(places)))
+
+
+def _without_gradient(function: Callable[..., Any], *args: Any) -> Any:
+    with torch.no_grad():
+        return function(*args)
 
 
 def _has_tensors(x: Any) -> bool:

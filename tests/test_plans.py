@@ -226,35 +226,108 @@ def test_views_of_one_memory(kernel: str) -> None:
         right(fresh())
 
 
-def test_a_copy_has_no_plan(kernel: str) -> None:
+def test_a_copy_is_made_in_every_call(kernel: str) -> None:
     """The rows of a permuted map have no one stride, and so it is copied first."""
     for _ in range(CALLS):
         x, y, s, q = fresh()
         right((x, y.transpose(2, 3).contiguous().transpose(2, 3)[..., : x.shape[3]], s, q))
-    assert planned() == 0
-    assert None in plans._plans.values()
+    assert planned() == 1
 
 
-def test_values_that_are_read_have_no_plan(kernel: str) -> None:
+def test_values_are_looked_at_in_every_call(kernel: str) -> None:
     """A target that is no class is refused in any call."""
-    logits, target = torch.randn(1, 3, 4, 4, device=DEVICE), torch.zeros(1, 8, 8, dtype=torch.long, device=DEVICE)
+    for reduction in ("none", "mean"):
+        for _ in range(CALLS):
+            logits = torch.randn(1, 3, 4, 4, device=DEVICE, requires_grad=True)
+            target = torch.randint(4, (1, 8, 8), device=DEVICE)
+            options = {"ignore_index": 3, "reduction": reduction}
+            loss = afa_kernels.resized_cross_entropy(logits, target, **options)
+            loss.sum().backward()
+            resized = torch.nn.functional.interpolate(logits, size=(8, 8), mode="bilinear")
+            torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(resized, target, **options))
+        if DEVICE == "cpu":
+            with pytest.raises(ValueError, match="target"):
+                afa_kernels.resized_cross_entropy(logits, target + 3, **options)
+    assert planned("resized_cross_entropy") == 2
+
+
+@once
+@pytest.mark.parametrize(
+    "look", [lambda x: x.sum().item() > 0, lambda x: torch.equal(x, 2 * x), lambda x: len(x.nonzero()) > 1]
+)
+def test_what_goes_by_values_has_no_plan(kernel: str, look: Callable[[Tensor], bool]) -> None:
+    def computed(x: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        plans.note(torch.Tensor.copy_, (out, x))
+        return out.copy_(x).neg() if look(x) else out.copy_(x)
+
+    rows = [[1.0, 2.0, 3.0, 4.0]] * CALLS + [[-1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    for x in torch.tensor(rows, device=DEVICE):
+        assert torch.equal(plans.of_kernel(computed, [x]), -x if look(x) else x)
+    assert [*plans._plans.values()] == [None]
+
+
+def _unrecorded(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return x * 2
+
+
+def _in_place(x: Tensor) -> Tensor:
+    return (x * 2).mul_(x)
+
+
+def _of_a_view(x: Tensor) -> Tensor:
+    out = x.detach() * 2
+    out[0].mul_(3)
+    return out
+
+
+@once
+@pytest.mark.parametrize("compute", [_unrecorded, _in_place, _of_a_view])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_operators_of_pytorch(
+    kernel: str, compute: Callable[[Tensor], Tensor], gradient: bool, followed: list[Any]
+) -> None:
     for _ in range(CALLS):
-        afa_kernels.resized_cross_entropy(logits, target, reduction="none")
-    if DEVICE == "cpu":
-        with pytest.raises(ValueError, match="target"):
-            afa_kernels.resized_cross_entropy(logits, target + 3, reduction="none")
+        x = torch.randn(2, 3, device=DEVICE, requires_grad=gradient)
+        out, right = plans.of_operation(compute, compute, [x]), compute(x)
+        torch.testing.assert_close(out, right)
+        assert out.requires_grad == right.requires_grad
+        if out.requires_grad:
+            ones = torch.ones_like(out)
+            torch.testing.assert_close(torch.autograd.grad(out, x, ones), torch.autograd.grad(right, x, ones))
+    refused = compute is _of_a_view and gradient  # a view that autograd would have to know
+    assert len(followed) == (0 if refused else CALLS - 2)
 
 
-def test_running_statistics_move_in_every_call(kernel: str) -> None:
-    """What writes to its arguments writes in every call."""
-    hidden, weight = torch.randn(2, 3, 4, 4, device=DEVICE), torch.ones(3, device=DEVICE)
-    project = torch.randn(1, 3, 1, 1, device=DEVICE)
+@once
+def test_autocast_is_of_the_kind_of_a_kernel(kernel: str) -> None:
+    def computed(x: Tensor) -> Tensor:
+        out = x @ x
+        plans.note(torch.relu_, (out,))
+        return out.relu_()
+
+    for autocast in CALLS * [True] + CALLS * [False]:
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
+            out = plans.of_kernel(computed, [torch.ones(3, 3, device=DEVICE)])
+        assert out.dtype == (torch.bfloat16 if autocast else torch.float32)
+    assert None not in plans._plans.values() and len(plans._plans) == 2
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_running_statistics_move_in_every_call(kernel: str, gradient: bool) -> None:
+    """What writes to its arguments writes in every call, and autograd does not see it."""
+    weight = torch.ones(3, device=DEVICE, requires_grad=gradient)
+    project, bias = torch.randn(1, 3, 1, 1, device=DEVICE), torch.zeros(3, device=DEVICE)
     mean, var = torch.zeros(3, device=DEVICE), torch.ones(3, device=DEVICE)
-    bias = torch.zeros(3, device=DEVICE)
-    for i in range(CALLS):
-        afa_kernels.bn_relu_project(hidden, weight, bias, mean, var, project, True)
-        torch.testing.assert_close(mean, hidden.mean((0, 2, 3)) * (1 - 0.9 ** (i + 1)))
-    assert planned("bn_relu_project") == 0
+    expected_mean, expected_var = mean.clone(), var.clone()
+    for _ in range(CALLS):
+        hidden = torch.randn(2, 3, 4, 4, device=DEVICE)
+        out = afa_kernels.bn_relu_project(hidden, weight, bias, mean, var, project, True)
+        torch.nn.functional.batch_norm(hidden, expected_mean, expected_var, training=True)
+        torch.testing.assert_close((mean, var), (expected_mean, expected_var))
+        assert out.requires_grad == gradient and not (mean.requires_grad or var.requires_grad)
+    assert planned("bn_relu_project") == 1
 
 
 def test_bad_arguments_are_refused_where_there_are_plans(kernel: str) -> None:

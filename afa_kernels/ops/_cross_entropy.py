@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from afa_kernels import checks, dtypes
+from afa_kernels import checks, dtypes, plans
 from afa_kernels.ops import _registration as registration
 
 REDUCTION = ("mean", "sum", "none")
@@ -59,8 +59,12 @@ def check_classes(target: Tensor, channels: int, ignore_index: int) -> None:
     """
     if target.device.type != "cpu" or target.numel() == 0 or not registration.values_are_there(target):
         return
+    plans.whole(_check_values, target, channels, ignore_index)
+
+
+def _check_values(target: Tensor, channels: int, ignore_index: int) -> None:
     least, most = target.aminmax()  # in one pass over the target; where none is ignored, that is all
-    if least >= 0 and most < channels:
+    if least.item() >= 0 and most.item() < channels:
         return
     labels = target.long()
     wrong = (labels != ignore_index) & ((labels < 0) | (labels >= channels))

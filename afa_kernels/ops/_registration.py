@@ -121,13 +121,17 @@ def define_by_aten(
     def in_programs(*args: Any) -> Any:
         return (functional or backends.of_aten(function))(*args[:given])
 
-    def kernel(*args: Any) -> Any:
+    def computed(*args: Any) -> Any:
         if parts is None:
             return backends.of_aten(function)(*args[:given])
         backend = args[given] if len(args) > given else None
         return backends.of_aten(function)(*args[:given], backends.parts(parts, args[first].device.type, backend))
 
+    def kernel(*args: Any) -> Any:
+        return plans.of_kernel(computed, args)
+
     op = _defined(schema, kernel, lambda *args: allocate(*args[:given]))
+    plans.kernels[op] = computed
     decompositions[op] = in_programs
     return op
 
