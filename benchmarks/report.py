@@ -61,12 +61,12 @@ def load(path: Path) -> list[Record]:
 
 
 def newest(folder: Path) -> Path:
-    """Return the CPU's run that began last, by its own date; a run of every shape, `--full`, is not among them."""
+    """Return the CPU's run that began last, by its own date; one of other shapes, `--full` or `--tiny`, is none."""
     runs = {
         path: found
         for path in folder.glob("*.jsonl")
         if {"allocator", "op", "contestant"} <= (found := load(path))[0].keys() and "style" not in found[0]
-        if "--full" not in found[0]["command"].split()
+        if not {"--full", "--tiny"} & {*found[0]["command"].split()}
     }
     if not runs:
         raise SystemExit(f"no benchmark run in {folder}; make one with: python -m benchmarks.run")
@@ -206,6 +206,22 @@ def summary(records: list[Record]) -> str:
     if missing:
         parts.append(f"Not measured yet: {', '.join(f'`{op}`' for op in missing)}.")
     return "\n\n".join(parts)
+
+
+def tiny() -> str:
+    """What a call takes on maps of 16 x 16."""
+    records = of_workloads(load(RESULTS / "cpu-tiny.jsonl"))
+    rows = [
+        [
+            *(f"`{ours['op']}`", ours["pass"], ours["layout"], ours["shape"]),
+            *(f"{1e3 * entry[name]['p50_ms']:.0f}" for name in ("eager", "compiled", "afa_kernels")),
+            *(f"{ours[key]:.2f}" for key in ("speedup_over_eager", "speedup_over_compiled")),
+        ]
+        for entry in by_contestant(records)
+        for ours in [entry["afa_kernels"]]
+    ]
+    header = ["operation", "pass", "layout", "shape", "eager us", "compiled us", "afa_kernels us"]
+    return f"{origin(records)}\n\n{table([*header, 'vs eager', 'vs compiled'], rows)}"
 
 
 def report(records: list[Record]) -> str:
@@ -454,6 +470,7 @@ TABLES: dict[str, Callable[[list[Record]], str]] = {
     "gpu-model": lambda run: gpu_model(),
     "gpu-model-cuda": lambda run: gpu_model_cuda(),
     "gpu-model-odd": lambda run: gpu_model_odd(),
+    "tiny": lambda run: tiny(),
 }
 
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks.run                                  the headline: a telling shape of every pass
     python -m benchmarks.run --full --output FILE             every shape, in float32 and bfloat16, and whole stages
+    python -m benchmarks.run --tiny --output FILE             maps of 16 x 16, where a call is its overhead
     python -m benchmarks.run --op attentive_fusion --quick    a smoke run: small shapes, few repetitions
     python -m benchmarks.run --op attentive_fusion --shape 1x64x256x512 --pass forward --layout NCHW    one row again
 
@@ -53,7 +54,7 @@ ALLOCATORS = {
     },
 }
 
-SECONDS = {"quick": 0.0, "headline": 0.5, "full": 0.5}  # of calls, for each contestant of a workload
+SECONDS = {"tiny": 0.3, "quick": 0.0, "headline": 0.5, "full": 0.5}  # of calls, for each contestant of a workload
 FILTERS = ("op", "pass", "layout", "shape", "dtype")  # options that choose among the workloads, and fields of records
 OWN = ("--in-process", "--checked")  # options that this program gives itself
 LIMIT = "triad, streaming"  # the most that memory gives
@@ -264,6 +265,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: all")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="size", action="store_const", const="quick", help="small shapes, few repetitions")
+    size.add_argument("--tiny", dest="size", action="store_const", const="tiny", help="the overhead of a call")
     size.add_argument("--full", dest="size", action="store_const", const="full", help="every shape; it takes hours")
     parser.set_defaults(size="headline")
     parser.add_argument("--output", type=Path, help="a file, of which is kept what this run does not measure")

@@ -57,7 +57,8 @@ def test_a_full_run_is_not_the_newest(tmp_path: Path) -> None:
     one = next(r for r in RECORDS if r.get("contestant") == "afa_kernels")
     row = {**one, "command": "python -m benchmarks.run"}
     full = [{**row, "date": "9999", "command": "python -m benchmarks.run --full", "dtype": "bfloat16"}]
-    for name, records in {"cpu": [row], "cpu-full": full}.items():
+    tiny = [{**row, "date": "9999", "command": "python -m benchmarks.run --tiny"}]
+    for name, records in {"cpu": [row], "cpu-full": full, "cpu-tiny": tiny}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     assert report.newest(tmp_path) == tmp_path / "cpu.jsonl"
     assert len(report.by_contestant([row, *full])) == 2
