@@ -1,5 +1,5 @@
-"""Outputs so large that the C++ kernels store them past the cache: of odd sizes, whose rows share lines of it; and in
-channels_last of channels that fill whole lines.
+"""Outputs so large that the C++ kernels store them past the cache: of odd sizes, whose rows share lines of it, and of
+rows that are whole lines, in both layouts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ pytestmark = [
 
 SIZE = {torch.float32: (2, 3, 601, 701), torch.bfloat16: (2, 5, 701, 703), torch.float64: (1, 3, 601, 701)}
 LINES = {torch.float32: (1, 16, 401, 331), torch.bfloat16: (1, 32, 401, 331), torch.float16: (1, 64, 301, 221)}
+EVEN = {torch.float32: (1, 5, 512, 832), torch.bfloat16: (1, 9, 512, 1024), torch.float16: (1, 7, 640, 1024)}
 
 
 def normal(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -36,10 +37,14 @@ def attentive(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return afa_kernels.attentive_fusion, (*maps, normal(n, 1, h, w, dtype=dtype), normal(n, c, 1, 1, dtype=dtype))
 
 
-def progressive(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def progressive(dtype: torch.dtype, inputs: int = 3) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     n, c, h, w = SIZE[dtype]
     shapes = (n, c, h, w), (n, 1, h, w), (n, c, 1, 1)
-    return afa_kernels.progressive_fusion, tuple([normal(*s, dtype=dtype) for _ in range(3)] for s in shapes)
+    return afa_kernels.progressive_fusion, tuple([normal(*s, dtype=dtype) for _ in range(inputs)] for s in shapes)
+
+
+def of_six(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    return progressive(dtype, inputs=6)
 
 
 def projected(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -92,6 +97,13 @@ def test_whole_lines(make: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPa
     call, arguments = make(dtype)
     last = [x.detach().to(memory_format=torch.channels_last).requires_grad_() for x in tensors(arguments)]
     compare(call, with_tensors(arguments, last), dtype)
+
+
+@pytest.mark.parametrize("dtype", EVEN, ids=str)
+@pytest.mark.parametrize("make", [attentive, progressive, of_six, rendered])
+def test_whole_lines_in_nchw(make: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZE, dtype, EVEN[dtype])
+    compare(*make(dtype), dtype)
 
 
 def compare(call: Callable[..., Any], arguments: tuple[Any, ...], dtype: torch.dtype) -> None:

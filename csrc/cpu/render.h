@@ -165,9 +165,9 @@ std::vector<Neighbours<T>> neighbours_of(const std::vector<Resized<T>>& scales, 
 #if defined(__x86_64__) && defined(__GNUC__)
 
 // `vectors` times sixteen elements of what is below, of which the last sixteen may be outside.
-template <int vectors>
+template <int vectors, class O>
 AFA_TARGET_AVX512 inline void sum_weighted_at(__mmask16 inside, const Between<float>* rows, size_t scales,
-                                              const float* weights, int64_t i, float* sum) {
+                                              const float* weights, int64_t i, bool stream, O* sum) {
   __m512 sums[vectors] = {};
   for (size_t k = 0; k < scales; ++k) {
     const Between<float> row = rows[k];
@@ -179,14 +179,17 @@ AFA_TARGET_AVX512 inline void sum_weighted_at(__mmask16 inside, const Between<fl
       sums[j] = _mm512_fmadd_ps(load_lanes(inside, weights + k * COLUMNS + at), value, sums[j]);
     }
   }
-  for (int j = 0; j < vectors; ++j) store_lanes(inside, false, sums[j], sum + i + 16 * j);
+  for (int j = 0; j < vectors; ++j) store_lanes(inside, stream, sums[j], sum + i + 16 * j);
 }
-[[gnu::noinline]] AFA_TARGET_AVX512 inline void sum_weighted_avx512(const Between<float>* rows, size_t scales,
-                                                                    const float* weights, int64_t length, float* sum) {
+template <class O>
+[[gnu::noinline]] AFA_TARGET_AVX512 void sum_weighted_avx512(const Between<float>* rows, size_t scales,
+                                                             const float* weights, int64_t length, bool stream,
+                                                             O* sum) {
   constexpr int vectors = 4;  // whose sums stay in registers
   int64_t i = 0;
-  for (; i + 16 * vectors <= length; i += 16 * vectors) sum_weighted_at<vectors>(0xffff, rows, scales, weights, i, sum);
-  for (; i < length; i += 16) sum_weighted_at<1>(first_lanes(length - i), rows, scales, weights, i, sum);
+  for (; i + 16 * vectors <= length; i += 16 * vectors)
+    sum_weighted_at<vectors>(0xffff, rows, scales, weights, i, stream, sum);
+  for (; i < length; i += 16) sum_weighted_at<1>(first_lanes(length - i), rows, scales, weights, i, stream, sum);
 }
 
 #endif
@@ -196,7 +199,7 @@ template <class Acc>
 void sum_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int64_t length, Acc* __restrict sum) {
 #if defined(__x86_64__) && defined(__GNUC__)
   if constexpr (std::is_same_v<Acc, float>)
-    if (isa() == Isa::avx512) return sum_weighted_avx512(rows.data(), rows.size(), weights, length, sum);
+    if (isa() == Isa::avx512) return sum_weighted_avx512(rows.data(), rows.size(), weights, length, false, sum);
 #endif
   for (size_t k = 0; k < rows.size(); ++k, weights += COLUMNS) {
     const Between<Acc> row = rows[k];
@@ -205,6 +208,24 @@ void sum_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int
     else
       for (int64_t i = 0; i < length; ++i) sum[i] += weights[i] * row(i);
   }
+}
+
+// The same in a row of the output, or past the cache; `buffer` has room for it.
+template <class Acc, class O>
+void store_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int64_t length, bool stream, Acc* buffer,
+                    O* out) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  if constexpr (std::is_same_v<Acc, float>) {
+    const bool whole_lines = reinterpret_cast<uintptr_t>(out) % LINE == 0 && length * sizeof(O) % LINE == 0;
+    if (isa() == Isa::avx512 && (!stream || whole_lines))
+      return sum_weighted_avx512(rows.data(), rows.size(), weights, length, stream, out);
+  }
+#endif
+  sum_weighted(rows, weights, length, buffer);
+  if (stream)
+    stream_row(buffer, length, out);
+  else
+    narrow(buffer, length, out);
 }
 
 // What K predictions are weighed by at a row of the output: weights; or opacities that are composited there, in which
@@ -345,9 +366,34 @@ void add_weighted(Acc weight, int64_t length, const Acc* values, Acc* __restrict
   for (int64_t i = 0; i < length; ++i) sum[i] += weight * values[i];
 }
 
+// What a rendering has of the columns of a channel, or in channels_last of the channels of a pixel.
+template <class Acc>
+struct Rendered {
+  const std::vector<Between<Acc>>* rows;  // to be summed; null where `buffer` has the sum
+  const Acc* weights;
+  int64_t length;
+  Acc* buffer;
+
+  const Acc* values() const {
+    if (rows) sum_weighted(*rows, weights, length, buffer);
+    return buffer;
+  }
+
+  // In a row of the output, or past the cache.
+  template <class O>
+  void store(bool stream, O* out) const {
+    if (rows) return store_weighted(*rows, weights, length, stream, buffer, out);
+    if (stream)
+      stream_row(buffer, length, out);
+    else
+      narrow(buffer, length, out);
+  }
+};
+
 // The rendering of (batch, height, width) pixels, which is nowhere stored: every span is handed to
-// emit(seen, n, y, first column, columns, r, values), with channels_last the channels of pixel first + r, otherwise the
-// columns of channel r, in ascending order of r. `seen` is a Seen of the span, not initialized, for what is kept of it.
+// emit(seen, n, y, first column, columns, r, rendered), with channels_last the channels of pixel first + r, otherwise
+// the columns of channel r, in ascending order of r. `seen` is a Seen of the span, not initialized, for what is kept of
+// it.
 template <class Seen, class T, class F>
 void render(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, int64_t height, int64_t width,
             const F& emit) {
@@ -377,7 +423,7 @@ void render(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, int64
             predictions.scales[k].pixel(n, channels, y, first + r, value);
             add_weighted(m[(y - begin) * of_maps + k * COLUMNS + r], channels, value, sum);
           }
-          emit(seen[y - begin], n, y, first, count, r, sum);
+          emit(seen[y - begin], n, y, first, count, r, Rendered<Acc>{nullptr, nullptr, channels, sum});
         }
       }
       return;
@@ -391,8 +437,7 @@ void render(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, int64
           of_scales[k].move_to(y, source);
           rows[k] = of_scales[k].at();
         }
-        sum_weighted(rows, m + (y - begin) * of_maps, count, sum);
-        emit(seen[y - begin], n, y, first, count, c, sum);
+        emit(seen[y - begin], n, y, first, count, c, Rendered<Acc>{&rows, m + (y - begin) * of_maps, count, sum});
       }
     }
   });
@@ -409,14 +454,10 @@ void render_to(const Checker& check, const std::vector<Tensor>& tensors, const M
   const bool stream = streamed(out);
   back_with_huge_pages(out);
   struct Nothing {};
-  const auto emit = [&](Nothing&, int64_t n, int64_t y, int64_t first, int64_t count, int64_t r,
-                        const acc_t<T>* values) {
-    const int64_t at = y * width + first, length = channels_last ? predictions.channels : count;
-    O* row = channels_last ? o.at(n, 0, at + r) : o.at(n, r, at);
-    if (stream)
-      stream_row(values, length, row);
-    else
-      narrow(values, length, row);
+  const auto emit = [&](Nothing&, int64_t n, int64_t y, int64_t first, int64_t, int64_t r,
+                        const Rendered<acc_t<T>>& rendered) {
+    const int64_t at = y * width + first;
+    rendered.store(stream, channels_last ? o.at(n, 0, at + r) : o.at(n, r, at));
   };
   render<Nothing>(predictions, maps, height, width, emit);
 }

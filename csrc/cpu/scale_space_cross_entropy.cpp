@@ -25,7 +25,9 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const Ten
     Acc best[COLUMNS], total[COLUMNS], score[COLUMNS], smooth[COLUMNS];
     int32_t target[COLUMNS];
   };
-  const auto emit = [&](Seen& seen, int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const Acc* scores) {
+  const auto emit = [&](Seen& seen, int64_t n, int64_t y, int64_t first, int64_t count, int64_t r,
+                        const Rendered<Acc>& rendered) {
+    const Acc* scores = rendered.values();
     Acc *best = seen.best, *total = seen.total, *score = seen.score, *smooth = seen.smooth;
     int32_t* t = seen.target;
     const int64_t at = (n * height + y) * width + first;

@@ -32,7 +32,9 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const std
     Acc best[COLUMNS], total[COLUMNS];
     int32_t label[COLUMNS];
   };
-  const auto emit = [&](Seen& seen, int64_t n, int64_t y, int64_t first, int64_t count, int64_t r, const Acc* scores) {
+  const auto emit = [&](Seen& seen, int64_t n, int64_t y, int64_t first, int64_t count, int64_t r,
+                        const Rendered<Acc>& rendered) {
+    const Acc* scores = rendered.values();
     Acc *best = seen.best, *total = seen.total;
     int32_t* label = seen.label;
     if (channels_last) {
