@@ -176,9 +176,11 @@ void differentiate_units(const Attention<T>& of, const Acc* mean, const Acc* var
         deviations += grads[i] * ((values[i] - norm.mean) * norm.deviation);
       }
       const Acc share = batch_statistics ? 1 / static_cast<Acc>(batch) : Acc(0);
+      const Acc of_mean = share * passed, of_deviation = share * deviations;
       for (int64_t i = m; i < batch * hidden; i += hidden) {
         const Acc normalised = (values[i] - norm.mean) * norm.deviation;
-        if (batch_statistics) grads[i] -= share * (passed + normalised * deviations);
+        // In this order: of two images these nearly cancel.
+        if (batch_statistics) grads[i] = grads[i] - of_mean - normalised * of_deviation;
         grads[i] *= norm.scale;
         values[i] = norm.activation(values[i]);
         if (branch == 1) z.rows[0][i] += values[i];
