@@ -54,9 +54,10 @@ struct Attention {
         slope(static_cast<Acc>(activation_slope)),
         abs_weight(abs_weight) {}
 
-  UnitNorm<Acc> norm(int64_t m, Acc mean, Acc variance) const {
+  template <class Value>
+  UnitNorm<Value> norm(int64_t m, Value mean, Value variance) const {
     const double deviation = inverse_deviation(variance, eps);
-    return {mean, static_cast<Acc>(deviation), static_cast<Acc>(deviation * norm_weight(gamma[m], eps, abs_weight)),
+    return {mean, static_cast<Value>(deviation), static_cast<Value>(deviation * norm_weight(gamma[m], eps, abs_weight)),
             beta[m], slope};
   }
 
@@ -68,17 +69,18 @@ struct Attention {
                         [&](const Piece& image, Acc* buffer) { body(image.first, buffer); });
   }
 
-  // W1 v of an image.
-  void hidden_units(int64_t n, Acc* buffer, Acc* of_max, Acc* of_avg) const {
+  // W1 v of an image, summed in the type of the results.
+  template <class Sum>
+  void hidden_units(int64_t n, Acc* buffer, Sum* of_max, Sum* of_avg) const {
     const Acc* v_max = widened(max + n * inputs, inputs, buffer);
     const Acc* v_avg = widened(avg + n * inputs, inputs, buffer + inputs);
     for (int64_t m = 0; m < hidden; ++m) {
       const Acc* w = w1 + m * inputs;
-      Acc z_max = 0, z_avg = 0;
+      Sum z_max = 0, z_avg = 0;
 #pragma omp simd reduction(+ : z_max, z_avg)
       for (int64_t c = 0; c < inputs; ++c) {
-        z_max += w[c] * v_max[c];
-        z_avg += w[c] * v_avg[c];
+        z_max += static_cast<Sum>(w[c]) * v_max[c];
+        z_avg += static_cast<Sum>(w[c]) * v_avg[c];
       }
       of_max[m] = z_max;
       of_avg[m] = z_avg;
@@ -157,40 +159,51 @@ struct Results {
   acc_t<T>*conv1, *weight, *bias, *conv2;
 };
 
-// From z and from the gradient of the units, of all images: the gradients of gamma and beta; the units in the place of
-// z of the maximum; and in `grad_hidden` the gradients of z. The statistics are (2, hidden) of the batch, or (hidden,).
+// Mean and biased variance of every `stride`-th of the values.
+inline std::array<double, 2> moments(const double* values, int64_t count, int64_t stride) {
+  double mean = 0, variance = 0;
+  for (int64_t i = 0; i < count; ++i) mean += values[i * stride];
+  mean /= static_cast<double>(count);
+  for (int64_t i = 0; i < count; ++i) variance += (values[i * stride] - mean) * (values[i * stride] - mean);
+  return {mean, variance / static_cast<double>(count)};
+}
+
+// From z and from the gradient of the units, of all images: the gradients of gamma and beta, in `grad_hidden` those of
+// z, and the units in the place of their gradient. In float64, and with the statistics of a batch made anew: of two
+// images what passes the norm is the small difference of large numbers. Else these are constant, (hidden,).
 template <class T, class Acc = acc_t<T>>
 void differentiate_units(const Attention<T>& of, const Acc* mean, const Acc* variance, bool batch_statistics,
-                         const Acc* grad_units, const Branches<Acc>& z, const Branches<Acc>& grad_hidden,
+                         const Branches<double>& z, Acc* units, const Branches<Acc>& grad_hidden,
                          const Results<T>& results) {
   const int64_t batch = of.batch, hidden = of.hidden;
   for (int64_t m = 0; m < hidden; ++m) {
-    Acc of_gamma = 0, of_beta = 0;
+    double of_gamma = 0, of_beta = 0;
     for (int branch : {0, 1}) {
-      const int64_t at = batch_statistics ? branch * hidden + m : m;
-      const UnitNorm<Acc> norm = of.norm(m, mean[at], variance[at]);
-      Acc *values = z.rows[branch], *grads = grad_hidden.rows[branch], passed = 0, deviations = 0;
-      for (int64_t i = m; i < batch * hidden; i += hidden) {
-        grads[i] = norm.rectify(norm.y(values[i]), grad_units[i]);
-        passed += grads[i];
-        deviations += grads[i] * ((values[i] - norm.mean) * norm.deviation);
+      double* values = z.rows[branch] + m;
+      Acc* grads = grad_hidden.rows[branch] + m;
+      const auto [center, spread] =
+          batch_statistics ? moments(values, batch, hidden) : std::array<double, 2>{mean[m], variance[m]};
+      const UnitNorm<double> norm = of.norm(m, center, spread);
+      double passed = 0, deviations = 0;
+      const auto of_y = [&](int64_t i) { return norm.rectify(norm.y(values[i]), static_cast<double>(units[m + i])); };
+      const auto normalised = [&](int64_t i) { return (values[i] - norm.mean) * norm.deviation; };
+      for (int64_t i = 0; i < batch * hidden; i += hidden) {
+        passed += of_y(i);
+        deviations += of_y(i) * normalised(i);
       }
-      const Acc share = batch_statistics ? 1 / static_cast<Acc>(batch) : Acc(0);
-      const Acc of_mean = share * passed, of_deviation = share * deviations;
-      for (int64_t i = m; i < batch * hidden; i += hidden) {
-        const Acc normalised = (values[i] - norm.mean) * norm.deviation;
-        // In this order: of two images these nearly cancel.
-        if (batch_statistics) grads[i] = grads[i] - of_mean - normalised * of_deviation;
-        grads[i] *= norm.scale;
-        values[i] = norm.activation(values[i]);
-        if (branch == 1) z.rows[0][i] += values[i];
+      const double share = 1 / static_cast<double>(batch);
+      for (int64_t i = 0; i < batch * hidden; i += hidden) {
+        const double of_statistics = batch_statistics ? share * passed + normalised(i) * (share * deviations) : 0.0;
+        grads[i] = static_cast<Acc>(norm.scale * (of_y(i) - of_statistics));
       }
+      for (int64_t i = 0; i < batch * hidden; i += hidden) values[i] = norm.activation(values[i]);
       of_gamma += deviations;
       of_beta += passed;
     }
-    const Acc gamma = of.gamma[m];
-    if (results.weight) results.weight[m] = !of.abs_weight || gamma > 0 ? of_gamma : gamma < 0 ? -of_gamma : Acc(0);
-    if (results.bias) results.bias[m] = of_beta;
+    for (int64_t i = m; i < batch * hidden; i += hidden) units[i] = static_cast<Acc>(z.rows[0][i] + z.rows[1][i]);
+    const Acc gamma = of.gamma[m], sign = !of.abs_weight || gamma > 0 ? 1 : gamma < 0 ? -1 : 0;
+    if (results.weight) results.weight[m] = static_cast<Acc>(sign * of_gamma);
+    if (results.bias) results.bias[m] = static_cast<Acc>(of_beta);
   }
 }
 
@@ -198,16 +211,17 @@ template <class T, class Acc = acc_t<T>>
 void differentiate(const Attention<T>& of, const T* grad, const Acc* mean, const Acc* variance, bool batch_statistics,
                    const Results<T>& results) {
   const int64_t batch = of.batch, inputs = of.inputs, hidden = of.hidden, outputs = of.outputs;
-  const Branches<Acc> z(batch * hidden), grad_hidden(batch * hidden);
-  const auto grad_units = uninitialized<Acc>(batch * hidden);
+  const Branches<double> z(batch * hidden);
+  const Branches<Acc> grad_hidden(batch * hidden);
+  const auto units = uninitialized<Acc>(batch * hidden);  // their gradients at first
   of.for_each_image([&](int64_t n, Acc* buffer) {
     of.hidden_units(n, buffer, z.rows[0] + n * hidden, z.rows[1] + n * hidden);
     const Acc* g = widened(grad + n * outputs, outputs, buffer);
-    Acc* sums = &grad_units[n * hidden];
+    Acc* sums = &units[n * hidden];
     std::fill_n(sums, hidden, Acc(0));
     for (int64_t o = 0; o < outputs; ++o) add(g[o], of.w2 + o * hidden, hidden, sums);
   });
-  differentiate_units<T>(of, mean, variance, batch_statistics, grad_units.get(), z, grad_hidden, results);
+  differentiate_units<T>(of, mean, variance, batch_statistics, z, units.get(), grad_hidden, results);
   const std::array<const T*, 2> pooled{of.max, of.avg};
   of.for_each_image([&](int64_t n, Acc* sums) {
     for (int branch : {0, 1}) {
@@ -230,8 +244,8 @@ void differentiate(const Attention<T>& of, const T* grad, const Acc* mean, const
         for (int64_t m = 0; m < hidden; ++m) add(g[m], row, inputs, results.conv1 + m * inputs);
       }
       if (!results.conv2) continue;
-      const Acc *g = widened(grad + n * outputs, outputs, buffer.data()), *units = z.rows[0] + n * hidden;
-      for (int64_t o = 0; o < outputs; ++o) add(g[o], units, hidden, results.conv2 + o * hidden);
+      const Acc* g = widened(grad + n * outputs, outputs, buffer.data());
+      for (int64_t o = 0; o < outputs; ++o) add(g[o], &units[n * hidden], hidden, results.conv2 + o * hidden);
     }
   });
 }
