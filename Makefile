@@ -112,6 +112,7 @@ bench: $(VENV)/installed
 bench-full: $(VENV)/installed
 	$(PY) -m benchmarks.scaling --output benchmarks/results/scaling.jsonl
 	$(PY) -m pytest benchmarks/test_micro.py --benchmark-only --benchmark-autosave
+	$(PY) -m benchmarks.run --tiny --allocator default --output benchmarks/results/cpu-tiny.jsonl
 	$(PY) -m benchmarks.run --full --allocator reused --output benchmarks/results/cpu-full.jsonl
 	$(MAKE) report
 

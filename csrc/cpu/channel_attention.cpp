@@ -22,12 +22,6 @@ struct UnitNorm {
   Acc activation(Acc z) const { return rectify(y(z), y(z)); }
 };
 
-// sums[i] += weight * values[i]
-template <class Acc>
-void add(Acc weight, const Acc* values, int64_t count, Acc* __restrict sums) {
-  for (int64_t i = 0; i < count; ++i) sums[i] += weight * values[i];
-}
-
 template <class T>
 struct Attention {
   using Acc = acc_t<T>;
@@ -61,11 +55,11 @@ struct Attention {
             beta[m], slope};
   }
 
-  // Calls body(n, buffer) for every image; `buffer` has room for two rows of inputs and two of outputs.
+  // Calls body(n, buffer) for every image; `buffer` has room for two rows of inputs, or for one of outputs.
   template <class F>
   void for_each_image(const F& body) const {
     const int64_t grain = ceil_div(WORTH_A_THREAD, std::max<int64_t>(1, hidden * (inputs + outputs)));
-    for_each_piece<Acc>(1, 1, batch, 1, grain, 2 * (inputs + outputs),
+    for_each_piece<Acc>(1, 1, batch, 1, grain, std::max(2 * inputs, outputs),
                         [&](const Piece& image, Acc* buffer) { body(image.first, buffer); });
   }
 
@@ -120,6 +114,14 @@ struct Branches {
   explicit Branches(int64_t size) : memory(uninitialized<Acc>(2 * size)), rows{memory.get(), memory.get() + size} {}
 };
 
+// Of a unit, in all images.
+template <class Value>
+Moments moments_of(const Value* values, int64_t batch, int64_t hidden) {
+  Moments moments;
+  for (int64_t n = 0; n < batch; ++n) moments.add(1, values[n * hidden], 0);
+  return moments;
+}
+
 // By statistics of the batch, which are written, (2, hidden), of the maximum first.
 template <class T, class Acc = acc_t<T>>
 void by_batch(const Attention<T>& of, T* logits, Acc* mean, Acc* variance) {
@@ -129,19 +131,12 @@ void by_batch(const Attention<T>& of, T* logits, Acc* mean, Acc* variance) {
       [&](int64_t n, Acc* buffer) { of.hidden_units(n, buffer, z.rows[0] + n * hidden, z.rows[1] + n * hidden); });
   std::vector<UnitNorm<Acc>> norms;
   for (int branch : {0, 1}) {
-    const Acc* values = z.rows[branch];
-    Acc *center = mean + branch * hidden, *squares = variance + branch * hidden;
-    std::fill_n(center, hidden, Acc(0));
-    std::fill_n(squares, hidden, Acc(0));
-    for (int64_t i = 0; i < batch * hidden; ++i) center[i % hidden] += values[i];
-    for (int64_t m = 0; m < hidden; ++m) center[m] /= batch;
-    for (int64_t i = 0; i < batch * hidden; ++i) {
-      const Acc deviation = values[i] - center[i % hidden];
-      squares[i % hidden] += deviation * deviation;
-    }
     for (int64_t m = 0; m < hidden; ++m) {
-      squares[m] /= batch;
-      norms.push_back(of.norm(m, center[m], squares[m]));
+      const Moments moments = moments_of(z.rows[branch] + m, batch, hidden);
+      const int64_t at = branch * hidden + m;
+      mean[at] = static_cast<Acc>(moments.mean);
+      variance[at] = static_cast<Acc>(moments.squares / moments.count);
+      norms.push_back(of.norm(m, mean[at], variance[at]));
     }
   }
   of.for_each_image([&](int64_t n, Acc*) {
@@ -159,15 +154,6 @@ struct Results {
   acc_t<T>*conv1, *weight, *bias, *conv2;
 };
 
-// Mean and biased variance of every `stride`-th of the values.
-inline std::array<double, 2> moments(const double* values, int64_t count, int64_t stride) {
-  double mean = 0, variance = 0;
-  for (int64_t i = 0; i < count; ++i) mean += values[i * stride];
-  mean /= static_cast<double>(count);
-  for (int64_t i = 0; i < count; ++i) variance += (values[i * stride] - mean) * (values[i * stride] - mean);
-  return {mean, variance / static_cast<double>(count)};
-}
-
 // From z and from the gradient of the units, of all images: the gradients of gamma and beta, in `grad_hidden` those of
 // z, and the units in the place of their gradient. In float64, and with the statistics of a batch made anew: of two
 // images what passes the norm is the small difference of large numbers. Else these are constant, (hidden,).
@@ -181,9 +167,8 @@ void differentiate_units(const Attention<T>& of, const Acc* mean, const Acc* var
     for (int branch : {0, 1}) {
       double* values = z.rows[branch] + m;
       Acc* grads = grad_hidden.rows[branch] + m;
-      const auto [center, spread] =
-          batch_statistics ? moments(values, batch, hidden) : std::array<double, 2>{mean[m], variance[m]};
-      const UnitNorm<double> norm = of.norm(m, center, spread);
+      const Moments moments = batch_statistics ? moments_of(values, batch, hidden) : Moments{1, mean[m], variance[m]};
+      const UnitNorm<double> norm = of.norm(m, moments.mean, moments.squares / moments.count);
       double passed = 0, deviations = 0;
       const auto of_y = [&](int64_t i) { return norm.rectify(norm.y(values[i]), static_cast<double>(units[m + i])); };
       const auto normalised = [&](int64_t i) { return (values[i] - norm.mean) * norm.deviation; };
@@ -219,7 +204,7 @@ void differentiate(const Attention<T>& of, const T* grad, const Acc* mean, const
     const Acc* g = widened(grad + n * outputs, outputs, buffer);
     Acc* sums = &units[n * hidden];
     std::fill_n(sums, hidden, Acc(0));
-    for (int64_t o = 0; o < outputs; ++o) add(g[o], of.w2 + o * hidden, hidden, sums);
+    for (int64_t o = 0; o < outputs; ++o) add_weighted(g[o], hidden, of.w2 + o * hidden, sums);
   });
   differentiate_units<T>(of, mean, variance, batch_statistics, z, units.get(), grad_hidden, results);
   const std::array<const T*, 2> pooled{of.max, of.avg};
@@ -228,7 +213,7 @@ void differentiate(const Attention<T>& of, const T* grad, const Acc* mean, const
       if (!results.pooled[branch]) continue;
       std::fill_n(sums, inputs, Acc(0));
       const Acc* g = grad_hidden.rows[branch] + n * hidden;
-      for (int64_t m = 0; m < hidden; ++m) add(g[m], of.w1 + m * inputs, inputs, sums);
+      for (int64_t m = 0; m < hidden; ++m) add_weighted(g[m], inputs, of.w1 + m * inputs, sums);
       narrow(sums, inputs, results.pooled[branch] + n * inputs);
     }
   });
@@ -241,11 +226,11 @@ void differentiate(const Attention<T>& of, const T* grad, const Acc* mean, const
       for (int branch = 0; results.conv1 && branch < 2; ++branch) {
         const Acc* row = widened(pooled[branch] + n * inputs, inputs, buffer.data());
         const Acc* g = grad_hidden.rows[branch] + n * hidden;
-        for (int64_t m = 0; m < hidden; ++m) add(g[m], row, inputs, results.conv1 + m * inputs);
+        for (int64_t m = 0; m < hidden; ++m) add_weighted(g[m], inputs, row, results.conv1 + m * inputs);
       }
       if (!results.conv2) continue;
       const Acc* g = widened(grad + n * outputs, outputs, buffer.data());
-      for (int64_t o = 0; o < outputs; ++o) add(g[o], &units[n * hidden], hidden, results.conv2 + o * hidden);
+      for (int64_t o = 0; o < outputs; ++o) add_weighted(g[o], hidden, &units[n * hidden], results.conv2 + o * hidden);
     }
   });
 }

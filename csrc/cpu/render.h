@@ -210,24 +210,6 @@ void sum_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int
   }
 }
 
-// The same in a row of the output, or past the cache; `buffer` has room for it.
-template <class Acc, class O>
-void store_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int64_t length, bool stream, Acc* buffer,
-                    O* out) {
-#if defined(__x86_64__) && defined(__GNUC__)
-  if constexpr (std::is_same_v<Acc, float>) {
-    const bool whole_lines = reinterpret_cast<uintptr_t>(out) % LINE == 0 && length * sizeof(O) % LINE == 0;
-    if (isa() == Isa::avx512 && (!stream || whole_lines))
-      return sum_weighted_avx512(rows.data(), rows.size(), weights, length, stream, out);
-  }
-#endif
-  sum_weighted(rows, weights, length, buffer);
-  if (stream)
-    stream_row(buffer, length, out);
-  else
-    narrow(buffer, length, out);
-}
-
 // What K predictions are weighed by at a row of the output: weights; or opacities that are composited there, in which
 // the last scale may be opaque and have no map. `premultiplied` predictions have their opacity in them already.
 template <class Acc>
@@ -361,11 +343,6 @@ int64_t widest(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps) {
   return longest;
 }
 
-template <class Acc>
-void add_weighted(Acc weight, int64_t length, const Acc* values, Acc* __restrict sum) {
-  for (int64_t i = 0; i < length; ++i) sum[i] += weight * values[i];
-}
-
 // What a rendering has of the columns of a channel, or in channels_last of the channels of a pixel.
 template <class Acc>
 struct Rendered {
@@ -382,11 +359,17 @@ struct Rendered {
   // In a row of the output, or past the cache.
   template <class O>
   void store(bool stream, O* out) const {
-    if (rows) return store_weighted(*rows, weights, length, stream, buffer, out);
+#if defined(__x86_64__) && defined(__GNUC__)
+    if constexpr (std::is_same_v<Acc, float>) {
+      const bool whole_lines = reinterpret_cast<uintptr_t>(out) % LINE == 0 && length * sizeof(O) % LINE == 0;
+      if (rows && isa() == Isa::avx512 && (!stream || whole_lines))
+        return sum_weighted_avx512(rows->data(), rows->size(), weights, length, stream, out);
+    }
+#endif
     if (stream)
-      stream_row(buffer, length, out);
+      stream_row(values(), length, out);
     else
-      narrow(buffer, length, out);
+      narrow(values(), length, out);
   }
 };
 

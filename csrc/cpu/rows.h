@@ -134,6 +134,11 @@ inline void fill_row(T* __restrict row, int64_t count, bool streamed, const F& v
   }
 }
 
+template <class Acc>
+void add_weighted(Acc weight, int64_t length, const Acc* values, Acc* __restrict sum) {
+  for (int64_t i = 0; i < length; ++i) sum[i] += weight * values[i];
+}
+
 constexpr int64_t UNROLL = 4;  // pixels of channels_last whose sum is added to a channel's at once
 
 // The channels of up to UNROLL neighbouring pixels, widened; `buffer` has room for them.

@@ -245,9 +245,9 @@ void sum_terms(const Terms<T, count>& terms, const Rows<const acc_t<T>>& before,
 // What differentiate_terms does, of a row in the arithmetic type: of one term or two, whose weights across it are
 // given.
 template <bool of_first, bool of_last, bool of_weights, class Acc, size_t count>
-Acc differentiate_row(const Acc* g, const std::array<const Acc*, count>& rows,
-                      const std::array<const Acc*, count>& along, const std::array<Acc, count>& across, int64_t length,
-                      const std::array<Acc*, count>& grads, Acc* __restrict sums) {
+Acc differentiate_terms_of_row(const Acc* g, const std::array<const Acc*, count>& rows,
+                               const std::array<const Acc*, count>& along, const std::array<Acc, count>& across,
+                               int64_t length, const std::array<Acc*, count>& grads, Acc* __restrict sums) {
   static_assert(count <= 2);
   const Acc *first = rows[0], *last = rows[count - 1], *along_first = along[0], *along_last = along[count - 1];
   const Acc across_first = across[0], across_last = across[count - 1];
@@ -295,7 +295,8 @@ void differentiate_terms(const Rows<const T>& g, const Terms<T, count>& terms, i
       stored[k] = computed_in(grads[k].row(r), buffer + (1 + count + k) * length, stream);
     }
     const auto run = [&](auto of_first, auto of_last, auto of_weights) {
-      of_rows[r] = differentiate_row<of_first, of_last, of_weights>(gs, values, along, across, length, stored, sums);
+      of_rows[r] =
+          differentiate_terms_of_row<of_first, of_last, of_weights>(gs, values, along, across, length, stored, sums);
     };
     dispatch_flags(run, grads[0].first != nullptr, grads[count - 1].first != nullptr, sums != nullptr);
     for (int k = 0; k < count; ++k) store(stored[k], length, grads[k].row(r), stream);

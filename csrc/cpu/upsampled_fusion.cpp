@@ -144,9 +144,9 @@ class Backward {
                         const Acc* up, Acc* dx, Acc* d_up, Acc* sums) const {
     Acc sum = 0;
     const auto run = [&](auto of_x, auto of_up, auto of_logits) {
-      sum = afa::differentiate_row<of_x, of_up, of_logits>(g, std::array{x, up}, std::array{k.x_along, k.y_along},
-                                                           std::array{k.x_across[r], k.y_across[r]}, steps,
-                                                           std::array{dx, d_up}, sums);
+      sum = differentiate_terms_of_row<of_x, of_up, of_logits>(g, std::array{x, up}, std::array{k.x_along, k.y_along},
+                                                               std::array{k.x_across[r], k.y_across[r]}, steps,
+                                                               std::array{dx, d_up}, sums);
     };
     dispatch_flags(run, of_tile && of_x_, of_up(), of_tile && of_logits());
     return sum;
