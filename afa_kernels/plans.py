@@ -250,7 +250,7 @@ class _Watch(TorchDispatchMode):
             self.roots.append(self._make(make, [], result))
         elif kernel is not None:
             self.add(recorded.get(function, function), args, result)
-        elif function.namespace == "afa_native":
+        elif function.namespace in ("afa_native", "afa"):  # which write to what they are given
             self.add(function, args)
         elif not function.is_view and function is not torch.ops.aten.promote_types.default:
             self._make_by_operator(function, args, kwargs or {}, result)
