@@ -17,6 +17,7 @@ from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.ops.hierarchical_fusion import hierarchical_fusion
 from afa_kernels.ops.progressive_fusion import progressive_fusion
 from afa_kernels.ops.resized_cross_entropy import resized_cross_entropy
+from afa_kernels.ops.resized_fusion import resized_fusion
 from afa_kernels.ops.resized_labels import resized_labels
 from afa_kernels.ops.scale_space_cross_entropy import scale_space_cross_entropy
 from afa_kernels.ops.scale_space_labels import scale_space_labels
@@ -45,6 +46,7 @@ __all__ = [
     "patch",
     "progressive_fusion",
     "resized_cross_entropy",
+    "resized_fusion",
     "resized_labels",
     "scale_space_cross_entropy",
     "scale_space_labels",

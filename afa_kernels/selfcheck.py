@@ -27,6 +27,7 @@ CASES: dict[str, Case] = {
     for case in (
         Case("attentive_fusion", "small", (MAP, MAP, SPATIAL, CHANNEL)),
         Case("progressive_fusion", "small", (3 * [MAP], 3 * [SPATIAL], 3 * [CHANNEL])),
+        Case("resized_fusion", "small", ([SMALL, WIDE], 2 * [(2, 1, 14, 18)], 2 * [(2, 3, 1, 1)])),
         Case("global_avg_max_pool", "small", (MAP,)),
         Case("upsampled_fusion", "small", ((2, 5, 14, 18), MAP, (5, 1, 4, 4), (2, 1, 14, 18), CHANNEL)),
         Case("upsampled_pool", "small", (MAP, (5, 1, 4, 4))),

@@ -14,6 +14,12 @@ STABLE_TORCH_LIBRARY(afa_native, m) {
   m.def(
       "progressive_fusion_backward(Tensor grad, Tensor[] features, Tensor[] spatial_logits, Tensor[] channel_logits, "
       "bool[] needed, Tensor(a!)[] grads) -> ()");
+  m.def(
+      "resized_fusion_forward(Tensor[] features, Tensor[] spatial_logits, Tensor[] channel_logits, "
+      "Tensor(a!) out) -> ()");
+  m.def(
+      "resized_fusion_backward(Tensor grad, Tensor[] features, Tensor[] spatial_logits, Tensor[] channel_logits, "
+      "bool[] needed, Tensor(a!)[] grads) -> ()");
   m.def("global_avg_max_pool_forward(Tensor x, Tensor(a!) avg, Tensor(b!) max, Tensor(c!) index) -> ()");
   m.def("global_avg_max_pool_backward(Tensor? grad_avg, Tensor? grad_max, Tensor index, Tensor(a!) grad_x) -> ()");
   m.def(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from afa_kernels import checks
@@ -204,10 +203,8 @@ def aggregated(module: Any, layers: list[Tensor], every: bool = True) -> tuple[T
 
 def fused_levels(module: Any, layers: Sequence[Tensor]) -> Tensor:
     """What `AFALevelFusion` returns, by a module with its children."""
-    size = layers[-1].shape[2:]
-    narrow = (folding.sequence(getattr(module, f"proj_{i + 1}"), layer) for i, layer in enumerate(layers[:-1]))
-    features = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in narrow]
-    return progressive([*features, layers[-1]], module.level_sa, module.level_ca)
+    narrow = [folding.sequence(getattr(module, f"proj_{i + 1}"), layer) for i, layer in enumerate(layers[:-1])]
+    return progressive([*narrow, layers[-1]], module.level_sa, module.level_ca, layers[-1].shape[2:])
 
 
 def projection(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from afa_kernels import checks
+from afa_kernels import backends, checks
 from afa_kernels.nn import folding, plain
 from afa_kernels.nn import norm as norms
 from afa_kernels.nn.norm import Norm, initialise, norm_and_activation
@@ -19,6 +19,7 @@ from afa_kernels.ops.bn_relu_project import bn_relu_project
 from afa_kernels.ops.channel_attention import channel_attention
 from afa_kernels.ops.global_avg_max_pool import global_avg_max_pool
 from afa_kernels.ops.progressive_fusion import progressive_fusion
+from afa_kernels.ops.resized_fusion import resized_fusion
 from afa_kernels.ops.upsampled_fusion import upsampled_fusion
 from afa_kernels.ops.upsampled_pool import upsampled_pool
 
@@ -371,9 +372,18 @@ def attentive(
     return _in_type_of((shallow, deep), a * (1 - b) * shallow + (1 - a) * b * deep)
 
 
-def progressive(features: Sequence[Tensor], sa: nn.Module, ca: nn.Module) -> Tensor:
-    """`progressive_fusion` by the logits of shared attention modules, or, where these must be called, by attention."""
-    if all(map(plain.is_plain, features)) and why_not_by_logits(sa=sa, ca=ca) is None:
+def progressive(features: Sequence[Tensor], sa: nn.Module, ca: nn.Module, size: Any = None) -> Tensor:
+    """`progressive_fusion` by the logits of shared attention modules, or, where these must be called, by attention.
+
+    With a `size`, of the features resized to it: by `resized_fusion` if a kernel runs it, else they are stored.
+    """
+    by_logits = all(map(plain.is_plain, features)) and why_not_by_logits(sa=sa, ca=ca) is None
+    if by_logits and size is not None and backends.has_kernel("resized_fusion", features[0].device.type):
+        logits = [(_logits_of(sa)(x), _logits_of(ca)(x)) for x in (resized_to(x, size) for x in features)]
+        return resized_fusion(features, [s for s, _ in logits], [q for _, q in logits])
+    if size is not None:
+        features = [resized_to(x, size) for x in features]
+    if by_logits:
         of_sa, of_ca = _logits_of(sa), _logits_of(ca)
         return progressive_fusion(features, [of_sa(x) for x in features], [of_ca(x) for x in features])
     out: Any = None

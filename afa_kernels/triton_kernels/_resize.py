@@ -126,13 +126,13 @@ def _times(number, unit: tl.constexpr):
 # A gather has two passes: down the columns, from the output's rows to the source's, and then along these rows.
 #
 # One program of the first makes BLOCK_P pixels of one source row, BLOCK_C channels of one image, still at the output's
-# width: `size` is that of what all make. It adds up the rows of `grad` (times the weight k of each pixel, if there are
-# weights) that read the source row. The source rows begin at `first_row`, those of `grad` at `first_grad_row` and those
-# of `out` at `first_out_row`. Every stride but the pixel's, and the width, comes divided by `unit`: by it the compiler
-# knows where a thread may take so many pixels at once.
+# width: `size` is that of what all make. It adds up the rows of `grad` (times the weight k of each pixel and the factor
+# k of the channel, if there are such, (N, K, H, W) and (N, K, C)) that read the source row. The source rows begin at
+# `first_row`, those of `grad` at `first_grad_row` and those of `out` at `first_out_row`. Every stride but the pixel's,
+# and the width, comes divided by `unit`: by it the compiler knows where a thread may take so many pixels at once.
 @triton.jit(do_not_specialize=["k", "readers", "first_row", "first_grad_row", "first_out_row"])  # one for all scales
 def _gather_down_kernel(
-    grad, weights, out,
+    grad, weights, factors, out,
     grad_strides, out_strides, size, height_out, channels, k, readers, first_row, first_grad_row, first_out_row,
     K: tl.constexpr, narrow: tl.constexpr, unit: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, arithmetic: tl.constexpr,
@@ -167,6 +167,12 @@ def _gather_down_kernel(
                 g = tl.load(at, mask=inside, other=0.0)
                 added = added + (totals[i] + shares * g.to(arithmetic),)
             totals = added
+    if factors is not None:
+        scaled = ()
+        for i in tl.static_range(BLOCK_C):
+            at = factors + (n * K + k) * channels + tl.minimum(c + i, channels - 1)
+            scaled = scaled + (totals[i] * tl.load(at),)
+        totals = scaled
     out += n * out_n + ((row - first_out_row).to(tl.int64) * width + x) * out_p
     for i in tl.static_range(BLOCK_C):
         inside = x < tl.where(c + i < channels, width, 0)
@@ -217,10 +223,12 @@ def gather(
     height: int,
     rows: tuple[int, int] | None = None,
     first_grad_row: int = 0,
+    factors: Tensor | None = None,
 ) -> None:
     """Fill `out`, or its `rows` from one to another, by the gradient of its resize to `height` rows.
 
-    That of the output is `grad`, from its row `first_grad_row` on, times `weights[:, k]`.
+    That of the output is `grad`, from its row `first_grad_row` on, times `weights[:, k]` of each pixel and
+    `factors[:, k]` of each channel.
     """
     batch, channels, out_height, out_width = out.shape
     width, arithmetic = grad.shape[3], arithmetic_of(grad)
@@ -237,7 +245,7 @@ def gather(
     launch(
         _gather_down_kernel,
         ((end - begin) * _tiles.cdiv(width, tile["BLOCK_P"]), _tiles.cdiv(channels, tile["BLOCK_C"]), batch),
-        grad, weights, sums,
+        grad, weights, factors, sums,
         _encoded_by(unit, strides), _encoded_by(unit, sums_strides), encoded((out_height, width // unit)),
         *encoded((height,)), channels,
         k, _readers(out_height, height), begin, first_grad_row, first_sum,

@@ -121,6 +121,12 @@ def of_row(width: int, scales: int, itemsize: int, pixels: int = 2) -> dict[str,
     return {"BLOCK_P": min(power_of_2(width), 64 * pixels), "num_warps": 2}
 
 
+def channels_of_row(channels: int, rows: int) -> int:
+    """Return how many of its channels one program makes of a row, for about PROGRAMS programs: 16 or more, which share
+    the pixels' weights and neighbours."""
+    return min(channels, max(16, cdiv(channels * rows, PROGRAMS)))
+
+
 def of_copy(channels: int) -> dict[str, int]:
     """Return the tile of a copy between NCHW and channels_last: in each of them as many values as a line of memory."""
     block_c = min(power_of_2(channels), 32)

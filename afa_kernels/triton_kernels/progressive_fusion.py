@@ -12,27 +12,15 @@ from torch import Tensor
 
 from afa_kernels import layout
 from afa_kernels.triton_kernels import _tiles
-from afa_kernels.triton_kernels._gate import gate
+from afa_kernels.triton_kernels._factors import (
+    channel_gradients,
+    factor,
+    of_each_channel,
+    of_each_pixel,
+    write_gradients,
+)
 from afa_kernels.triton_kernels._launch import arithmetic_of, check_counts, launch, sized, split_batch, spread
 from afa_kernels.triton_kernels._maps import offsets, strides_of
-from afa_kernels.triton_kernels._rows import load_rows, of_rows
-
-
-@triton.jit
-def _factor(logits, strides, n, i, mask, K: tl.constexpr, arithmetic: tl.constexpr):
-    """Return A_k or B_k of the elements i of image n for every k; `strides` are those of the image and the element."""
-    weights = ()
-    transmittance = None
-    for behind in tl.static_range(K):
-        z_n, z_i = strides[K - 1 - behind]
-        open, shut = gate(logits[K - 1 - behind] + n * z_n + i * z_i, mask, arithmetic)
-        if behind == 0:
-            weights = (open,) + weights
-            transmittance = shut
-        else:
-            weights = (open * transmittance,) + weights
-            transmittance = transmittance * shut
-    return weights
 
 
 # One program fuses BLOCK_P pixels of BLOCK_C channels of one image.
@@ -48,8 +36,8 @@ def _forward_kernel(
     inside_c, inside_p = c < channels, p < pixels
     inside = inside_c[:, None] & inside_p[None, :]
     x = _load_features(features, strides, n, c, p, inside, K)
-    a = _factor(s, s_strides, n, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
-    b = _factor(q, q_strides, n, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
+    a = factor(s, s_strides, n, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
+    b = factor(q, q_strides, n, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
     total = tl.zeros([BLOCK_C, BLOCK_P], arithmetic)
     for k in tl.static_range(K):
         total += a[k][None, :] * b[k][:, None] * x[k].to(arithmetic)
@@ -88,9 +76,9 @@ def _features_backward(
 
 
 # One program handles some pixels of one image, over all channels: the sums over C are its own, and it writes its part
-# of the sums over P to its own rows of `channel_sums` (N, rows, K, C), which `_channel_kernel` adds up. It goes through
-# `steps` blocks of BLOCK_P pixels if a tile has all channels (`whole`), else through the channels of one block. Some of
-# these sums may be `wanted`, of them those over C for some `spatial` logits.
+# of the sums over P to its own rows of `channel_sums` (N, rows, K, C), which `channel_gradients` adds up. It goes
+# through `steps` blocks of BLOCK_P pixels if a tile has all channels (`whole`), else through the channels of one block.
+# Some of these sums may be `wanted`, of them those over C for some `spatial` logits.
 @triton.jit(do_not_specialize=["rows", "steps"])
 def _backward_kernel(
     g, features, s, q, grad_features, ds, channel_sums,
@@ -103,7 +91,7 @@ def _backward_kernel(
     if whole:
         c = tl.arange(0, BLOCK_C).to(tl.int64)
         inside_c = c < channels
-        b = _factor(q, q_strides, n, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
+        b = factor(q, q_strides, n, c, inside_c, K, arithmetic)  # K of [BLOCK_C]
         totals = ()  # over the pixels, of g A_k F_k
         for _ in tl.static_range(K):
             totals = totals + (tl.zeros([BLOCK_C, BLOCK_P], arithmetic),)
@@ -111,7 +99,7 @@ def _backward_kernel(
             p = (row * steps + step) * BLOCK_P + tl.arange(0, BLOCK_P)
             inside_p = p < pixels
             inside = inside_c[:, None] & inside_p[None, :]
-            a = _factor(s, s_strides, n, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
+            a = factor(s, s_strides, n, p, inside_p, K, arithmetic)  # K of [BLOCK_P]
             gx = _features_backward(
                 g, features, grad_features, g_strides, strides, grad_strides, n, c, p, a, b, inside,
                 wanted, K, arithmetic,
@@ -120,7 +108,7 @@ def _backward_kernel(
                 sums = ()
                 for k in tl.static_range(K):
                     sums = sums + (tl.sum(b[k][:, None] * gx[k], axis=0),)
-                _write_gradients(s, s_strides, ds, n, pixels, p, sums, a, inside_p, K, arithmetic)
+                write_gradients(s, s_strides, ds, n, pixels, p, sums, a, inside_p, K, arithmetic)
             if channel_sums is not None:
                 added = ()
                 for k in tl.static_range(K):
@@ -133,7 +121,7 @@ def _backward_kernel(
     else:
         p = row * BLOCK_P + tl.arange(0, BLOCK_P)
         inside_p = p < pixels
-        a = _factor(s, s_strides, n, p, inside_p, K, arithmetic)
+        a = factor(s, s_strides, n, p, inside_p, K, arithmetic)
         # Over the channels, of g B_k F_k. The rows of a tile are added up behind the loop only: they lie in several
         # warps, which would pass them through shared memory in every iteration.
         totals = ()
@@ -143,7 +131,7 @@ def _backward_kernel(
             c = first + tl.arange(0, BLOCK_C).to(tl.int64)
             inside_c = c < channels
             inside = inside_c[:, None] & inside_p[None, :]
-            b = _factor(q, q_strides, n, c, inside_c, K, arithmetic)
+            b = factor(q, q_strides, n, c, inside_c, K, arithmetic)
             gx = _features_backward(
                 g, features, grad_features, g_strides, strides, grad_strides, n, c, p, a, b, inside,
                 wanted, K, arithmetic,
@@ -161,50 +149,7 @@ def _backward_kernel(
             sums = ()
             for k in tl.static_range(K):
                 sums = sums + (tl.sum(totals[k], axis=0),)
-            _write_gradients(s, s_strides, ds, n, pixels, p, sums, a, inside_p, K, arithmetic)
-
-
-@triton.jit
-def _write_gradients(logits, strides, out, n, size, i, sums, weights, mask, K: tl.constexpr, arithmetic: tl.constexpr):
-    """Store the gradients of the logits, (1-a_k) S_k - a_k sum_{j<k} S_j with S_k = A_k dA_k; `sums` are the dA_k.
-
-    `out` are contiguous, (N, size), or None.
-    """
-    before = tl.zeros_like(sums[0])
-    for k in tl.static_range(K):
-        product = weights[k] * sums[k]
-        if out[k] is not None:
-            z_n, z_i = strides[k]
-            open, shut = gate(logits[k] + n * z_n + i * z_i, mask, arithmetic)
-            grad = shut * product - open * before
-            tl.store(out[k] + n * size + i, grad.to(out[k].dtype.element_ty), mask=mask)
-        before = before + product
-
-
-# One program adds up the rows of BLOCK_C channels of one image, and makes the gradients of their logits.
-@triton.jit(do_not_specialize=["rows"])
-def _channel_kernel(
-    channel_sums, q, dq, q_strides, channels, rows,
-    K: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, arithmetic: tl.constexpr,
-):  # fmt: skip
-    n = tl.program_id(1).to(tl.int64)
-    c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside_c = c < channels
-    channel_sums += n * rows * K * channels
-    totals = ()
-    for _ in tl.static_range(K):
-        totals = totals + (tl.zeros([BLOCK_B, BLOCK_C], arithmetic),)
-    for first in range(0, rows, BLOCK_B):
-        added = ()
-        for k in tl.static_range(K):
-            of_k = channel_sums + tl.full([], k, tl.int64) * channels
-            added = added + (totals[k] + load_rows(of_k, K * channels, first, rows, c, inside_c, BLOCK_B),)
-        totals = added
-    sums = ()
-    for k in tl.static_range(K):
-        sums = sums + (tl.sum(totals[k], axis=0),)
-    b = _factor(q, q_strides, n, c, inside_c, K, arithmetic)
-    _write_gradients(q, q_strides, dq, n, channels, c, sums, b, inside_c, K, arithmetic)
+            write_gradients(s, s_strides, ds, n, pixels, p, sums, a, inside_p, K, arithmetic)
 
 
 @sized(features="nchw", spatial_logits="n1hw", channel_logits="nc11", out="nchw")
@@ -260,20 +205,11 @@ def backward(
         K=inputs, **tile, arithmetic=arithmetic_of(grad),
     )  # fmt: skip
     if channel_sums is not None:
-        add = of_rows(channel_sums, inputs)
-        launch(
-            _channel_kernel, (_tiles.cdiv(channels, add["BLOCK_C"]), batch),
-            channel_sums, tuple(channel_logits), dq, strides[2], channels, rows,
-            K=inputs, **add, arithmetic=arithmetic_of(grad),
-        )  # fmt: skip
+        channel_gradients(channel_sums, channel_logits, dq, arithmetic_of(grad))
 
 
 def _strides(
     features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor]
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """Return those of image, channel and pixel; the spatial logits have no channel, the channel logits no pixel."""
-    return (
-        strides_of(features),
-        tuple(layout.strides(s)[::2] for s in spatial_logits),
-        tuple(layout.strides(q)[:2] for q in channel_logits),
-    )
+    return strides_of(features), of_each_pixel(spatial_logits), of_each_channel(channel_logits)

@@ -2,7 +2,7 @@
 // B_k = b_k prod_{j>k} (1-b_j) at every channel, a_k and b_k the sigmoids of the logits.
 //
 // The weight of an element is a value along the row times a value across the rows, as in attentive_fusion.cpp.
-#include "gate.h"
+#include "factor.h"
 #include "terms.h"
 
 namespace afa {
@@ -10,74 +10,6 @@ namespace {
 
 constexpr Checker check{"progressive_fusion"};
 constexpr int64_t TILE = 2048;  // elements of a row, or pixels, that are worked on at a time
-
-enum class Axis { pixels, channels };
-
-// A of the pixels or B of the channels, for every image and input a row of `size` values.
-template <class Acc>
-class Factor {
- public:
-  // logits: K of (N, 1, H, W), or K of (N, C, 1, 1).
-  Factor(const Layout& layout, const std::vector<Tensor>& logits, Axis axis, const char* name)
-      : size(axis == Axis::pixels ? layout.pixels : layout.channels),
-        shape(axis == Axis::pixels ? layout.of_pixels() : layout.of_channels()),
-        axis_(axis),
-        inputs_(logits.size()),
-        gate_(layout.batch * inputs_ * size),
-        weight_(uninitialized<Acc>(layout.batch * inputs_ * size)) {
-    std::vector<AnyMap> maps;
-    for (const Tensor& t : logits) maps.emplace_back(check, name, t, shape);
-    for_each_tile<Acc>(layout.batch, size, TILE, TILE, [&](const Piece& tile, Acc* left) {
-      const int64_t count = tile.count;
-      std::fill_n(left, count, Acc(1));
-      for (int64_t k = inputs_ - 1; k >= 0; --k) {
-        const int64_t at = (tile.n * inputs_ + k) * size + tile.first;
-        if (axis_ == Axis::pixels)
-          maps[k].read_pixels(tile.n, 0, tile.first, count, &gate_.open[at]);
-        else
-          maps[k].read_channels(tile.n, tile.first, count, &gate_.open[at]);
-        gate_.activate(at, count);
-        for (int64_t i = 0; i < count; ++i) {
-          weight_[at + i] = gate_.open[at + i] * left[i];
-          left[i] *= gate_.shut[at + i];
-        }
-      }
-    });
-  }
-
-  const Acc* weights(int64_t n, int64_t k) const { return &weight_[(n * inputs_ + k) * size]; }
-
-  // From the gradients that reach the weights, sums[k * stride + i], those of the logits: with S_k = A_k dA_k it is
-  // (1-a_k) S_k - a_k sum_{j<k} S_j, in which nothing is divided. `before` is scratch.
-  template <class Sum>
-  void write_gradients(int64_t n, int64_t first, int64_t count, Sum* sums, int64_t stride, Sum* before,
-                       const std::vector<std::optional<AnyMap>>& grads) const {
-    std::fill_n(before, count, Sum(0));
-    for (int64_t k = 0; k < inputs_; ++k) {
-      const int64_t at = (n * inputs_ + k) * size + first;
-      Sum* row = sums + k * stride;
-      for (int64_t i = 0; i < count; ++i) {
-        const Sum sum = weight_[at + i] * row[i];
-        row[i] = gate_.shut[at + i] * sum - gate_.open[at + i] * before[i];
-        before[i] += sum;
-      }
-      if (!grads[k]) continue;
-      if (axis_ == Axis::pixels)
-        grads[k]->write_pixels(n, 0, first, count, row);
-      else
-        grads[k]->write_channels(n, first, count, row);
-    }
-  }
-
-  const int64_t size;
-  const Shape shape;  // of a logit
-
- private:
-  Axis axis_;
-  int64_t inputs_;
-  Gate<Acc> gate_;
-  std::unique_ptr<Acc[]> weight_;
-};
 
 // What forward and backward read.
 template <class T>
@@ -89,8 +21,8 @@ struct Fusion {
 
   Fusion(const std::vector<Tensor>& features, const std::vector<Tensor>& spatial, const std::vector<Tensor>& channel)
       : layout(check.first("features", features)),
-        a(layout, spatial, Axis::pixels, "spatial_logits"),
-        b(layout, channel, Axis::channels, "channel_logits") {
+        a(check, layout, spatial, Of::pixels, "spatial_logits"),
+        b(check, layout, channel, Of::channels, "channel_logits") {
     check.count("spatial_logits", spatial.size(), features.size());
     check.count("channel_logits", channel.size(), features.size());
     for (const Tensor& t : features) maps.push_back(check.map<const T>("features", t, layout));

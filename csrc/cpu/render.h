@@ -96,6 +96,7 @@ struct Between {
   Acc not_f, f;
 
   Acc operator()(int64_t i) const { return not_f * top[i] + f * bottom[i]; }
+  Between times(Acc factor) const { return {top, bottom, not_f * factor, f * factor}; }
 };
 
 // Channels of one scale: the two of their rows that were read last, resized to columns of the output. Output rows that
@@ -267,6 +268,16 @@ struct Maps {
     }
   }
 
+  // Weights of every pixel of the output, (N, K, H, W), that are kept elsewhere.
+  Maps(const Acc* weights, int64_t batch_size, int64_t inputs, int64_t out_height, int64_t out_width)
+      : batch(batch_size), scales(inputs), opacities(false), opaque_last(false) {
+    const int64_t pixels = out_height * out_width;
+    for (int64_t k = 0; k < scales; ++k) {
+      const Map<const Acc> map{weights + k * pixels, scales * pixels, pixels, 1};
+      resized.emplace_back(map, out_height, out_width, out_height, out_width);
+    }
+  }
+
   // Of each scale `count` values of output row y, a scale's every COLUMNS; i counts the columns of the neighbours.
   static void rows(std::vector<Neighbours<Acc>>& maps, int64_t y, int64_t i, int64_t count, Acc* source,
                    Acc* __restrict out) {
@@ -319,6 +330,7 @@ struct Predictions {
   int64_t channels;
   bool channels_last;
   std::vector<Resized<T>> scales;
+  const acc_t<T>* factors = nullptr;  // of every channel, (N, K, C), if it has a weight of its own too
 
   Predictions(const Checker& check, const std::vector<Tensor>& tensors, const Maps<acc_t<T>>& maps, int64_t height,
               int64_t width)
@@ -331,6 +343,11 @@ struct Predictions {
           check.map<const T>("predictions", t, {maps.batch, channels, t.size(2), t.size(3)}, channels_last), t.size(2),
           t.size(3), height, width);
     }
+  }
+
+  // The factors of the channels of scale k of image n, or null.
+  const acc_t<T>* factors_of(int64_t n, int64_t k) const {
+    return factors ? factors + (n * static_cast<int64_t>(scales.size()) + k) * channels : nullptr;
   }
 };
 
@@ -404,6 +421,8 @@ void render(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, int64
           std::fill_n(sum, channels, Acc(0));
           for (int64_t k = 0; k < scales; ++k) {
             predictions.scales[k].pixel(n, channels, y, first + r, value);
+            const Acc* factors = predictions.factors_of(n, k);
+            for (int64_t c = 0; factors && c < channels; ++c) value[c] *= factors[c];
             add_weighted(m[(y - begin) * of_maps + k * COLUMNS + r], channels, value, sum);
           }
           emit(seen[y - begin], n, y, first, count, r, Rendered<Acc>{nullptr, nullptr, channels, sum});
@@ -418,7 +437,8 @@ void render(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, int64
       for (int64_t y = begin; y < end; ++y) {
         for (int64_t k = 0; k < scales; ++k) {
           of_scales[k].move_to(y, source);
-          rows[k] = of_scales[k].at();
+          const Acc* factors = predictions.factors_of(n, k);
+          rows[k] = factors ? of_scales[k].at().times(factors[c]) : of_scales[k].at();
         }
         emit(seen[y - begin], n, y, first, count, c, Rendered<Acc>{&rows, m + (y - begin) * of_maps, count, sum});
       }
@@ -428,10 +448,8 @@ void render(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, int64
 
 // The same stored in `out`, (batch, channels, height, width), in the order of the predictions.
 template <class T, class O>
-void render_to(const Checker& check, const std::vector<Tensor>& tensors, const Maps<acc_t<T>>& maps,
-               const Tensor& out) {
+void render_to(const Checker& check, const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, const Tensor& out) {
   const int64_t height = out.size(2), width = out.size(3);
-  const Predictions<T> predictions(check, tensors, maps, height, width);
   const bool channels_last = predictions.channels_last;
   const auto o = check.map<O>("out", out, {maps.batch, predictions.channels, height, width}, channels_last);
   const bool stream = streamed(out);
@@ -443,6 +461,12 @@ void render_to(const Checker& check, const std::vector<Tensor>& tensors, const M
     rendered.store(stream, channels_last ? o.at(n, 0, at + r) : o.at(n, r, at));
   };
   render<Nothing>(predictions, maps, height, width, emit);
+}
+template <class T, class O>
+void render_to(const Checker& check, const std::vector<Tensor>& tensors, const Maps<acc_t<T>>& maps,
+               const Tensor& out) {
+  const Predictions<T> predictions(check, tensors, maps, out.size(2), out.size(3));
+  render_to<T, O>(check, predictions, maps, out);
 }
 
 // Calls body(T{}, O{}) with the element types of the predictions and of the rendering, which is T or float32.

@@ -75,6 +75,7 @@ struct OwnedRows {
   bool channels_last;
   int64_t begin, end, next, row_size;
   Acc* sums;
+  const Acc* factors = nullptr;  // of the channels, if they have weights of their own too
 
   bool owns(int64_t row) const { return begin <= row && row < end; }
   Acc* sum(int64_t row) const { return sums + (row & 1) * row_size; }
@@ -111,11 +112,12 @@ struct OwnedRows {
             for (int64_t c = 0; c < channels; ++c) total[c] = 0;
             for (int64_t q = 0; q < count; ++q)
               for (int64_t c = 0; c < channels; ++c) total[c] += h[q] * s[(x + q) * channels + c];
+            for (int64_t c = 0; factors && c < channels; ++c) total[c] *= factors[c];
             narrow(total, channels, result);
           } else {
             Acc value = 0;
             for (int64_t q = 0; q < count; ++q) value += h[q] * s[o * out_width + x + q];
-            *result = static_cast<T>(value);
+            *result = static_cast<T>(factors ? factors[o] * value : value);
           }
         }
       }
@@ -145,12 +147,27 @@ struct Given {
   }
 };
 
+// sums[i] += across * g[i] * value(i); returns the sum of along[i] * g[i] * value(i).
+template <class Acc, class V>
+Acc sum_products(const Acc* g, const V& value, const Acc* along, Acc across, int64_t length, Acc* __restrict sums) {
+  Acc total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < length; ++i) {
+    const Acc product = g[i] * value(i);
+    sums[i] += across * product;
+    total += along[i] * product;
+  }
+  return total;
+}
+
 // `gradient` gives dL/d rendered: row(n, c, y, first, count, scores, out) of a channel's columns, or with channels_last
 // pixel(n, y, x, channels, scores, out). With Gradient::of_scores it computes it from the rendered scores. Fills the
-// gradients of the predictions that are needed, and `map_grads`, (N, K, height, width), if it is not null.
+// gradients of the predictions that are needed, `map_grads`, (N, K, height, width), if it is not null, and those of the
+// factors, to which it adds, (N, K, C).
 template <class T, class Gradient, class Acc = acc_t<T>>
 void render_backward(const Checker& check, const Gradient& gradient, const Predictions<T>& predictions,
-                     const Maps<Acc>& maps, int64_t height, int64_t width, const Gradients& grads, Acc* map_grads) {
+                     const Maps<Acc>& maps, int64_t height, int64_t width, const Gradients& grads, Acc* map_grads,
+                     std::vector<double>* factor_grads = nullptr) {
   constexpr bool computed = Gradient::of_scores;
   const bool channels_last = predictions.channels_last;
   const int64_t channels = predictions.channels, scales = maps.scales;
@@ -170,21 +187,23 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
     needed.push_back({k, map, Transposed<Acc>(scale.columns, scale.identity)});
     band_rows = std::max(band_rows, 4 * ceil_div(height, scale.rows.in));
   }
-  const bool need_values = map_grads || computed;
+  const bool sums_needed = map_grads || factor_grads, need_values = sums_needed || computed;
   const int64_t row_size = channels * width, owned = needed.size();
   const int64_t scratch_row = widest(predictions, maps), value_row = std::max(COLUMNS, channels);
   const int64_t weighted_size = channels_last ? COLUMNS * channels : COLUMNS;
   const int64_t of_rows = channels_last || !need_values ? 0 : scales * Neighbours<T>::size(channels, width);
   const int64_t of_maps = scales * Neighbours<Acc>::size(1, width);
+  const int64_t of_factors = predictions.factors ? scales * channels : 0;
   const int64_t scratch = (4 * scales + 3) * COLUMNS + scratch_row + (scales + 3) * value_row + owned * weighted_size +
-                          2 * owned * row_size + of_rows + of_maps;
+                          2 * owned * row_size + of_rows + of_maps + of_factors;
+  std::vector<Acc> factor_sums(maps.batch * ceil_div(height, band_rows) * of_factors);
 
   for_each_piece<Acc>(maps.batch, 1, height, band_rows, 1, scratch, [&](const Piece& band, Acc* weights) {
     Acc *alphas = weights + scales * COLUMNS, *map_sums = alphas + scales * COLUMNS;
     Acc *through = map_sums + scales * COLUMNS, *behind = through + (scales + 1) * COLUMNS, *source = behind + COLUMNS;
     Acc *values = source + scratch_row, *scores = values + scales * value_row, *g = scores + value_row;
     Acc *total = g + value_row, *weighted = total + value_row, *sums = weighted + owned * weighted_size;
-    Acc *zeros = sums + 2 * owned * row_size, *free = zeros + COLUMNS;
+    Acc *zeros = sums + 2 * owned * row_size, *of_piece = zeros + COLUMNS, *free = of_piece + of_factors;
     std::fill_n(sums, 2 * owned * row_size + COLUMNS, Acc(0));
 
     const int64_t n = band.n, begin_row = band.first, end_row = band.first + band.count;
@@ -195,7 +214,7 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
       const int64_t begin = begin_row == 0 ? 0 : scale.rows.low[begin_row];
       const int64_t end = end_row == height ? scale.rows.in : scale.rows.low[end_row];
       rows.push_back({scale, needed[i].columns, needed[i].grad, channels_last, begin, end, begin, row_size,
-                      sums + 2 * i * row_size});
+                      sums + 2 * i * row_size, predictions.factors_of(n, needed[i].k)});
       first_row = std::min(first_row, rows.back().first_reader(begin_row));
     }
     auto of_weights = neighbours_of(maps.resized, 1, width, zeros, free);
@@ -213,6 +232,7 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
         if (maps.opacities) std::copy_n(weights, scales * COLUMNS, alphas);
         maps.composite(count, weights, through);
         std::fill_n(map_sums, scales * COLUMNS, Acc(0));
+        std::fill_n(of_piece, of_factors, Acc(0));
         const int64_t outer = channels_last ? count : channels, length = channels_last ? channels : count;
         for (int64_t r = 0; r < outer; ++r) {
           if (channels_last) {
@@ -223,16 +243,27 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
               if (computed) add_weighted(weights[k * COLUMNS + r], length, value, scores);
             }
             gradient.pixel(n, y, first + r, channels, scores, g);
-            for (int64_t k = 0; k < scales && map_grads; ++k)
-              for (int64_t i = 0; i < length; ++i) map_sums[k * COLUMNS + r] += g[i] * values[k * value_row + i];
+            for (int64_t k = 0; k < scales && sums_needed; ++k) {
+              const Acc* value = values + k * value_row;
+              Acc& sum = map_sums[k * COLUMNS + r];
+              if (const Acc* factors = predictions.factors_of(n, k))
+                sum = sum_products(
+                    g, [=](int64_t i) { return value[i]; }, factors, weights[k * COLUMNS + r], length,
+                    of_piece + k * channels);
+              else
+                for (int64_t i = 0; i < length; ++i) sum += g[i] * value[i];
+            }
           } else {
             for (int64_t k = 0; k < scales && need_values; ++k) between[k] = of_scales[k].at(r, first);
             if (computed) sum_weighted(between, weights, length, scores);
             gradient.row(n, r, y, first, count, scores, g);
-            for (int64_t k = 0; k < scales && map_grads; ++k) {
+            for (int64_t k = 0; k < scales && sums_needed; ++k) {
               Acc* __restrict sum = map_sums + k * COLUMNS;
               const Between<Acc> value = between[k];
-              for (int64_t i = 0; i < length; ++i) sum[i] += g[i] * value(i);
+              if (const Acc* factors = predictions.factors_of(n, k))
+                of_piece[k * channels + r] = sum_products(g, value, weights + k * COLUMNS, factors[r], length, sum);
+              else
+                for (int64_t i = 0; i < length; ++i) sum[i] += g[i] * value(i);
             }
           }
           for (int64_t i = 0; i < owned; ++i) {
@@ -248,7 +279,9 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
         }
         for (int64_t i = 0; i < owned && channels_last; ++i)
           rows[i].add(y, first * channels, count * channels, weighted + i * COLUMNS * channels);
-        if (map_grads && y >= begin_row) {
+        if (y < begin_row) continue;
+        for (int64_t i = 0; factor_grads && i < of_factors; ++i) factor_sums[band.unit * of_factors + i] += of_piece[i];
+        if (map_grads) {
           if (maps.opacities) maps.composite_backward(count, alphas, map_sums, through, behind);
           for (int64_t k = 0; k < scales; ++k)
             std::copy_n(map_sums + k * COLUMNS, count, map_grads + ((n * scales + k) * height + y) * width + first);
@@ -257,6 +290,9 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
     }
     for (OwnedRows<T>& owner : rows) owner.finish(owner.end, n, channels, total);
   });
+  const int64_t of_image = ceil_div(height, band_rows) * of_factors;
+  for (int64_t at = 0; factor_grads && at < maps.batch * of_image; ++at)
+    (*factor_grads)[at / of_image * of_factors + at % of_factors] += factor_sums[at];
 }
 
 // The same where the maps are made of logits, whose gradient is the last of `grads`.

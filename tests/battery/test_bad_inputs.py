@@ -324,7 +324,7 @@ PROGRESSIVE = {
 
 
 def bad_lists() -> Iterator[tuple[dict[str, Any], type[Exception], str]]:
-    """What is wrong with any list of progressive_fusion."""
+    """What is wrong with any list of progressive_fusion and resized_fusion."""
     for name, good in PROGRESSIVE.items():
         expected = tuple(good[1].shape)
         yield {name: good[0]}, TypeError, f"{name} must be a list or tuple of tensors, got Tensor"
@@ -355,6 +355,19 @@ BAD_PROGRESSIVE: list[tuple[dict[str, Any], type[Exception], str]] = [
         "spatial_logits must have 2 tensors, one per feature map, got 1",
     ),
     ({"channel_logits": []}, ValueError, "channel_logits must have 2 tensors, one per feature map, got 0"),
+]
+BAD_LEVELS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *BAD_PROGRESSIVE,
+    (
+        {"features": [t(2, 3, 4, 5), t(2, 3, 0, 5)]},
+        ValueError,
+        "features[1] must have at least one pixel to be resized, got shape (2, 3, 0, 5)",
+    ),
+    (
+        {"spatial_logits": [t(2, 1, 4, 0), t(2, 1, 4, 0)]},
+        ValueError,
+        "spatial_logits[0] must have at least one pixel to be resized to, got shape (2, 1, 4, 0)",
+    ),
 ]
 
 POOLED = "x must have at least one pixel to be pooled, got shape"
@@ -646,6 +659,7 @@ BAD = {
     "upsampled_fusion": (UPSAMPLED, BAD_UPSAMPLED),
     "upsampled_pool": ({"deep": t(2, 3, 4, 5), "weight": t(3, 1, 4, 4)}, BAD_UPSAMPLED_POOL),
     "progressive_fusion": (PROGRESSIVE, BAD_PROGRESSIVE),
+    "resized_fusion": (PROGRESSIVE, BAD_LEVELS),
     "scale_space_weights": (WEIGHTS, bad_logits()),
     "scale_space_render": (RENDER, BAD_RENDER),
     "resized_cross_entropy": (RESIZED, BAD_RESIZED),

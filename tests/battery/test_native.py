@@ -24,6 +24,7 @@ TOLD = {"resized_cross_entropy": {"logits": 1}, "resized_labels": {"logits": 1, 
 OF_ANY_SIZE = {
     "global_avg_max_pool": ("x", "grad_x"),
     "upsampled_pool": ("deep",),
+    "resized_fusion": ("features",),
     **{
         op: ("predictions", "logits", "attentions", "prediction", "weight", "out", "grad")
         for op in operations()
