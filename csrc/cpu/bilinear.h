@@ -3,6 +3,7 @@
 
 #include "../arithmetic/bilinear.h"
 #include "../common.h"
+#include "convert.h"
 #include "isa.h"
 
 #ifdef __x86_64__
@@ -37,6 +38,8 @@ template <class Acc>
 struct Transposed {
   std::vector<int64_t> first, begin;
   std::vector<Acc> coefficient;
+  std::vector<int32_t> first32, count32;  // the same in 32 bits
+  std::vector<Acc> of_reader;  // [i * in + j] is the coefficient of reader i of input j; zero, if there is none
 
   Transposed(const Axis<Acc>& axis, bool identity) : first(axis.in), begin(axis.in + 1) {
     int64_t start = 0;  // of the outputs that read input j or a later one
@@ -49,10 +52,62 @@ struct Transposed {
                               (axis.high(i) == j ? axis.fraction[i] : Acc(0)));
     }
     begin[axis.in] = static_cast<int64_t>(coefficient.size());
+    for (int64_t j = 0; j < axis.in; ++j) {
+      first32.push_back(static_cast<int32_t>(first[j]));
+      count32.push_back(static_cast<int32_t>(count(j)));
+    }
+    const int64_t most = axis.in > 0 ? *std::max_element(count32.begin(), count32.end()) : 0;
+    of_reader.resize(most * axis.in);
+    for (int64_t j = 0; j < axis.in; ++j)
+      for (int64_t i = 0; i < count(j); ++i) of_reader[i * axis.in + j] = coefficient[begin[j] + i];
   }
 
   int64_t count(int64_t j) const { return begin[j + 1] - begin[j]; }
 };
+
+// What input j collects of `grads`.
+template <class Acc>
+Acc gathered(const Transposed<Acc>& columns, int64_t j, const Acc* grads) {
+  const Acc *coefficient = columns.coefficient.data() + columns.begin[j], *g = grads + columns.first[j];
+  Acc total = 0;
+  for (int64_t i = 0; i < columns.count(j); ++i) total += coefficient[i] * g[i];
+  return total;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+// Sixteen inputs at a time, of which each has its own readers.
+template <class T>
+[[gnu::noinline]] AFA_TARGET_AVX512 void gather_avx512(const Transposed<float>& columns, int64_t count,
+                                                       const float* grads, float factor, T* out) {
+  const auto in = static_cast<int64_t>(columns.count32.size());
+  const int64_t most = in > 0 ? static_cast<int64_t>(columns.of_reader.size()) / in : 0;
+  const __m512 factors = _mm512_set1_ps(factor), zero = _mm512_setzero_ps();
+  for (int64_t j = 0; j < count; j += 16) {
+    const __mmask16 inside = first_lanes(count - j);
+    const __m512i first = _mm512_maskz_loadu_epi32(inside, columns.first32.data() + j);
+    const __m512i counts = _mm512_maskz_loadu_epi32(inside, columns.count32.data() + j);
+    __m512 total = zero;
+    for (int32_t i = 0; i < most; ++i) {
+      const __mmask16 reads = _mm512_cmpgt_epi32_mask(counts, _mm512_set1_epi32(i));
+      const __m512 g = _mm512_mask_i32gather_ps(zero, reads, _mm512_add_epi32(first, _mm512_set1_epi32(i)), grads, 4);
+      total = _mm512_mask3_fmadd_ps(g, _mm512_maskz_loadu_ps(reads, &columns.of_reader[i * in + j]), total, reads);
+    }
+    store_lanes(inside, false, _mm512_mul_ps(total, factors), out + j);
+  }
+}
+
+#endif
+
+// out[j] = factor times what input j collects of `grads`, for `count` inputs.
+template <class Acc, class T>
+void gather(const Transposed<Acc>& columns, int64_t count, const Acc* grads, Acc factor, T* out) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  if constexpr (std::is_same_v<Acc, float>)
+    if (isa() == Isa::avx512) return gather_avx512(columns, count, grads, factor, out);
+#endif
+  for (int64_t j = 0; j < count; ++j) out[j] = static_cast<T>(factor * gathered(columns, j, grads));
+}
 
 // A resized row is read through windows of PADDING inputs: the source row ends with that many copies of its last value.
 constexpr int64_t PADDING = 17;

@@ -89,14 +89,14 @@ struct Resized {
   }
 };
 
-// A row of one scale at output resolution, between two of its own.
+// A row of one scale at output resolution, between two of its own; or a pixel's channels, between those of two pixels.
 template <class Acc>
 struct Between {
-  const Acc *top, *bottom;
+  const Acc *low, *high;
   Acc not_f, f;
 
-  Acc operator()(int64_t i) const { return not_f * top[i] + f * bottom[i]; }
-  Between times(Acc factor) const { return {top, bottom, not_f * factor, f * factor}; }
+  Acc operator()(int64_t i) const { return not_f * low[i] + f * high[i]; }
+  Between times(Acc factor) const { return {low, high, not_f * factor, f * factor}; }
 };
 
 // Channels of one scale: the two of their rows that were read last, resized to columns of the output. Output rows that
@@ -151,6 +151,76 @@ class Neighbours {
   Acc f_;
 };
 
+constexpr int64_t SPAN = 32;  // pixels of a row in channels_last whose neighbours, of every scale, stay in the cache
+
+// Pixels of one scale along a row of the output, for maps with channel stride 1.
+template <class T>
+class NeighbourPixels {
+ public:
+  using Acc = acc_t<T>;
+
+  static int64_t size(int64_t channels) { return (SPAN + 3) * channels; }
+
+  // `buffer` has room for size() values, and a pixel's channels are `zeros`.
+  NeighbourPixels(const Resized<T>& scale, int64_t channels, const Acc* zeros, Acc* buffer)
+      : scale_(&scale), channels_(channels), zeros_(zeros), buffer_(buffer) {}
+
+  // To `count` columns from `first` of output row y of image n.
+  void move_to(int64_t n, int64_t y, int64_t first, int64_t count) {
+    const Axis<Acc>& columns = scale_->columns;
+    const bool lie_between = !scale_->identity && columns.in <= columns.out;
+    first_ = first, from_ = lie_between ? columns.low[first] : first;
+    pixels_ = buffer_, stride_ = channels_;
+    const auto row = [&](int64_t j) {
+      return [=, this](int64_t x) { return scale_->map.at(n, 0, j * scale_->columns.in + x); };
+    };
+    if (lie_between) {
+      const Acc f = scale_->rows.fraction[y];
+      const auto top = row(scale_->rows.low[y]), bottom = row(scale_->rows.high(y));
+      for (int64_t x = from_; x <= columns.high(first + count - 1); ++x) {
+        Acc* __restrict blended = buffer_ + (x - from_) * channels_;
+        const Acc* low = widened(top(x), channels_, blended);
+        const Acc* high = widened(bottom(x), channels_, buffer_ + (SPAN + 2) * channels_);
+#pragma GCC ivdep
+        for (int64_t c = 0; c < channels_; ++c) blended[c] = (1 - f) * low[c] + f * high[c];
+      }
+    } else if (!scale_->identity) {
+      for (int64_t i = 0; i < count; ++i) scale_->pixel(n, channels_, y, first + i, buffer_ + i * channels_);
+    } else if constexpr (std::is_same_v<T, Acc>) {
+      pixels_ = row(y)(first), stride_ = scale_->map.sp;
+    } else {
+      for (int64_t i = 0; i < count; ++i) widen(row(y)(first + i), channels_, buffer_ + i * channels_);
+    }
+  }
+
+  // The channels of output column x.
+  Between<Acc> at(int64_t x) const {
+    const Axis<Acc>& columns = scale_->columns;
+    if (scale_->identity || columns.in > columns.out) return {pixels_ + (x - first_) * stride_, zeros_, 1, 0};
+    const Acc f = columns.fraction[x];
+    return {pixels_ + (columns.low[x] - from_) * stride_, pixels_ + (columns.high(x) - from_) * stride_, 1 - f, f};
+  }
+
+ private:
+  const Resized<T>* scale_;
+  int64_t channels_;
+  const Acc *zeros_, *pixels_;
+  Acc* buffer_;
+  int64_t first_, from_, stride_;
+};
+
+// Those of several scales, of which `buffer` has room for all.
+template <class T, class Acc = acc_t<T>>
+std::vector<NeighbourPixels<T>> neighbour_pixels_of(const std::vector<Resized<T>>& scales, int64_t channels,
+                                                    const Acc* zeros, Acc* buffer) {
+  std::vector<NeighbourPixels<T>> all;
+  for (const Resized<T>& scale : scales) {
+    all.emplace_back(scale, channels, zeros, buffer);
+    buffer += NeighbourPixels<T>::size(channels);
+  }
+  return all;
+}
+
 // Those of several scales, of which `rows` has room for all.
 template <class T, class Acc = acc_t<T>>
 std::vector<Neighbours<T>> neighbours_of(const std::vector<Resized<T>>& scales, int64_t channels, int64_t columns,
@@ -166,48 +236,62 @@ std::vector<Neighbours<T>> neighbours_of(const std::vector<Resized<T>>& scales, 
 #if defined(__x86_64__) && defined(__GNUC__)
 
 // `vectors` times sixteen elements of what is below, of which the last sixteen may be outside.
-template <int vectors, class O>
+template <int vectors, bool weighted, class O>
 AFA_TARGET_AVX512 inline void sum_weighted_at(__mmask16 inside, const Between<float>* rows, size_t scales,
-                                              const float* weights, int64_t i, bool stream, O* sum) {
+                                              const float* weights, int64_t stride, int64_t i, bool stream, O* sum) {
   __m512 sums[vectors] = {};
   for (size_t k = 0; k < scales; ++k) {
     const Between<float> row = rows[k];
     const __m512 f = _mm512_set1_ps(row.f), not_f = _mm512_set1_ps(row.not_f);
     for (int j = 0; j < vectors; ++j) {
       const int64_t at = i + 16 * j;
-      const __m512 top = _mm512_mul_ps(not_f, load_lanes(inside, row.top + at));
-      const __m512 value = _mm512_fmadd_ps(f, load_lanes(inside, row.bottom + at), top);
-      sums[j] = _mm512_fmadd_ps(load_lanes(inside, weights + k * COLUMNS + at), value, sums[j]);
+      const __m512 low = _mm512_mul_ps(not_f, load_lanes(inside, row.low + at));
+      const __m512 value = _mm512_fmadd_ps(f, load_lanes(inside, row.high + at), low);
+      if constexpr (weighted)
+        sums[j] = _mm512_fmadd_ps(load_lanes(inside, weights + k * stride + at), value, sums[j]);
+      else
+        sums[j] = _mm512_add_ps(value, sums[j]);
     }
   }
   for (int j = 0; j < vectors; ++j) store_lanes(inside, stream, sums[j], sum + i + 16 * j);
 }
-template <class O>
+template <bool weighted, class O>
 [[gnu::noinline]] AFA_TARGET_AVX512 void sum_weighted_avx512(const Between<float>* rows, size_t scales,
-                                                             const float* weights, int64_t length, bool stream,
-                                                             O* sum) {
+                                                             const float* weights, int64_t stride, int64_t length,
+                                                             bool stream, O* sum) {
   constexpr int vectors = 4;  // whose sums stay in registers
   int64_t i = 0;
   for (; i + 16 * vectors <= length; i += 16 * vectors)
-    sum_weighted_at<vectors>(0xffff, rows, scales, weights, i, stream, sum);
-  for (; i < length; i += 16) sum_weighted_at<1>(first_lanes(length - i), rows, scales, weights, i, stream, sum);
+    sum_weighted_at<vectors, weighted>(0xffff, rows, scales, weights, stride, i, stream, sum);
+  for (; i < length; i += 16)
+    sum_weighted_at<1, weighted>(first_lanes(length - i), rows, scales, weights, stride, i, stream, sum);
+}
+template <class O>
+void sum_weighted_avx512(const std::vector<Between<float>>& rows, const float* weights, int64_t stride, int64_t length,
+                         bool stream, O* sum) {
+  if (weights)
+    sum_weighted_avx512<true>(rows.data(), rows.size(), weights, stride, length, stream, sum);
+  else
+    sum_weighted_avx512<false>(rows.data(), rows.size(), nullptr, 0, length, stream, sum);
 }
 
 #endif
 
-// sum[i] = the sum over the scales of weights[k * COLUMNS + i] * rows[k](i).
+// sum[i] = the sum over the scales of weights[k * stride + i] * rows[k](i), or of these alone if the weights are null.
 template <class Acc>
-void sum_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int64_t length, Acc* __restrict sum) {
+void sum_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int64_t stride, int64_t length,
+                  Acc* __restrict sum) {
 #if defined(__x86_64__) && defined(__GNUC__)
   if constexpr (std::is_same_v<Acc, float>)
-    if (isa() == Isa::avx512) return sum_weighted_avx512(rows.data(), rows.size(), weights, length, false, sum);
+    if (isa() == Isa::avx512) return sum_weighted_avx512(rows, weights, stride, length, false, sum);
 #endif
-  for (size_t k = 0; k < rows.size(); ++k, weights += COLUMNS) {
+  for (size_t k = 0; k < rows.size(); ++k) {
     const Between<Acc> row = rows[k];
+    const auto term = [=](int64_t i) { return weights ? weights[k * stride + i] * row(i) : row(i); };
     if (k == 0)
-      for (int64_t i = 0; i < length; ++i) sum[i] = weights[i] * row(i);
+      for (int64_t i = 0; i < length; ++i) sum[i] = term(i);
     else
-      for (int64_t i = 0; i < length; ++i) sum[i] += weights[i] * row(i);
+      for (int64_t i = 0; i < length; ++i) sum[i] += term(i);
   }
 }
 
@@ -360,16 +444,17 @@ int64_t widest(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps) {
   return longest;
 }
 
-// What a rendering has of the columns of a channel, or in channels_last of the channels of a pixel.
+// What a rendering has of the columns of a channel, or in channels_last of the channels of a pixel: rows to be summed,
+// a weight of each element `stride` after that of the scale before, if there are weights.
 template <class Acc>
 struct Rendered {
-  const std::vector<Between<Acc>>* rows;  // to be summed; null where `buffer` has the sum
+  const std::vector<Between<Acc>>& rows;
   const Acc* weights;
-  int64_t length;
+  int64_t stride, length;
   Acc* buffer;
 
   const Acc* values() const {
-    if (rows) sum_weighted(*rows, weights, length, buffer);
+    sum_weighted(rows, weights, stride, length, buffer);
     return buffer;
   }
 
@@ -379,8 +464,8 @@ struct Rendered {
 #if defined(__x86_64__) && defined(__GNUC__)
     if constexpr (std::is_same_v<Acc, float>) {
       const bool whole_lines = reinterpret_cast<uintptr_t>(out) % LINE == 0 && length * sizeof(O) % LINE == 0;
-      if (rows && isa() == Isa::avx512 && (!stream || whole_lines))
-        return sum_weighted_avx512(rows->data(), rows->size(), weights, length, stream, out);
+      if (isa() == Isa::avx512 && (!stream || whole_lines))
+        return sum_weighted_avx512(rows, weights, stride, length, stream, out);
     }
 #endif
     if (stream)
@@ -400,38 +485,38 @@ void render(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, int64
   using Acc = acc_t<T>;
   const int64_t channels = predictions.channels, scales = maps.scales, of_maps = scales * COLUMNS;
   const int64_t scratch_row = widest(predictions, maps), result_row = std::max(COLUMNS, channels);
-  const int64_t held = scales * Neighbours<T>::size(1, COLUMNS);
-  const int64_t size = ROWS * of_maps + scratch_row + 2 * result_row + COLUMNS + held;
+  const int64_t held = scales * std::max(Neighbours<T>::size(1, COLUMNS),
+                                         predictions.channels_last ? NeighbourPixels<T>::size(channels) : 0);
+  const int64_t size = ROWS * of_maps + scratch_row + 3 * result_row + held;
   for_each_piece<Acc>(maps.batch, ceil_div(height, ROWS), width, COLUMNS, 1, size, [&](const Piece& piece, Acc* m) {
     Acc *source = m + ROWS * of_maps, *value = source + scratch_row, *sum = value + result_row;
-    Acc *zeros = sum + result_row, *free = zeros + COLUMNS;
+    Acc *zeros = sum + result_row, *free = zeros + result_row;
     const int64_t n = piece.n, first = piece.first, count = piece.count;
     const int64_t begin = piece.row * ROWS, end = std::min(height, begin + ROWS);
     const auto seen = uninitialized<Seen>(ROWS);
-    std::fill_n(zeros, COLUMNS, Acc(0));
+    std::fill_n(zeros, result_row, Acc(0));
     auto of_weights = neighbours_of(maps.resized, 1, COLUMNS, zeros, free);
     for (auto& of : of_weights) of.begin(n, 0, first, count);
     for (int64_t y = begin; y < end; ++y) {
       maps.rows(of_weights, y, 0, count, source, m + (y - begin) * of_maps);
       maps.composite(count, m + (y - begin) * of_maps, value);
     }
+    std::vector<Between<Acc>> rows(scales);
     if (predictions.channels_last) {
+      auto of_scales = neighbour_pixels_of(predictions.scales, channels, zeros, free);
       for (int64_t y = begin; y < end; ++y) {
         for (int64_t r = 0; r < count; ++r) {
-          std::fill_n(sum, channels, Acc(0));
           for (int64_t k = 0; k < scales; ++k) {
-            predictions.scales[k].pixel(n, channels, y, first + r, value);
-            const Acc* factors = predictions.factors_of(n, k);
-            for (int64_t c = 0; factors && c < channels; ++c) value[c] *= factors[c];
-            add_weighted(m[(y - begin) * of_maps + k * COLUMNS + r], channels, value, sum);
+            if (r % SPAN == 0) of_scales[k].move_to(n, y, first + r, std::min(SPAN, count - r));
+            rows[k] = of_scales[k].at(first + r).times(m[(y - begin) * of_maps + k * COLUMNS + r]);
           }
-          emit(seen[y - begin], n, y, first, count, r, Rendered<Acc>{nullptr, nullptr, channels, sum});
+          emit(seen[y - begin], n, y, first, count, r,
+               Rendered<Acc>{rows, predictions.factors_of(n, 0), channels, channels, sum});
         }
       }
       return;
     }
     auto of_scales = neighbours_of(predictions.scales, 1, COLUMNS, zeros, free);
-    std::vector<Between<Acc>> rows(scales);
     for (int64_t c = 0; c < channels; ++c) {
       for (auto& of : of_scales) of.begin(n, c, first, count);
       for (int64_t y = begin; y < end; ++y) {
@@ -440,7 +525,8 @@ void render(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, int64
           const Acc* factors = predictions.factors_of(n, k);
           rows[k] = factors ? of_scales[k].at().times(factors[c]) : of_scales[k].at();
         }
-        emit(seen[y - begin], n, y, first, count, c, Rendered<Acc>{&rows, m + (y - begin) * of_maps, count, sum});
+        emit(seen[y - begin], n, y, first, count, c,
+             Rendered<Acc>{rows, m + (y - begin) * of_maps, COLUMNS, count, sum});
       }
     }
   });
@@ -452,7 +538,7 @@ void render_to(const Checker& check, const Predictions<T>& predictions, const Ma
   const int64_t height = out.size(2), width = out.size(3);
   const bool channels_last = predictions.channels_last;
   const auto o = check.map<O>("out", out, {maps.batch, predictions.channels, height, width}, channels_last);
-  const bool stream = streamed(out);
+  const bool stream = streamed(out, from_registers<O>());
   back_with_huge_pages(out);
   struct Nothing {};
   const auto emit = [&](Nothing&, int64_t n, int64_t y, int64_t first, int64_t, int64_t r,

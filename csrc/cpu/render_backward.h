@@ -22,12 +22,7 @@ void gather_row(const Transposed<Acc>& rows, const Transposed<Acc>& columns, int
     const Acc v = rows.coefficient[rows.begin[j] + r];
     for (int64_t i = 0; i < out_width; ++i) sum[i] += v * grads[i];
   }
-  for (int64_t i = 0; i < width; ++i) {
-    const Acc *h = columns.coefficient.data() + columns.begin[i], *s = sum + columns.first[i];
-    Acc total = 0;
-    for (int64_t x = 0; x < columns.count(i); ++x) total += h[x] * s[x];
-    out[i] = total;
-  }
+  gather(columns, width, sum, Acc(1), out);
 }
 
 // dL/dlogits: the maps' gradients gathered to attention resolution, then the backward of the weights or opacities.
@@ -66,6 +61,7 @@ void logits_backward(const Checker& check, const Tensor& logits, const std::stri
 
 // The gradient of a prediction, filled row after row by the unit that owns rows [begin, end). At most two neighbouring
 // rows are being summed at a time, over output columns, each (channels, width) or (width, channels).
+// Where the scale has the output's size they may be stored at once instead.
 template <class T>
 struct OwnedRows {
   using Acc = acc_t<T>;
@@ -103,23 +99,22 @@ struct OwnedRows {
     const int64_t width = scale.columns.in, out_width = scale.columns.out;
     for (; next < std::min(row, end); ++next) {
       Acc* s = sum(next);
-      for (int64_t o = 0; o < (channels_last ? 1 : channels); ++o) {
-        for (int64_t i = 0; i < width; ++i) {
-          const Acc* h = columns.coefficient.data() + columns.begin[i];
-          const int64_t x = columns.first[i], count = columns.count(i);
-          T* result = grad.at(n, o, next * width + i);
-          if (channels_last) {
-            for (int64_t c = 0; c < channels; ++c) total[c] = 0;
-            for (int64_t q = 0; q < count; ++q)
-              for (int64_t c = 0; c < channels; ++c) total[c] += h[q] * s[(x + q) * channels + c];
-            for (int64_t c = 0; factors && c < channels; ++c) total[c] *= factors[c];
-            narrow(total, channels, result);
-          } else {
-            Acc value = 0;
-            for (int64_t q = 0; q < count; ++q) value += h[q] * s[o * out_width + x + q];
-            *result = static_cast<T>(factors ? factors[o] * value : value);
-          }
-        }
+      for (int64_t c = 0; c < channels && !channels_last; ++c) {
+        const Acc *row = s + c * out_width, factor = factors ? factors[c] : Acc(1);
+        if (grad.sp == 1)
+          gather(columns, width, row, factor, grad.at(n, c, next * width));
+        else
+          for (int64_t i = 0; i < width; ++i)
+            *grad.at(n, c, next * width + i) = static_cast<T>(factor * gathered(columns, i, row));
+      }
+      for (int64_t i = 0; i < width && channels_last; ++i) {
+        const Acc* h = columns.coefficient.data() + columns.begin[i];
+        const int64_t x = columns.first[i];
+        for (int64_t c = 0; c < channels; ++c) total[c] = 0;
+        for (int64_t q = 0; q < columns.count(i); ++q)
+          for (int64_t c = 0; c < channels; ++c) total[c] += h[q] * s[(x + q) * channels + c];
+        for (int64_t c = 0; factors && c < channels; ++c) total[c] *= factors[c];
+        narrow(total, channels, grad.at(n, 0, next * width + i));
       }
       std::fill_n(s, row_size, Acc(0));
     }
@@ -148,8 +143,9 @@ struct Given {
 };
 
 // sums[i] += across * g[i] * value(i); returns the sum of along[i] * g[i] * value(i).
-template <class Acc, class V>
-Acc sum_products(const Acc* g, const V& value, const Acc* along, Acc across, int64_t length, Acc* __restrict sums) {
+template <class Acc>
+Acc sum_products(const Acc* g, const Between<Acc> value, const Acc* along, Acc across, int64_t length,
+                 Acc* __restrict sums) {
   Acc total = 0;
 #pragma omp simd reduction(+ : total)
   for (int64_t i = 0; i < length; ++i) {
@@ -157,6 +153,15 @@ Acc sum_products(const Acc* g, const V& value, const Acc* along, Acc across, int
     sums[i] += across * product;
     total += along[i] * product;
   }
+  return total;
+}
+
+// The sum of g[i] * value(i).
+template <class Acc>
+Acc sum_products(const Acc* g, const Between<Acc> value, int64_t length) {
+  Acc total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < length; ++i) total += g[i] * value(i);
   return total;
 }
 
@@ -191,20 +196,23 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
   const int64_t row_size = channels * width, owned = needed.size();
   const int64_t scratch_row = widest(predictions, maps), value_row = std::max(COLUMNS, channels);
   const int64_t weighted_size = channels_last ? COLUMNS * channels : COLUMNS;
-  const int64_t of_rows = channels_last || !need_values ? 0 : scales * Neighbours<T>::size(channels, width);
+  const int64_t of_neighbours =
+      channels_last ? NeighbourPixels<T>::size(channels) : Neighbours<T>::size(channels, width);
+  const int64_t of_rows = need_values ? scales * of_neighbours : 0;
   const int64_t of_maps = scales * Neighbours<Acc>::size(1, width);
   const int64_t of_factors = predictions.factors ? scales * channels : 0;
-  const int64_t scratch = (4 * scales + 3) * COLUMNS + scratch_row + (scales + 3) * value_row + owned * weighted_size +
+  const int64_t scratch = (4 * scales + 2) * COLUMNS + scratch_row + 4 * value_row + owned * weighted_size +
                           2 * owned * row_size + of_rows + of_maps + of_factors;
   std::vector<Acc> factor_sums(maps.batch * ceil_div(height, band_rows) * of_factors);
 
   for_each_piece<Acc>(maps.batch, 1, height, band_rows, 1, scratch, [&](const Piece& band, Acc* weights) {
     Acc *alphas = weights + scales * COLUMNS, *map_sums = alphas + scales * COLUMNS;
     Acc *through = map_sums + scales * COLUMNS, *behind = through + (scales + 1) * COLUMNS, *source = behind + COLUMNS;
-    Acc *values = source + scratch_row, *scores = values + scales * value_row, *g = scores + value_row;
-    Acc *total = g + value_row, *weighted = total + value_row, *sums = weighted + owned * weighted_size;
-    Acc *zeros = sums + 2 * owned * row_size, *of_piece = zeros + COLUMNS, *free = of_piece + of_factors;
-    std::fill_n(sums, 2 * owned * row_size + COLUMNS, Acc(0));
+    Acc *scores = source + scratch_row, *g = scores + value_row, *total = g + value_row, *zeros = total + value_row;
+    Acc *weighted = zeros + value_row, *sums = weighted + owned * weighted_size;
+    Acc *of_piece = sums + 2 * owned * row_size, *free = of_piece + of_factors;
+    std::fill_n(zeros, value_row, Acc(0));
+    std::fill_n(sums, 2 * owned * row_size, Acc(0));
 
     const int64_t n = band.n, begin_row = band.first, end_row = band.first + band.count;
     std::vector<OwnedRows<T>> rows;
@@ -220,11 +228,16 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
     auto of_weights = neighbours_of(maps.resized, 1, width, zeros, free);
     for (auto& of : of_weights) of.begin(n, 0, 0, width);
     std::vector<Neighbours<T>> of_scales;
-    std::vector<Between<Acc>> between(scales);
-    if (of_rows > 0) of_scales = neighbours_of(predictions.scales, channels, width, zeros, free + of_maps);
+    std::vector<NeighbourPixels<T>> pixels_of_scales;
+    std::vector<Between<Acc>> between(scales), weighed(scales);
+    if (need_values && channels_last)
+      pixels_of_scales = neighbour_pixels_of(predictions.scales, channels, zeros, free + of_maps);
+    else if (need_values)
+      of_scales = neighbours_of(predictions.scales, channels, width, zeros, free + of_maps);
     for (auto& of : of_scales) of.begin(n, 0, 0, width);
     for (int64_t y = first_row; y < end_row; ++y) {
-      for (OwnedRows<T>& owner : rows) owner.finish(owner.scale.rows.low[y], n, channels, total);
+      for (OwnedRows<T>& owner : rows)
+        if (!owner.scale.identity) owner.finish(owner.scale.rows.low[y], n, channels, total);
       for (auto& of : of_scales) of.move_to(y, source);
       for (int64_t first = 0; first < width; first += COLUMNS) {
         const int64_t count = std::min(COLUMNS, width - first);
@@ -235,50 +248,52 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
         std::fill_n(of_piece, of_factors, Acc(0));
         const int64_t outer = channels_last ? count : channels, length = channels_last ? channels : count;
         for (int64_t r = 0; r < outer; ++r) {
-          if (channels_last) {
-            if (computed) std::fill_n(scores, length, Acc(0));
-            for (int64_t k = 0; k < scales && need_values; ++k) {
-              Acc* value = values + k * value_row;
-              predictions.scales[k].pixel(n, channels, y, first + r, value);
-              if (computed) add_weighted(weights[k * COLUMNS + r], length, value, scores);
-            }
-            gradient.pixel(n, y, first + r, channels, scores, g);
-            for (int64_t k = 0; k < scales && sums_needed; ++k) {
-              const Acc* value = values + k * value_row;
-              Acc& sum = map_sums[k * COLUMNS + r];
-              if (const Acc* factors = predictions.factors_of(n, k))
-                sum = sum_products(
-                    g, [=](int64_t i) { return value[i]; }, factors, weights[k * COLUMNS + r], length,
-                    of_piece + k * channels);
-              else
-                for (int64_t i = 0; i < length; ++i) sum += g[i] * value[i];
-            }
-          } else {
-            for (int64_t k = 0; k < scales && need_values; ++k) between[k] = of_scales[k].at(r, first);
-            if (computed) sum_weighted(between, weights, length, scores);
-            gradient.row(n, r, y, first, count, scores, g);
-            for (int64_t k = 0; k < scales && sums_needed; ++k) {
-              Acc* __restrict sum = map_sums + k * COLUMNS;
-              const Between<Acc> value = between[k];
-              if (const Acc* factors = predictions.factors_of(n, k))
-                of_piece[k * channels + r] = sum_products(g, value, weights + k * COLUMNS, factors[r], length, sum);
-              else
-                for (int64_t i = 0; i < length; ++i) sum[i] += g[i] * value(i);
+          const auto weight_of = [&](int64_t k) { return weights + k * COLUMNS + (channels_last ? r : 0); };
+          for (int64_t k = 0; k < scales && need_values; ++k) {
+            if (channels_last) {
+              if (r % SPAN == 0) pixels_of_scales[k].move_to(n, y, first + r, std::min(SPAN, count - r));
+              between[k] = pixels_of_scales[k].at(first + r);
+            } else {
+              between[k] = of_scales[k].at(r, first);
             }
           }
+          if (channels_last) {
+            for (int64_t k = 0; k < scales && computed; ++k) weighed[k] = between[k].times(*weight_of(k));
+            if (computed) sum_weighted<Acc>(weighed, nullptr, 0, length, scores);
+            gradient.pixel(n, y, first + r, channels, scores, g);
+          } else {
+            if (computed) sum_weighted(between, weights, COLUMNS, length, scores);
+            gradient.row(n, r, y, first, count, scores, g);
+          }
+          for (int64_t k = 0; k < scales && sums_needed; ++k) {
+            const Between<Acc> value = between[k];
+            const Acc* factors = predictions.factors_of(n, k);
+            Acc* __restrict sum = map_sums + k * COLUMNS;
+            if (channels_last && factors)
+              sum[r] = sum_products(g, value, factors, *weight_of(k), length, of_piece + k * channels);
+            else if (channels_last)
+              sum[r] = sum_products(g, value, length);
+            else if (factors)
+              of_piece[k * channels + r] = sum_products(g, value, weight_of(k), factors[r], length, sum);
+            else
+              for (int64_t i = 0; i < length; ++i) sum[i] += g[i] * value(i);
+          }
           for (int64_t i = 0; i < owned; ++i) {
-            const Acc* w = weights + needed[i].k * COLUMNS;
-            Acc* result = weighted + (channels_last ? (i * COLUMNS + r) * channels : 0);
-            if (channels_last) {
-              for (int64_t x = 0; x < length; ++x) result[x] = g[x] * w[r];
-            } else {
-              for (int64_t x = 0; x < length; ++x) result[x] = g[x] * w[x];
-              rows[i].add(y, r * width + first, length, result);
+            const Acc *w = weight_of(needed[i].k), *factors = rows[i].factors;
+            Acc* __restrict result = weighted + (channels_last ? (i * COLUMNS + r) * channels : 0);
+            for (int64_t x = 0; x < length; ++x) result[x] = g[x] * w[channels_last ? 0 : x];
+            if (!rows[i].scale.identity) {
+              if (!channels_last) rows[i].add(y, r * width + first, length, result);
+            } else if (y >= begin_row) {
+              for (int64_t x = 0; factors && x < length; ++x) result[x] *= factors[channels_last ? x : r];
+              const int64_t at = y * width + first;
+              narrow(result, length, channels_last ? rows[i].grad.at(n, 0, at + r) : rows[i].grad.at(n, r, at));
             }
           }
         }
         for (int64_t i = 0; i < owned && channels_last; ++i)
-          rows[i].add(y, first * channels, count * channels, weighted + i * COLUMNS * channels);
+          if (!rows[i].scale.identity)
+            rows[i].add(y, first * channels, count * channels, weighted + i * COLUMNS * channels);
         if (y < begin_row) continue;
         for (int64_t i = 0; factor_grads && i < of_factors; ++i) factor_sums[band.unit * of_factors + i] += of_piece[i];
         if (map_grads) {
@@ -288,7 +303,8 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
         }
       }
     }
-    for (OwnedRows<T>& owner : rows) owner.finish(owner.end, n, channels, total);
+    for (OwnedRows<T>& owner : rows)
+      if (!owner.scale.identity) owner.finish(owner.end, n, channels, total);
   });
   const int64_t of_image = ceil_div(height, band_rows) * of_factors;
   for (int64_t at = 0; factor_grads && at < maps.batch * of_image; ++at)

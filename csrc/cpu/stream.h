@@ -30,6 +30,12 @@ inline bool streamed(const std::optional<Tensor>& output, bool from_registers = 
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
+// Whether loops that are written for AVX-512 store elements of T, which leave from registers there.
+template <class T>
+bool from_registers() {
+  return !std::is_same_v<T, double> && isa() == Isa::avx512;
+}
+
 [[gnu::noinline]] AFA_TARGET_AVX512 inline void stream_avx512(char* to, const char* from, int64_t lines) {
   for (int64_t i = 0; i < lines; ++i, to += LINE, from += LINE)
     _mm512_stream_si512(reinterpret_cast<__m512i*>(to), _mm512_loadu_si512(from));
@@ -58,6 +64,11 @@ inline void end_streams() {
 }
 
 #else
+
+template <class T>
+bool from_registers() {
+  return false;
+}
 
 inline void stream(char* to, const char* from, int64_t lines) {
   std::memcpy(to, from, lines * LINE);

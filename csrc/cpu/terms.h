@@ -36,12 +36,6 @@ using Terms = std::array<Term<T>, count>;
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-// Whether what is below leaves from registers.
-template <class T>
-bool from_registers() {
-  return !std::is_same_v<T, double> && isa() == Isa::avx512;
-}
-
 // step(inside, stream, i) for the sixteen elements from i on, up to the last of a row that is stored at `out`.
 template <class F>
 AFA_TARGET_AVX512 inline void for_each_sixteen(F& step, int64_t first, int64_t last, bool stream) {
@@ -201,13 +195,6 @@ template <class T, int count>
       differentiate_at_once<T, count, 2>(g, terms, r, length, stream, grads, out.row(r), sums, of_rows);
   for (; r < rows; ++r)
     differentiate_at_once<T, count, 1>(g, terms, r, length, stream, grads, out.row(r), sums, of_rows);
-}
-
-#else
-
-template <class T>
-bool from_registers() {
-  return false;
 }
 
 #endif

@@ -48,7 +48,7 @@ def test_autocast(case: Case, dtype: torch.dtype, backend: str) -> None:
     with torch.autocast(DEVICE, torch.bfloat16):
         outputs = case.outputs(arguments, backend)
         grads = gradients(lambda a: case.outputs(a, backend), arguments, wanted=wanted)
-    expected = torch.float32 if case.op.startswith(("scale_space", "hierarchical", "resized")) else dtype
+    expected = torch.float32 if case.op.startswith(("scale_space", "hierarchical", "resized_cross")) else dtype
     assert [o.dtype for o in outputs] == [
         expected if o.is_floating_point() else p.dtype for o, p in zip(outputs, plain)
     ]

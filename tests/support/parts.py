@@ -87,9 +87,8 @@ def roles(case: Case) -> list[str]:
     found = []
     for argument, shape in zip(names, case.shapes):
         has_parameters = not {"hidden", "x", "deep"}.isdisjoint(names)
-        is_map = (
-            argument in FEATURES or case.op.startswith("resized") or (names[0] in FEATURES and shape == case.shapes[0])
-        )
+        resized = argument == "logits" and case.op.startswith("resized")
+        is_map = argument in FEATURES or resized or (names[0] in FEATURES and shape == case.shapes[0])
         role = "feature" if is_map else "parameter" if has_parameters and argument in PARAMETERS else "attention"
         found += [role] * (len(shape) if isinstance(shape, list) else 1)
     return found
