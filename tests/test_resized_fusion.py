@@ -97,9 +97,7 @@ def test_saves_its_arguments_alone(memory_format: torch.memory_format, kernel: s
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_level_fusion_takes_levels_as_they_are(
-    training: bool, kernel: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_level_fusion_takes_levels_as_they_are(training: bool, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And gives what it gives where they are resized first."""
     torch.manual_seed(0)
     fuse = AFALevelFusion([12, 8, 4]).double().train(training)

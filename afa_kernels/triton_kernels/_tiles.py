@@ -122,9 +122,16 @@ def of_row(width: int, scales: int, itemsize: int, pixels: int = 2) -> dict[str,
 
 
 def channels_of_row(channels: int, rows: int) -> int:
-    """Return how many of its channels one program makes of a row, for about PROGRAMS programs: 16 or more, which share
-    the pixels' weights and neighbours."""
-    return min(channels, max(16, cdiv(channels * rows, PROGRAMS)))
+    """Return how many of its channels one program makes of a row, for about four times PROGRAMS programs of two warps.
+
+    At least 8, which share the pixels' weights and neighbours.
+    """
+    return min(channels, max(8, cdiv(channels * rows, 4 * PROGRAMS)))
+
+
+def channels_together(scales: int) -> dict[str, int]:
+    """Return how many channels of so many scales are read before any is used, as registers allow."""
+    return {"TOGETHER": 4 if scales <= 3 else 2 if scales <= 6 else 1}
 
 
 def of_copy(channels: int) -> dict[str, int]:

@@ -25,13 +25,14 @@ from afa_kernels.triton_kernels._nchw import as_nchw, copy, empty_nchw
 from afa_kernels.triton_kernels._resize import gather, sample, size_of, sizes_of, strides_of, taps_of_all
 
 
-# One program fuses BLOCK_P pixels of one row of one image, and `steps` of its channels.
+# One program fuses BLOCK_P pixels of one row of one image, and `steps` of its channels, TOGETHER of which it reads
+# before it uses any.
 @triton.jit(do_not_specialize=["steps"])
 def _forward_kernel(
     features, s, b, out,
     strides, sizes, s_strides, out_strides, out_size, channels, steps,
     K: tl.constexpr, same_sizes: tl.constexpr,
-    BLOCK_P: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
+    TOGETHER: tl.constexpr, BLOCK_P: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     out_n, out_c, out_p = out_strides
     n = tl.program_id(2).to(tl.int64)
@@ -45,12 +46,19 @@ def _forward_kernel(
     first = tl.program_id(1) * steps
     b += n * K * channels
     out += n * out_n + y * width * out_p
-    for c in range(first, tl.minimum(first + steps, channels)):
-        total = tl.zeros([BLOCK_P], arithmetic)
-        for k in tl.static_range(K):
-            weight = a[k] * tl.load(b + k * channels + c)
-            total += weight * sample(features[k], strides[k], c, found[k], inside_x, same_sizes[k], arithmetic)
-        tl.store(out + tl.cast(c, tl.int64) * out_c + x * out_p, total.to(out.dtype.element_ty), mask=inside_x)
+    for step in range(0, steps, TOGETHER):
+        totals = ()
+        for i in tl.static_range(TOGETHER):
+            c = tl.minimum(first + step + i, channels - 1)  # behind the last it reads that, and stores nothing
+            total = tl.zeros([BLOCK_P], arithmetic)
+            for k in tl.static_range(K):
+                weight = a[k] * tl.load(b + k * channels + c)
+                total += weight * sample(features[k], strides[k], c, found[k], inside_x, same_sizes[k], arithmetic)
+            totals = totals + (total,)
+        for i in tl.static_range(TOGETHER):
+            c = first + step + i
+            inside = x < tl.where(c < channels, width, 0)
+            tl.store(out + tl.cast(c, tl.int64) * out_c + x * out_p, totals[i].to(out.dtype.element_ty), mask=inside)
 
 
 # One program handles BLOCK_P pixels of one row of one image, over all channels: the sums over C are its own, and it
@@ -63,7 +71,7 @@ def _backward_kernel(
     g, features, s, b, grad_features, ds, weights_out, channel_sums,
     g_strides, strides, sizes, s_strides, grad_strides, out_size, channels,
     wanted: tl.constexpr, spatial: tl.constexpr, K: tl.constexpr, same_sizes: tl.constexpr,
-    BLOCK_P: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
+    TOGETHER: tl.constexpr, BLOCK_P: tl.constexpr, index: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     g_n, g_c, g_p = g_strides
     n = tl.program_id(1).to(tl.int64)
@@ -82,30 +90,39 @@ def _backward_kernel(
     totals = ()  # over the channels, of g B_k up(F_k)
     for _ in tl.static_range(K):
         totals = totals + (tl.zeros([BLOCK_P], arithmetic),)
-    for c in range(0, channels):
-        g_row = tl.load(g + n * g_n + tl.cast(c, tl.int64) * g_c + p * g_p, mask=inside_x, other=0.0).to(arithmetic)
-        products, factors = (), ()
-        for k in tl.static_range(K):  # before anything is stored
-            factors = factors + (tl.load(b + k * channels + c),)
-            if wanted:
-                value = sample(features[k], strides[k], c, found[k], inside_x, same_sizes[k], arithmetic)
-                # outside it is the last pixel's, which may be infinite
-                products = products + (tl.where(inside_x, g_row * value, 0.0),)
-        for k in tl.static_range(K):
-            if grad_features[k] is not None:
-                grad_n, grad_c, grad_p = grad_strides[k]
-                at = grad_features[k] + n * grad_n + tl.cast(c, tl.int64) * grad_c + p * grad_p
-                dx = a[k] * factors[k] * g_row
-                tl.store(at, dx.to(grad_features[k].dtype.element_ty), mask=inside_x)
-        if spatial:
-            added = ()
+    for first in range(0, channels, TOGETHER):
+        g_rows, factors, products = (), (), ()
+        for i in tl.static_range(TOGETHER):  # before anything is stored
+            c = tl.minimum(first + i, channels - 1)
+            inside = x < tl.where(first + i < channels, width, 0)
+            at = g + n * g_n + tl.cast(c, tl.int64) * g_c + p * g_p
+            g_row = tl.load(at, mask=inside, other=0.0).to(arithmetic)
+            g_rows = g_rows + (g_row,)
             for k in tl.static_range(K):
-                added = added + (totals[k] + factors[k] * products[k],)
-            totals = added
-        if channel_sums is not None:
-            row = n * tl.num_programs(0) + tl.program_id(0)
+                factors = factors + (tl.load(b + k * channels + c),)
+                if wanted:
+                    value = sample(features[k], strides[k], c, found[k], inside_x, same_sizes[k], arithmetic)
+                    # outside it is the last pixel's, which may be infinite
+                    products = products + (tl.where(inside, g_row * value, 0.0),)
+        for i in tl.static_range(TOGETHER):
+            c = first + i
+            inside = x < tl.where(c < channels, width, 0)
             for k in tl.static_range(K):
-                tl.store(channel_sums + (row * K + k) * channels + c, tl.sum(a[k] * products[k], axis=0))
+                if grad_features[k] is not None:
+                    grad_n, grad_c, grad_p = grad_strides[k]
+                    at = grad_features[k] + n * grad_n + tl.cast(c, tl.int64) * grad_c + p * grad_p
+                    dx = a[k] * factors[i * K + k] * g_rows[i]
+                    tl.store(at, dx.to(grad_features[k].dtype.element_ty), mask=inside)
+            if spatial:
+                added = ()
+                for k in tl.static_range(K):
+                    added = added + (totals[k] + factors[i * K + k] * products[i * K + k],)
+                totals = added
+            if channel_sums is not None:
+                row = n * tl.num_programs(0) + tl.program_id(0)
+                for k in tl.static_range(K):
+                    at = channel_sums + (row * K + k) * channels + c
+                    tl.store(at, tl.sum(a[k] * products[i * K + k], axis=0), mask=c < channels)
     if spatial:
         write_gradients(s, s_strides, ds, n, height * width, p, totals, a, inside_x, K, arithmetic)
 
@@ -117,7 +134,7 @@ def forward(features: list[Tensor], spatial_logits: list[Tensor], channel_logits
     batch, channels, height, width = out.shape
     features, fused = as_nchw(features), empty_nchw(out)
     arithmetic = arithmetic_of(out)
-    tile = _tiles.of_row(width, len(features), out.itemsize)
+    tile = _tiles.of_row(width, len(features), out.itemsize) | _tiles.channels_together(len(features))
     rows = height * _tiles.cdiv(width, tile["BLOCK_P"])
     steps = _tiles.channels_of_row(channels, rows)
     launch(
@@ -150,7 +167,7 @@ def backward(
     computed = [None if x is None else empty_nchw(x) for x in dx]
     same_sizes = tuple(size_of(x) == size_of(grad) for x in features)
     stored = tuple(x if same else None for x, same in zip(computed, same_sizes))
-    tile = _tiles.of_row(width, inputs, grad.itemsize)
+    tile = _tiles.of_row(width, inputs, grad.itemsize) | _tiles.channels_together(inputs)
     rows = height * _tiles.cdiv(width, tile["BLOCK_P"])
     b, weights_out, channel_sums = channel_factors(channel_logits, arithmetic), None, None
     if any(x is not None and not same for x, same in zip(dx, same_sizes)):

@@ -277,6 +277,15 @@ void sum_weighted_avx512(const std::vector<Between<float>>& rows, const float* w
 
 #endif
 
+// sum[i] = or, but for the first, += term(i).
+template <class Acc, class F>
+inline void add_row(bool first, int64_t length, const F& term, Acc* __restrict sum) {
+  if (first)
+    for (int64_t i = 0; i < length; ++i) sum[i] = term(i);
+  else
+    for (int64_t i = 0; i < length; ++i) sum[i] += term(i);
+}
+
 // sum[i] = the sum over the scales of weights[k * stride + i] * rows[k](i), or of these alone if the weights are null.
 template <class Acc>
 void sum_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int64_t stride, int64_t length,
@@ -287,11 +296,11 @@ void sum_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int
 #endif
   for (size_t k = 0; k < rows.size(); ++k) {
     const Between<Acc> row = rows[k];
-    const auto term = [=](int64_t i) { return weights ? weights[k * stride + i] * row(i) : row(i); };
-    if (k == 0)
-      for (int64_t i = 0; i < length; ++i) sum[i] = term(i);
+    const Acc* w = weights + k * stride;
+    if (weights)
+      add_row(k == 0, length, [=](int64_t i) { return w[i] * row(i); }, sum);
     else
-      for (int64_t i = 0; i < length; ++i) sum[i] += term(i);
+      add_row(k == 0, length, row, sum);
   }
 }
 

@@ -87,11 +87,26 @@ CASES: tuple[Case, ...] = (
 LEVELS = ((32, 64), (64, 128), (128, 256), (256, 512))
 LARGE_CASES: tuple[Case, ...] = (
     *(
-        call(f"sizes divide by 16, {layout}", LEVELS, LEVELS[-1], channels=64, layouts=(layout,), thorough=True)
+        call(
+            f"sizes divide by 16, {layout}",
+            LEVELS,
+            LEVELS[-1],
+            channels=64,
+            dtypes=DTYPES,
+            layouts=(layout,),
+            thorough=True,
+        )
         for layout in ("contiguous", "channels_last")
     ),
     *(
-        call(f"odd sizes, {layout}", ((33, 64), (65, 127), (129, 253)), (129, 253), channels=67, layouts=(layout,))
+        call(
+            f"odd sizes, {layout}",
+            ((33, 64), (65, 127), (129, 253)),
+            (129, 253),
+            channels=67,
+            dtypes=DTYPES,
+            layouts=(layout,),
+        )
         for layout in ("contiguous", "channels_last")
     ),
     call("sixteen levels", SIXTEEN_LARGE, SIXTEEN_LARGE[-1], channels=32, batch=1),
