@@ -184,12 +184,10 @@ class NeighbourPixels {
 #pragma GCC ivdep
         for (int64_t c = 0; c < channels_; ++c) blended[c] = (1 - f) * low[c] + f * high[c];
       }
-    } else if (!scale_->identity) {
-      for (int64_t i = 0; i < count; ++i) scale_->pixel(n, channels_, y, first + i, buffer_ + i * channels_);
-    } else if constexpr (std::is_same_v<T, Acc>) {
-      pixels_ = row(y)(first), stride_ = scale_->map.sp;
+    } else if (std::is_same_v<T, Acc> && scale_->identity) {
+      pixels_ = reinterpret_cast<const Acc*>(row(y)(first)), stride_ = scale_->map.sp;
     } else {
-      for (int64_t i = 0; i < count; ++i) widen(row(y)(first + i), channels_, buffer_ + i * channels_);
+      for (int64_t i = 0; i < count; ++i) scale_->pixel(n, channels_, y, first + i, buffer_ + i * channels_);
     }
   }
 
@@ -420,10 +418,10 @@ struct Maps {
 // The predictions (N, C, h_k, w_k), one for each of the maps, all channels_last or all NCHW.
 template <class T>
 struct Predictions {
+  using Element = T;
   int64_t channels;
   bool channels_last;
   std::vector<Resized<T>> scales;
-  const acc_t<T>* factors = nullptr;  // of every channel, (N, K, C), if it has a weight of its own too
 
   Predictions(const Checker& check, const std::vector<Tensor>& tensors, const Maps<acc_t<T>>& maps, int64_t height,
               int64_t width)
@@ -438,9 +436,21 @@ struct Predictions {
     }
   }
 
-  // The factors of the channels of scale k of image n, or null.
+  // What the channels of scale k of image n are multiplied by: nothing.
+  const acc_t<T>* factors_of(int64_t, int64_t) const { return nullptr; }
+};
+
+// The same with a factor of every channel, (N, K, C). A type of its own, as all others shall have no code for it.
+template <class T>
+struct FactoredPredictions : Predictions<T> {
+  const acc_t<T>* factors;
+
+  FactoredPredictions(const Checker& check, const std::vector<Tensor>& tensors, const Maps<acc_t<T>>& maps,
+                      int64_t height, int64_t width, const acc_t<T>* factors)
+      : Predictions<T>(check, tensors, maps, height, width), factors(factors) {}
+
   const acc_t<T>* factors_of(int64_t n, int64_t k) const {
-    return factors ? factors + (n * static_cast<int64_t>(scales.size()) + k) * channels : nullptr;
+    return factors + (n * static_cast<int64_t>(this->scales.size()) + k) * this->channels;
   }
 };
 
@@ -488,9 +498,10 @@ struct Rendered {
 // emit(seen, n, y, first column, columns, r, rendered), with channels_last the channels of pixel first + r, otherwise
 // the columns of channel r, in ascending order of r. `seen` is a Seen of the span, not initialized, for what is kept of
 // it.
-template <class Seen, class T, class F>
-void render(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, int64_t height, int64_t width,
+template <class Seen, class P, class F>
+void render(const P& predictions, const Maps<acc_t<typename P::Element>>& maps, int64_t height, int64_t width,
             const F& emit) {
+  using T = typename P::Element;
   using Acc = acc_t<T>;
   const int64_t channels = predictions.channels, scales = maps.scales, of_maps = scales * COLUMNS;
   const int64_t scratch_row = widest(predictions, maps), result_row = std::max(COLUMNS, channels);
@@ -542,8 +553,10 @@ void render(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, int64
 }
 
 // The same stored in `out`, (batch, channels, height, width), in the order of the predictions.
-template <class T, class O>
-void render_to(const Checker& check, const Predictions<T>& predictions, const Maps<acc_t<T>>& maps, const Tensor& out) {
+template <class O, class P>
+void render_to(const Checker& check, const P& predictions, const Maps<acc_t<typename P::Element>>& maps,
+               const Tensor& out) {
+  using T = typename P::Element;
   const int64_t height = out.size(2), width = out.size(3);
   const bool channels_last = predictions.channels_last;
   const auto o = check.map<O>("out", out, {maps.batch, predictions.channels, height, width}, channels_last);
@@ -561,7 +574,7 @@ template <class T, class O>
 void render_to(const Checker& check, const std::vector<Tensor>& tensors, const Maps<acc_t<T>>& maps,
                const Tensor& out) {
   const Predictions<T> predictions(check, tensors, maps, out.size(2), out.size(3));
-  render_to<T, O>(check, predictions, maps, out);
+  render_to<O>(check, predictions, maps, out);
 }
 
 // Calls body(T{}, O{}) with the element types of the predictions and of the rendering, which is T or float32.

@@ -169,10 +169,11 @@ Acc sum_products(const Acc* g, const Between<Acc> value, int64_t length) {
 // pixel(n, y, x, channels, scores, out). With Gradient::of_scores it computes it from the rendered scores. Fills the
 // gradients of the predictions that are needed, `map_grads`, (N, K, height, width), if it is not null, and those of the
 // factors, to which it adds, (N, K, C).
-template <class T, class Gradient, class Acc = acc_t<T>>
-void render_backward(const Checker& check, const Gradient& gradient, const Predictions<T>& predictions,
-                     const Maps<Acc>& maps, int64_t height, int64_t width, const Gradients& grads, Acc* map_grads,
+template <class Gradient, class P, class Acc = acc_t<typename P::Element>>
+void render_backward(const Checker& check, const Gradient& gradient, const P& predictions, const Maps<Acc>& maps,
+                     int64_t height, int64_t width, const Gradients& grads, Acc* map_grads,
                      std::vector<double>* factor_grads = nullptr) {
+  using T = typename P::Element;
   constexpr bool computed = Gradient::of_scores;
   const bool channels_last = predictions.channels_last;
   const int64_t channels = predictions.channels, scales = maps.scales;
@@ -200,7 +201,7 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
       channels_last ? NeighbourPixels<T>::size(channels) : Neighbours<T>::size(channels, width);
   const int64_t of_rows = need_values ? scales * of_neighbours : 0;
   const int64_t of_maps = scales * Neighbours<Acc>::size(1, width);
-  const int64_t of_factors = predictions.factors ? scales * channels : 0;
+  const int64_t of_factors = predictions.factors_of(0, 0) ? scales * channels : 0;
   const int64_t scratch = (4 * scales + 2) * COLUMNS + scratch_row + 4 * value_row + owned * weighted_size +
                           2 * owned * row_size + of_rows + of_maps + of_factors;
   std::vector<Acc> factor_sums(maps.batch * ceil_div(height, band_rows) * of_factors);
@@ -279,7 +280,7 @@ void render_backward(const Checker& check, const Gradient& gradient, const Predi
               for (int64_t i = 0; i < length; ++i) sum[i] += g[i] * value(i);
           }
           for (int64_t i = 0; i < owned; ++i) {
-            const Acc *w = weight_of(needed[i].k), *factors = rows[i].factors;
+            const Acc *w = weight_of(needed[i].k), *factors = predictions.factors_of(n, needed[i].k);
             Acc* __restrict result = weighted + (channels_last ? (i * COLUMNS + r) * channels : 0);
             for (int64_t x = 0; x < length; ++x) result[x] = g[x] * w[channels_last ? 0 : x];
             if (!rows[i].scale.identity) {

@@ -17,7 +17,7 @@ struct Fusion {
   int64_t inputs;
   Factor<Acc> a, b;
   Maps<Acc> maps;
-  Predictions<T> features;
+  FactoredPredictions<T> features;
 
   Fusion(const Tensor& like, const std::vector<Tensor>& maps_of_features, const std::vector<Tensor>& spatial,
          const std::vector<Tensor>& channel)
@@ -26,9 +26,8 @@ struct Fusion {
         a(check, layout, spatial, Of::pixels, "spatial_logits"),
         b(check, layout, channel, Of::channels, "channel_logits"),
         maps(a.weights(0, 0), layout.batch, spatial.size(), layout.height, layout.width),
-        features(check, maps_of_features, maps, layout.height, layout.width) {
+        features(check, maps_of_features, maps, layout.height, layout.width, b.weights(0, 0)) {
     check.count("channel_logits", channel.size(), inputs);
-    features.factors = b.weights(0, 0);
   }
 };
 
@@ -69,7 +68,7 @@ void resized_fusion_forward(std::vector<Tensor> features, std::vector<Tensor> sp
   dispatch(out.scalar_type(), check.op, [&](auto t) {
     using T = decltype(t);
     const Fusion<T> fusion(out, features, spatial_logits, channel_logits);
-    render_to<T, T>(check, fusion.features, fusion.maps, out);
+    render_to<T>(check, fusion.features, fusion.maps, out);
   });
 }
 

@@ -35,8 +35,8 @@ SLOW: dict[str, str] = {
     "bn_relu_project._project_kernel": "a program waits for each of its blocks in turn",
     "bn_relu_project._sums_kernel": "bound by instructions in channels_last in float16",
     "upsampled_": "bound by instructions: 16 taps a pixel of the deep map, each with a gate and the sum of a weight",
-    "resized_fusion": "bound by instructions: four neighbours a pixel and level; a program of the backward pass waits for "
-    "the channels of its pixels, four at a time, which at coarse levels are many",
+    "resized_fusion": "bound by instructions: four neighbours a pixel and level; a program of the backward pass waits "
+    "for the channels of its pixels, four at a time, which at coarse levels are many",
     "global_avg_max_pool": "bound by instructions in channels_last in float16: places are selected beside values",
 }
 
