@@ -77,6 +77,13 @@ def rendered(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return call, (predictions, normal(n, 2, h // 2, w // 2, dtype=dtype))
 
 
+def of_levels(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    n, c, h, w = SIZE[dtype]
+    features = [normal(n, c, h // k, w // k, dtype=dtype) for k in (3, 1)]
+    logits = [[normal(*shape, dtype=dtype) for _ in features] for shape in ((n, 1, h, w), (n, c, 1, 1))]
+    return afa_kernels.resized_fusion, (features, *logits)
+
+
 def run(backend: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Tensor]:
     with afa_kernels.use_backend(backend):
         (out,) = listed(call(*arguments))
@@ -85,13 +92,13 @@ def run(backend: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> l
 
 
 @pytest.mark.parametrize("dtype", SIZE, ids=str)
-@pytest.mark.parametrize("make", [attentive, progressive, projected, convolved, rendered])
+@pytest.mark.parametrize("make", [attentive, progressive, projected, convolved, rendered, of_levels])
 def test_large_outputs(make: Any, dtype: torch.dtype) -> None:
     compare(*make(dtype), dtype)
 
 
 @pytest.mark.parametrize("dtype", LINES, ids=str)
-@pytest.mark.parametrize("make", [attentive, progressive])
+@pytest.mark.parametrize("make", [attentive, progressive, rendered, of_levels])
 def test_whole_lines(make: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZE, dtype, LINES[dtype])
     call, arguments = make(dtype)
@@ -100,7 +107,7 @@ def test_whole_lines(make: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("dtype", EVEN, ids=str)
-@pytest.mark.parametrize("make", [attentive, progressive, of_six, rendered])
+@pytest.mark.parametrize("make", [attentive, progressive, of_six, rendered, of_levels])
 def test_whole_lines_in_nchw(make: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZE, dtype, EVEN[dtype])
     compare(*make(dtype), dtype)

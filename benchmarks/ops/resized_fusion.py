@@ -11,7 +11,7 @@ from afa_kernels.testing import Case, tensors
 from benchmarks.ops import progressive_fusion
 from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size
-from benchmarks.ops._shapes import LAYOUTS, MAPS, SMALL, Shape, gpu_maps, name, resize
+from benchmarks.ops._shapes import LAYOUTS, MAPS, SMALL, Shape, gpu_maps, layouts, name, resize
 
 __all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
@@ -37,7 +37,12 @@ def call(shape: Shape, layout: str, covers: str = "") -> Case:
 
 
 def workloads(size_of_run: str) -> list[tuple[Case, bool]]:
-    return [(call(s, layout), training) for layout in LAYOUTS for training in (False, True) for s in MAPS[size_of_run]]
+    return [
+        (call(shape, layout), training)
+        for layout in layouts(size_of_run)
+        for training in (False, True)
+        for shape in MAPS[size_of_run]
+    ]
 
 
 def gpu(quick: bool) -> list[Case]:
