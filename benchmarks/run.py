@@ -54,7 +54,7 @@ ALLOCATORS = {
     },
 }
 
-SECONDS = {"tiny": 0.3, "quick": 0.0, "headline": 0.5, "full": 0.5}  # of calls, for each contestant of a workload
+SECONDS = {"tiny": 0.3, "quick": 0.0, "headline": 0.4, "full": 0.5}  # of calls, for each contestant of a workload
 FILTERS = ("op", "pass", "layout", "shape", "dtype")  # options that choose among the workloads, and fields of records
 OWN = ("--in-process", "--checked")  # options that this program gives itself
 LIMIT = "triad, streaming"  # the most that memory gives
