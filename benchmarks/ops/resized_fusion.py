@@ -31,8 +31,8 @@ def scratch(case: Case, arguments: Sequence[Any], outputs: Sequence[Tensor], tra
 def call(shape: Shape, layout: str, covers: str = "") -> Case:
     """Of levels of which the finest has that shape."""
     n, c, h, w = shape
-    features = [(n, c, -(-h >> k), -(-w >> k)) for k in reversed(range(LEVELS))]
-    shapes = (features, [(n, 1, h, w)] * LEVELS, [(n, c, 1, 1)] * LEVELS)
+    features: list[Shape] = [(n, c, -(-h >> k), -(-w >> k)) for k in reversed(range(LEVELS))]
+    shapes: tuple[list[Shape], ...] = (features, [(n, 1, h, w)] * LEVELS, [(n, c, 1, 1)] * LEVELS)
     return Case("resized_fusion", covers or f"{name(shape)}, {LEVELS} levels", shapes, layouts=(layout,))
 
 
