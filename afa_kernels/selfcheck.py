@@ -16,7 +16,9 @@ MAP: Shape = (2, 5, 7, 9)
 SMALL: Shape = (2, 3, 7, 9)
 WIDE: Shape = (2, 3, 14, 18)
 SPATIAL: Shape = (2, 1, 7, 9)
+WIDE_SPATIAL: Shape = (2, 1, 14, 18)
 CHANNEL: Shape = (2, 5, 1, 1)
+FEW_CHANNELS: Shape = (2, 3, 1, 1)
 _NORM: dict[str, Any] = {"running_mean": None, "running_var": None, "training": True}
 _PREDICTIONS: list[Shape] = [SMALL, WIDE]
 _TARGET = torch.arange(2 * 20 * 30).remainder(3).view(2, 20, 30)
@@ -27,7 +29,7 @@ CASES: dict[str, Case] = {
     for case in (
         Case("attentive_fusion", "small", (MAP, MAP, SPATIAL, CHANNEL)),
         Case("progressive_fusion", "small", (3 * [MAP], 3 * [SPATIAL], 3 * [CHANNEL])),
-        Case("resized_fusion", "small", ([SMALL, WIDE], 2 * [(2, 1, 14, 18)], 2 * [(2, 3, 1, 1)])),
+        Case("resized_fusion", "small", (_PREDICTIONS, 2 * [WIDE_SPATIAL], 2 * [FEW_CHANNELS])),
         Case("global_avg_max_pool", "small", (MAP,)),
         Case("upsampled_fusion", "small", ((2, 5, 14, 18), MAP, (5, 1, 4, 4), (2, 1, 14, 18), CHANNEL)),
         Case("upsampled_pool", "small", (MAP, (5, 1, 4, 4))),

@@ -52,7 +52,7 @@ def _forward_kernel(
             c = tl.minimum(first + step + i, channels - 1)  # behind the last it reads that, and stores nothing
             total = tl.zeros([BLOCK_P], arithmetic)
             for k in tl.static_range(K):
-                weight = a[k] * tl.load(b + k * channels + c)
+                weight = a[k] * tl.load(b + (k * channels + tl.cast(c, tl.int64)))
                 total += weight * sample(features[k], strides[k], c, found[k], inside_x, same_sizes[k], arithmetic)
             totals = totals + (total,)
         for i in tl.static_range(TOGETHER):
@@ -95,11 +95,11 @@ def _backward_kernel(
         for i in tl.static_range(TOGETHER):  # before anything is stored
             c = tl.minimum(first + i, channels - 1)
             inside = x < tl.where(first + i < channels, width, 0)
-            at = g + n * g_n + tl.cast(c, tl.int64) * g_c + p * g_p
-            g_row = tl.load(at, mask=inside, other=0.0).to(arithmetic)
+            of_channel = g + n * g_n + tl.cast(c, tl.int64) * g_c
+            g_row = tl.load(of_channel + p * g_p, mask=inside, other=0.0).to(arithmetic)
             g_rows = g_rows + (g_row,)
             for k in tl.static_range(K):
-                factors = factors + (tl.load(b + k * channels + c),)
+                factors = factors + (tl.load(b + (k * channels + tl.cast(c, tl.int64))),)
                 if wanted:
                     value = sample(features[k], strides[k], c, found[k], inside_x, same_sizes[k], arithmetic)
                     # outside it is the last pixel's, which may be infinite
@@ -110,9 +110,9 @@ def _backward_kernel(
             for k in tl.static_range(K):
                 if grad_features[k] is not None:
                     grad_n, grad_c, grad_p = grad_strides[k]
-                    at = grad_features[k] + n * grad_n + tl.cast(c, tl.int64) * grad_c + p * grad_p
+                    to = grad_features[k] + n * grad_n + tl.cast(c, tl.int64) * grad_c + p * grad_p
                     dx = a[k] * factors[i * K + k] * g_rows[i]
-                    tl.store(at, dx.to(grad_features[k].dtype.element_ty), mask=inside)
+                    tl.store(to, dx.to(grad_features[k].dtype.element_ty), mask=inside)
             if spatial:
                 added = ()
                 for k in tl.static_range(K):
@@ -121,10 +121,11 @@ def _backward_kernel(
             if channel_sums is not None:
                 row = n * tl.num_programs(0) + tl.program_id(0)
                 for k in tl.static_range(K):
-                    at = channel_sums + (row * K + k) * channels + c
-                    tl.store(at, tl.sum(a[k] * products[i * K + k], axis=0), mask=c < channels)
+                    part = channel_sums + ((row * K + k) * channels + c)
+                    tl.store(part, tl.sum(a[k] * products[i * K + k], axis=0), mask=c < channels)
     if spatial:
-        write_gradients(s, s_strides, ds, n, height * width, p, totals, a, inside_x, K, arithmetic)
+        pixels = tl.cast(height, tl.int64) * width
+        write_gradients(s, s_strides, ds, n, pixels, p, totals, a, inside_x, K, arithmetic)
 
 
 @sized(features="ncxy", spatial_logits="n1hw", channel_logits="nc11", out="nchw")

@@ -81,7 +81,8 @@ def test_second_stages_are_short() -> None:
         if row["kernel"].endswith(model.SECOND_STAGE):
             three_inputs = row["kernel"].startswith("progressive_fusion") and "512x1024" in row["call"]
             of_weights = row["kernel"] == "upsampled_fusion._weight_kernel"
-            assert row["us"] <= (16 if of_weights else 11 if three_inputs else 10), row
+            a_row_each = row["call"].startswith("resized_fusion")  # 128 pixels of a row of the map leave one of sums
+            assert row["us"] <= (18 if a_row_each else 16 if of_weights else 11 if three_inputs else 10), row
 
 
 def per_element(case: Case, dtype: torch.dtype, kernel: str, elements: int) -> tuple[float, int]:
