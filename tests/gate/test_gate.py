@@ -71,7 +71,7 @@ SPILLS = {
     ("hierarchical_fusion: sixteen scales", "_opacities_backward_kernel"): (8, "ptxas takes 168 registers on sm_100"),
     ("cross_entropy: sixteen scales", "_gradient_kernel"): (16, "the scores of 16 scales stay, for their gradients"),
     ("resized_fusion: sixteen levels", "_backward_kernel"): (168, "the taps and two sums of 16 levels stay"),
-    ("resized_fusion: sixteen levels", "_forward_kernel"): (20, "the taps of 16 levels stay"),
+    ("resized_fusion: odd sizes", "float32", "_backward_kernel"): (16, "ptxas takes 128 registers on sm_86"),
     ("upsampled_fusion: ", "channels_last", "_backward_kernel"): (352, "64 sums of weights a thread, and gradients"),
     ("upsampled_fusion: ", "contiguous", "float32", "_backward_kernel"): (8, "ptxas takes 128 registers on sm_80"),
     ("upsampled_fusion: ", "times", "float32", "_backward_kernel"): (24, "ptxas takes 128 registers on sm_90"),
