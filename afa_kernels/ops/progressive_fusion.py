@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from afa_kernels import backends, checks, dtypes, layout
+from afa_kernels.ops import _progressive as progressive
 from afa_kernels.ops import _registration as registration
 from afa_kernels.reference import progressive_fusion as reference
-
-MOST_INPUTS = 16
 
 
 @registration.public
@@ -48,59 +45,25 @@ def progressive_fusion(
     >>> afa_kernels.progressive_fusion(features, spatial, channel).shape
     torch.Size([2, 16, 32, 64])
     """
-    checks.sequence("features", features)
-    checks.count("features", len(features), MOST_INPUTS, "tensors")
-    checks.floating("features[0]", features[0])
-    batch, channels, height, width = features[0].shape
-    for name, values, expected in (
-        ("features", features, (batch, channels, height, width)),
-        ("spatial_logits", spatial_logits, (batch, 1, height, width)),
-        ("channel_logits", channel_logits, (batch, channels, 1, 1)),
-    ):
-        checks.sequence(name, values)
-        if len(values) != len(features):
-            raise ValueError(f"{name} must have {len(features)} tensors, one per feature map, got {len(values)}")
-        for i, value in enumerate(values):
-            checks.like(f"{name}[{i}]", value, expected, "features[0]", features[0])
-    backend = backends.choose("progressive_fusion", features[0].device.type)
+    first = progressive.check_lists(features, spatial_logits, channel_logits)
+    for i, feature in enumerate(features):
+        checks.like(f"features[{i}]", feature, tuple(first.shape), "features[0]", first)
+    progressive.check_logits(spatial_logits, channel_logits, first.shape[2:], first)
+    backend = backends.choose("progressive_fusion", first.device.type)
     if backend == "reference":
         return reference.progressive_fusion(features, spatial_logits, channel_logits)
     dtype = dtypes.promoted(features)
     return _op([feature.to(dtype) for feature in features], spatial_logits, channel_logits, backend)
 
 
-Maps = list[Tensor]
-
-
-def _allocate(features: Maps, spatial_logits: Maps, channel_logits: Maps) -> Tensor:
+def _allocate(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor]) -> Tensor:
     return layout.empty(features[0].shape, features[0])
 
 
-def _prepare(features: Maps, spatial_logits: Maps, channel_logits: Maps) -> tuple[Maps, Maps, Maps]:
-    format = layout.memory_format(features[0])
-    return (
-        [layout.as_map(feature, format) for feature in features],
-        [layout.as_map(logits, torch.contiguous_format) for logits in spatial_logits],
-        channel_logits,
-    )
-
-
-def _allocate_backward(
-    grad: Tensor, features: Maps, spatial_logits: Maps, channel_logits: Maps, needed: list[bool]
-) -> list[Tensor]:
-    return registration.gradients(needed, features, [*spatial_logits, *channel_logits])
-
-
-def _prepare_backward(grad: Tensor, features: Maps, *rest: Any) -> tuple[Any, ...]:
-    *inputs, needed = rest
-    return layout.as_map(grad, layout.memory_format(features[0])), *_prepare(features, *inputs), needed
-
-
-_ARGUMENTS = "Tensor[] features, Tensor[] spatial_logits, Tensor[] channel_logits"
-_op = registration.define(f"progressive_fusion({_ARGUMENTS}) -> Tensor out", _allocate, _prepare)
+_op = registration.define(f"progressive_fusion({progressive.ARGUMENTS}) -> Tensor out", _allocate, progressive.prepare)
 _backward_op = registration.define(
-    f"progressive_fusion_backward(Tensor grad, {_ARGUMENTS}, bool[] needed) -> Tensor[] grads",
-    _allocate_backward,
-    _prepare_backward,
+    f"progressive_fusion_backward(Tensor grad, {progressive.ARGUMENTS}, bool[] needed) -> Tensor[] grads",
+    progressive.allocate_backward,
+    progressive.prepare_backward,
 )
-registration.differentiate(_op, _backward_op, of=("features", "spatial_logits", "channel_logits"))
+registration.differentiate(_op, _backward_op, of=progressive.OF)

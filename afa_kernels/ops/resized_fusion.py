@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from afa_kernels import backends, checks, dtypes, layout
+from afa_kernels.ops import _progressive as progressive
 from afa_kernels.ops import _registration as registration
-from afa_kernels.ops.progressive_fusion import MOST_INPUTS
 from afa_kernels.reference import resized_fusion as reference
 
 
@@ -54,62 +52,29 @@ def resized_fusion(
     >>> afa_kernels.resized_fusion(features, spatial, channel).shape
     torch.Size([2, 16, 32, 64])
     """
-    checks.sequence("features", features)
-    checks.count("features", len(features), MOST_INPUTS, "tensors")
+    first = progressive.check_lists(features, spatial_logits, channel_logits)
     for i, feature in enumerate(features):
         checks.floating(f"features[{i}]", feature)
         checks.pixels(f"features[{i}]", feature)
-        checks.like(f"features[{i}]", feature, (*features[0].shape[:2], *feature.shape[2:]), "features[0]", features[0])
-    batch, channels = features[0].shape[:2]
-    for name, values in (("spatial_logits", spatial_logits), ("channel_logits", channel_logits)):
-        checks.sequence(name, values)
-        if len(values) != len(features):
-            raise ValueError(f"{name} must have {len(features)} tensors, one per feature map, got {len(values)}")
+        checks.like(f"features[{i}]", feature, (*first.shape[:2], *feature.shape[2:]), "features[0]", first)
     checks.floating("spatial_logits[0]", spatial_logits[0])
     checks.pixels("spatial_logits[0]", spatial_logits[0], "resized to")
-    size = spatial_logits[0].shape[2:]
-    for i, (s, q) in enumerate(zip(spatial_logits, channel_logits)):
-        checks.like(f"spatial_logits[{i}]", s, (batch, 1, *size), "features[0]", features[0])
-        checks.like(f"channel_logits[{i}]", q, (batch, channels, 1, 1), "features[0]", features[0])
-    backend = backends.choose("resized_fusion", features[0].device.type)
+    progressive.check_logits(spatial_logits, channel_logits, spatial_logits[0].shape[2:], first)
+    backend = backends.choose("resized_fusion", first.device.type)
     if backend == "reference":
         return reference.resized_fusion(features, spatial_logits, channel_logits)
     dtype = dtypes.promoted(features)
     return _op([feature.to(dtype) for feature in features], spatial_logits, channel_logits, backend)
 
 
-Maps = list[Tensor]
-
-
-def _allocate(features: Maps, spatial_logits: Maps, channel_logits: Maps) -> Tensor:
+def _allocate(features: list[Tensor], spatial_logits: list[Tensor], channel_logits: list[Tensor]) -> Tensor:
     return layout.empty((*features[0].shape[:2], *spatial_logits[0].shape[2:]), features[0])
 
 
-def _prepare(features: Maps, spatial_logits: Maps, channel_logits: Maps) -> tuple[Maps, Maps, Maps]:
-    format = layout.memory_format(features[0])
-    return (
-        [layout.as_map(feature, format) for feature in features],
-        [layout.as_map(logits, torch.contiguous_format) for logits in spatial_logits],
-        channel_logits,
-    )
-
-
-def _allocate_backward(
-    grad: Tensor, features: Maps, spatial_logits: Maps, channel_logits: Maps, needed: list[bool]
-) -> list[Tensor]:
-    return registration.gradients(needed, features, [*spatial_logits, *channel_logits])
-
-
-def _prepare_backward(grad: Tensor, features: Maps, *rest: Any) -> tuple[Any, ...]:
-    *inputs, needed = rest
-    return layout.as_map(grad, layout.memory_format(features[0])), *_prepare(features, *inputs), needed
-
-
-_ARGUMENTS = "Tensor[] features, Tensor[] spatial_logits, Tensor[] channel_logits"
-_op = registration.define(f"resized_fusion({_ARGUMENTS}) -> Tensor out", _allocate, _prepare)
+_op = registration.define(f"resized_fusion({progressive.ARGUMENTS}) -> Tensor out", _allocate, progressive.prepare)
 _backward_op = registration.define(
-    f"resized_fusion_backward(Tensor grad, {_ARGUMENTS}, bool[] needed) -> Tensor[] grads",
-    _allocate_backward,
-    _prepare_backward,
+    f"resized_fusion_backward(Tensor grad, {progressive.ARGUMENTS}, bool[] needed) -> Tensor[] grads",
+    progressive.allocate_backward,
+    progressive.prepare_backward,
 )
-registration.differentiate(_op, _backward_op, of=("features", "spatial_logits", "channel_logits"))
+registration.differentiate(_op, _backward_op, of=progressive.OF)
