@@ -202,17 +202,22 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit that was measured, with "-dirty" where files had changed since; None outside a checkout.
+    """The commit that was measured, with "-dirty" where files but records had changed since; None outside a checkout.
 
     AFA_KERNELS_COMMIT says it where the tree was copied without its history.
     """
     if "AFA_KERNELS_COMMIT" in os.environ:
         return os.environ["AFA_KERNELS_COMMIT"]
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":!benchmarks/results")
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{head}-dirty" if changed else head
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Record]:

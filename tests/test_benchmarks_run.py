@@ -87,6 +87,27 @@ def test_what_the_first_process_refuses_the_others_do_not_have(monkeypatch: pyte
     assert asked == [("default", False), ("THP", True), ("reused", True)]
 
 
+def test_the_commit_of_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is that of what was measured: not other for the records that are written meanwhile."""
+    monkeypatch.delenv("AFA_KERNELS_COMMIT", raising=False)
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    record, program = tmp_path / "benchmarks" / "results" / "cpu.jsonl", tmp_path / "program.py"
+    record.parent.mkdir(parents=True)
+    for file in (record, program):
+        file.write_text("old")
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.invalid"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "Begin"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+    record.write_text("new")
+    (tmp_path / "untracked").touch()
+    assert run.commit() == head
+    program.write_text("new")
+    assert run.commit() == f"{head}-dirty"
+    monkeypatch.setenv("AFA_KERNELS_COMMIT", "said")
+    assert run.commit() == "said"
+
+
 def test_no_such_row() -> None:
     done = python("benchmarks.run", *ROW[:-1], "channels_last", "--dtype", "bfloat16")
     assert done.returncode == 2 and "there is no such workload" in done.stderr
