@@ -30,9 +30,13 @@ demo-train: $(VENV)/installed
 	$(PY) -m examples.segmentation.train --data stardist --steps 1500 --output demo/segmentation
 
 # Six sessions: the interpreter must be chosen before Triton is imported, ttsem replaces how Triton launches, the gate and
-# cubin compile for GPUs that are not here, and simt puts CUDA's kernels in place of the CPU's. On two cores they took 11 and
-# 15 minutes, a quarter of one where ttsem had passed before, 4, 4 and half a minute, on 2026-11-26.
+# cubin compile for GPUs that are not here, and simt puts CUDA's kernels in place of the CPU's. On two cores they took 5 and
+# 9 minutes, a quarter of one where ttsem had passed before, 4, 6 and half a minute, on 2026-11-27.
 test: test-cpu test-triton test-cuda test-cubin
+
+# A worker for each core has one thread: of several workers' threads more spin than compute, and the first session took 15
+# minutes. Tests of threads set how many.
+test-cpu test-triton test-cuda test-cubin test-networks test-integrations gate: export OMP_NUM_THREADS := 1
 
 test-cpu: $(VENV)/installed
 	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests -n auto --maxprocesses 8
