@@ -8,6 +8,8 @@ The last replaces what stands in the files between <!-- NAME:begin --> and <!-- 
 
     headline            ten figures of the newest run
     benchmark           its geometric means
+    full                the speed-ups at the shapes of real networks, where memory is reused
+    tiny                what a call takes on maps of 16 x 16
     inference-memory    multi-scale inference by the number of scales
     training-memory     a training step of an up-path
     networks            whole networks against the official composition
@@ -180,17 +182,25 @@ def headline(records: list[Record]) -> str:
     )
 
 
+def runs(records: Sequence[Record]) -> str:
+    """The commands that made the records, of which commit and when; of many the last."""
+    found = dict.fromkeys((r["command"], (r["commit"] or "no commit")[:12], r["date"][:10]) for r in records)
+    if len(found) <= 4:
+        return " and ".join(f"`{command}` at {commit} on {date}" for command, commit, date in found)
+    first, last = min(records, key=lambda r: r["date"]), max(records, key=lambda r: r["date"])
+    days = " to ".join(dict.fromkeys((first["date"][:10], last["date"][:10])))
+    return f"{len(found)} runs, {days}, the last `{last['command']}` at {(last['commit'] or 'no commit')[:12]}"
+
+
 def origin(records: list[Record]) -> str:
     """Where, when and how the records were made."""
     first = of_workloads(records)[0]
     dtypes = " and ".join(dict.fromkeys(r["dtype"] for r in of_workloads(records)))
-    runs = dict.fromkeys((r["command"], (r["commit"] or "no commit")[:12], r["date"][:10]) for r in records)
-    made = " and ".join(f"`{command}` at {commit} on {date}" for command, commit, date in runs)
     return (
         f"{first['device']}, {first['threads']} threads, {dtypes}; torch {first['torch']}, triton {first['triton']}, "
-        f'afa_kernels {first["version"]}: {made}. Medians of alternating calls; "vs" is how many times as fast '
-        "afa_kernels is. The allocators are those of benchmarks/run.py: torch's default, `THP_MEM_ALLOC_ENABLE=1`, and "
-        "memory that is reused."
+        f'afa_kernels {first["version"]}: {runs(records)}. Medians of alternating calls; "vs" is how many times as '
+        "fast afa_kernels is. The allocators are those of benchmarks/run.py: torch's default, "
+        "`THP_MEM_ALLOC_ENABLE=1`, and memory that is reused."
     )
 
 
@@ -206,6 +216,28 @@ def summary(records: list[Record]) -> str:
     if missing:
         parts.append(f"Not measured yet: {', '.join(f'`{op}`' for op in missing)}.")
     return "\n\n".join(parts)
+
+
+def full() -> str:
+    """The speed-ups at the shapes of real networks, and where torch.compile comes nearest."""
+    records = of_workloads(load(RESULTS / "cpu-full.jsonl"))
+    calls: dict[tuple[str, ...], list[dict[str, Record]]] = {}
+    for entry in by_contestant(records):
+        if "refused" not in entry:
+            call = tuple(entry["eager"][key] for key in ("op", "pass", "layout", "dtype"))
+            calls.setdefault(call, []).append(entry)
+    rows = []
+    for call, entries in calls.items():
+        over = {
+            name: [e[name]["p50_ms"] / e["afa_kernels"]["p50_ms"] for e in entries]
+            for name in ("eager", "compiled", "compiled, max-autotune")
+        }
+        nearest = min(range(len(entries)), key=lambda i: over["compiled"][i])
+        least = f"{over['compiled'][nearest]:.2f} at {entries[nearest]['eager']['shape']}"
+        gains = [f"{statistics.geometric_mean(of_each):.2f}" for of_each in over.values()]
+        rows.append([f"`{call[0]}`", *call[1:], f"{len(entries)} shapes", *gains, least])
+    header = ["operation", "pass", "layout", "type", "shape", "vs eager", "vs compiled", "vs max-autotune"]
+    return f"{origin(records)}\n\n{table([*header, 'least vs compiled'], rows)}"
 
 
 def tiny() -> str:
@@ -230,7 +262,7 @@ def report(records: list[Record]) -> str:
         origin(records),
         "Peak MiB is what one call holds at most in tensors it allocates, its results included: eager / compiled / "
         "afa_kernels. Moved / least is the bytes our kernels move against inputs read once and outputs written once, "
-        "and GB/s counts the latter. The limit is a = b + s * c with streaming stores in the same process.",
+        "and GB/s counts the latter. The limit is a = b + s * c with streaming stores, right before or after.",
     ]
     entries = by_contestant(of_workloads(records))
     for op in dict.fromkeys(next(iter(entry.values()))["op"] for entry in entries):
@@ -460,6 +492,7 @@ def measured_on_h200(backend: str) -> Times:
 TABLES: dict[str, Callable[[list[Record]], str]] = {
     "headline": headline,
     "benchmark": summary,
+    "full": lambda run: full(),
     "inference-memory": lambda run: memory.inference_table(memory.load("inference")["found"]),
     "training-memory": lambda run: memory.training_table(memory.load("training")),
     "networks": lambda run: whole_networks.table(whole_networks.newest()),

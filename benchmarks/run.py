@@ -54,10 +54,9 @@ ALLOCATORS = {
     },
 }
 
-SECONDS = {"tiny": 0.3, "quick": 0.0, "headline": 0.4, "full": 0.5}  # of calls, for each contestant of a workload
+SECONDS = {"tiny": 0.3, "quick": 0.0, "headline": 0.3, "full": 0.5}  # of calls, for each contestant of a workload
 FILTERS = ("op", "pass", "layout", "shape", "dtype")  # options that choose among the workloads, and fields of records
 OWN = ("--in-process", "--checked")  # options that this program gives itself
-LIMIT = "triad, streaming"  # the most that memory gives
 
 Record = dict[str, Any]
 
@@ -90,11 +89,16 @@ def _status(key: str) -> int:
 
 
 def measure(
-    workload: Workload, seconds: float, limit: float, autotuned: bool = False, checked: bool = False
+    workload: Workload,
+    seconds: float,
+    limit: Callable[[], float],
+    autotuned: bool = False,
+    checked: bool = False,
 ) -> Iterator[Record]:
     """Yield a record per contestant, or one record that says why there is no number.
 
-    `limit` is what memory gives at most, in GB/s. The results are compared where they have not been `checked` before.
+    `limit` tells what memory gives at most, in bytes a second: on a machine that others share it is asked right before
+    and right after. The results are compared where they have not been `checked` before.
     """
     arguments = workload.inputs()
     functions = workload.contestants(autotuned)
@@ -106,7 +110,9 @@ def measure(
         yield {**workload.described(), "refused": reason}
         return
     steps = {name: functools.partial(workload.step, f, arguments, upstream) for name, f in functions.items()}
+    before = limit()
     times = alternate(steps, seconds)
+    most = max(before, limit())
     medians = {name: statistics.median(s) for name, s in times.items()}
     least, moved = workload.least_bytes(arguments, outputs), workload.moved_bytes(arguments, outputs)
     for name, step in steps.items():
@@ -122,7 +128,8 @@ def measure(
             "output_bytes": sum(t.nbytes for t in outputs),
             "least_bytes": least,
             "least_gigabytes_per_second": least / medians[name] / 1e9,
-            "limit_share": least / medians[name] / 1e9 / limit,
+            "limit_gigabytes_per_second": most / 1e9,
+            "limit_share": least / medians[name] / most,
         }
         if name == "afa_kernels" and moved is not None:
             record["moved_bytes"] = moved
@@ -226,9 +233,10 @@ def run(arguments: argparse.Namespace) -> Iterator[Record]:
     found = [{**shared, **record} for record in measure_limits(min(arguments.seconds, 0.5))]
     yield from found
     of_threads = {r["contestant"]: r["gigabytes_per_second"] for r in found if r["threads"] == shared["threads"]}
-    print(f"{shared['allocator']} limit: {of_threads[LIMIT]:.1f} GB/s", file=sys.stderr, flush=True)
+    print(f"{shared['allocator']} limit: {of_threads[limits.MOST]:.1f} GB/s", file=sys.stderr, flush=True)
+    limit = functools.partial(limits.most, shared["threads"])
     for workload in chosen(arguments):
-        measured = measure(workload, arguments.seconds, of_threads[LIMIT], arguments.size == "full", arguments.checked)
+        measured = measure(workload, arguments.seconds, limit, arguments.size == "full", arguments.checked)
         records = [{**record, **shared} for record in measured]
         print(f"{shared['allocator']} {workload}: {summary(records)}", file=sys.stderr, flush=True)
         yield from records

@@ -65,17 +65,7 @@ def record_of(name: str, records: Iterable[Record] = ()) -> str:
     if not made:
         return f"Record: `benchmarks/results/{name}`"
     machines = dict.fromkeys(_machine(r) for r in made)
-    runs = list(dict.fromkeys((r["command"], commit_of(r), r["date"][:10]) for r in made))
-    text = " and ".join(f"`{command}` at {commit} on {date}" for command, commit, date in runs)
-    if len(runs) > 4:
-        first, last = (choose(made, key=lambda r: r["date"]) for choose in (min, max))
-        days = dict.fromkeys((first["date"][:10], last["date"][:10]))
-        text = f"{len(runs)} runs, {' to '.join(days)}, the last `{last['command']}` at {commit_of(last)}"
-    return f"Record: `benchmarks/results/{name}`. {'; '.join(machines)}. {text}."
-
-
-def commit_of(r: Record) -> str:
-    return (r["commit"] or "no commit")[:12]
+    return f"Record: `benchmarks/results/{name}`. {'; '.join(machines)}. {report.runs(made)}."
 
 
 def _machine(r: Record) -> str:
@@ -166,6 +156,23 @@ def shapes() -> list[Part]:
         of_op = [entry for entry in every if next(iter(entry.values()))["op"] == op]
         parts.append(Folded("Every shape and allocator", report.operation(of_op)))
     return parts
+
+
+def real_shapes() -> list[Part]:
+    records = [r for r in found("cpu-full.jsonl") if "pass" in r]
+    entries = [entry for entry in report.by_contestant(records) if set(COMPARED) <= set(entry)]
+    if not entries:
+        return [missing("make bench-full")]
+    drawn = figures.dots(in_order(rows(entries, gains)), OVER, "times as fast", one="as fast", below=SLOWER)
+    caption = "Each mark is a shape of a network on the images of a data set, where memory is reused."
+    return [
+        Picture("real-shapes", drawn, caption, record_of("cpu-full.jsonl", records)),
+        Folded("Means over the shapes", report.full()),
+        *(
+            Folded(f"Every shape of {op}", report.operation([e for e in entries if e["afa_kernels"]["op"] == op]))
+            for op in dict.fromkeys(e["afa_kernels"]["op"] for e in entries)
+        ),
+    ]
 
 
 def slower() -> list[Part]:
@@ -494,6 +501,7 @@ def _mebibytes(value: float) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[], list[Part]]]] = {
     "allocators": ("Speed-up, allocators side by side", allocators),
     "shapes": ("Speed-up by shape", shapes),
+    "real-shapes": ("Speed-up at the shapes of real networks", real_shapes),
     "slower": ("Where afa_kernels is slower", slower),
     "limit": ("Fraction of the machine's limit", limit),
     "memory": ("Memory", memory_use),

@@ -119,12 +119,12 @@ def test_least_bytes_by_hand() -> None:
 def test_run_measures_and_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every contestant of a workload; where one is wrong, why, and no number."""
     workload = next(w for w in workloads("quick") if w.case.op == "scale_space_weights")
-    records = list(run.measure(workload, 0.0, limit=2.0, autotuned=True))
+    records = list(run.measure(workload, 0.0, limit=lambda: 2e9, autotuned=True))
     tuned = "compiled, max-autotune"
     assert [r["contestant"] for r in records] == ["eager", "compiled", tuned, "nerfacc's way", "afa_kernels"]
     assert all(r["p20_ms"] <= r["p50_ms"] <= r["p80_ms"] for r in records)
     assert all(r["limit_share"] == pytest.approx(r["least_gigabytes_per_second"] / 2) for r in records)
     assert "moved_bytes" in records[-1]
     monkeypatch.setattr(Workload, "why_wrong", lambda self, *arguments: "for no reason")
-    (refused,) = run.measure(workload, 0.0, limit=2.0)
+    (refused,) = run.measure(workload, 0.0, limit=lambda: 2e9)
     assert refused["refused"] == "for no reason" and "p50_ms" not in refused
