@@ -36,7 +36,7 @@ test: test-cpu test-triton test-cuda test-cubin
 
 # A worker for each core has one thread: of several workers' threads more spin than compute, and the first session took 15
 # minutes. Tests of threads set how many.
-test-cpu test-triton test-cuda test-cubin test-networks test-integrations gate: export OMP_NUM_THREADS := 1
+test-cpu test-triton test-cuda test-cubin gate: export OMP_NUM_THREADS := 1
 
 test-cpu: $(VENV)/installed
 	AFA_KERNELS_REQUIRE=cpu $(PY) -m pytest tests -n auto --maxprocesses 8

@@ -88,12 +88,15 @@ def of_workloads(records: Iterable[Record]) -> list[Record]:
 
 
 def by_contestant(records: Iterable[Record]) -> list[dict[str, Record]]:
-    """The records of each workload and allocator setting, by contestant; a refused workload has one, "refused"."""
+    """The records of each workload and allocator setting, by contestant; a refused workload has one, "refused".
+
+    One at which a run was killed is left out: it lacks what is measured last.
+    """
     found: dict[tuple[Any, ...], dict[str, Record]] = {}
     for r in records:
         key = tuple(r[name] for name in ("op", "pass", "layout", "shape", "dtype", "allocator"))
         found.setdefault(key, {})[r.get("contestant", "refused")] = r
-    return list(found.values())
+    return [entry for entry in found.values() if entry.keys() & {"afa_kernels", "refused"}]
 
 
 def line(entry: dict[str, Record]) -> list[str]:

@@ -64,6 +64,18 @@ def test_a_full_run_is_not_the_newest(tmp_path: Path) -> None:
     assert len(report.by_contestant([row, *full])) == 2
 
 
+def test_a_killed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workload at which it was killed has no row in any table, the others have theirs."""
+    whole = report.load(report.RESULTS / "cpu-full.jsonl")
+    last = max(i for i, r in enumerate(whole) if r.get("contestant") == "afa_kernels")
+    killed = [r for i, r in enumerate(whole) if i != last]
+    (tmp_path / "cpu-full.jsonl").write_text("".join(json.dumps(r) + "\n" for r in killed))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    entries = report.by_contestant(report.of_workloads(whole))
+    assert report.by_contestant(report.of_workloads(killed)) == [e for e in entries if whole[last] not in e.values()]
+    assert "`attentive_fusion`" in report.full() and report.report(killed) and report.summary(killed)
+
+
 @pytest.mark.parametrize("name", report.TABLES)
 def test_tables(name: str) -> None:
     """Every table has rows; writing twice changes nothing."""
