@@ -11,6 +11,7 @@ the sources.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 
 from afa_kernels import backends
-from afa_kernels.testing import differentiable, listed, tensors
+from afa_kernels.testing import Case, differentiable, listed, tensors
 from benchmarks import ops
 from benchmarks.workload import Workload
 
@@ -55,10 +56,20 @@ def load() -> dict[str, Any]:
     return json.loads(RECORD.read_text())
 
 
+def cases() -> list[Case]:
+    """Small calls: those whose bytes are counted, and renderings of predictions in channels_last."""
+    found = list(ops.traffic_cases())
+    for case in found[:]:
+        if case.op in ("scale_space_render", "scale_space_labels", "scale_space_cross_entropy"):
+            layouts = (*["channels_last"] * len(case.shapes[0]), "contiguous")
+            found.append(dataclasses.replace(case, covers=f"{case.covers}, channels_last", layouts=layouts))
+    return found
+
+
 def run() -> Iterator[str]:
     """Call every kernel, collected by callgrind in a dump of its own; the names of the dumps, in order."""
     torch.set_num_threads(1)
-    for case in ops.traffic_cases():
+    for case in cases():
         if "cpu" not in backends.available(case.op, "cpu"):
             continue
         if backends.made_of_aten(case.op) and backends.parts(case.op, "cpu", "cpu") is None:

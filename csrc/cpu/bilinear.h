@@ -17,15 +17,19 @@ namespace afa {
 template <class Acc>
 struct Axis {
   int64_t in, out;
-  std::vector<int32_t> low;
+  std::vector<int32_t> low, lane;  // lane[i] counts from the low of the first of its sixteen outputs
   std::vector<Acc> fraction;
+  int32_t lanes = 0;  // the largest lane
 
-  Axis(int64_t in_size, int64_t out_size) : in(in_size), out(out_size), low(out_size), fraction(out_size) {
+  Axis(int64_t in_size, int64_t out_size)
+      : in(in_size), out(out_size), low(out_size), lane(out_size), fraction(out_size) {
     const Acc scale = static_cast<Acc>(in) / static_cast<Acc>(out);
     for (int64_t i = 0; i < out; ++i) {
       const Source<Acc> source = source_of(i, scale, in);
       low[i] = source.low;
       fraction[i] = source.fraction;
+      lane[i] = low[i] - low[i / 16 * 16];
+      lanes = std::max(lanes, lane[i]);
     }
   }
 
@@ -146,17 +150,20 @@ AFA_TARGET_AVX2 inline void resize_avx2(const Axis<float>& axis, int64_t first, 
   }
 }
 
+// Where it grows by a fifteenth or more, what sixteen outputs read is one load.
+template <bool one_load>
 AFA_TARGET_AVX512 inline void resize_avx512(const Axis<float>& axis, int64_t first, int64_t count, const float* source,
                                             float* out) {
-  const int32_t* low = axis.low.data() + first;
+  const int32_t *low = axis.low.data() + first, *lane = axis.lane.data() + first;
   const float* fraction = axis.fraction.data() + first;
   int64_t i = 0;
   for (; i + 16 <= count; i += 16) {
     const float* window = source + (low[i] - low[0]);
-    const __m512i lanes = _mm512_sub_epi32(_mm512_loadu_si512(low + i), _mm512_set1_epi32(low[i]));
-    const __m512 f = _mm512_loadu_ps(fraction + i);
-    const __m512 a = _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(window));
-    const __m512 b = _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(window + 1));
+    const __m512i lanes = _mm512_loadu_si512(lane + i);
+    const __m512 f = _mm512_loadu_ps(fraction + i), inputs = _mm512_loadu_ps(window);
+    const __m512 a = _mm512_permutexvar_ps(lanes, inputs);
+    const __m512 b = one_load ? _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(1)), inputs)
+                              : _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(window + 1));
     _mm512_storeu_ps(out + i, _mm512_fmadd_ps(f, b, _mm512_mul_ps(_mm512_sub_ps(_mm512_set1_ps(1.0f), f), a)));
   }
   for (; i < count; ++i) {
@@ -175,7 +182,10 @@ void resize(const Axis<Acc>& axis, int64_t first, int64_t count, const Acc* sour
   }
 #if defined(__x86_64__) && defined(__GNUC__)
   if constexpr (std::is_same_v<Acc, float>) {
-    if (axis.in <= axis.out && isa() == Isa::avx512) return resize_avx512(axis, first, count, source, out);
+    const bool grows = axis.in <= axis.out, of_sixteen = first % 16 == 0;
+    if (grows && of_sixteen && isa() == Isa::avx512 && axis.lanes < 15)
+      return resize_avx512<true>(axis, first, count, source, out);
+    if (grows && of_sixteen && isa() == Isa::avx512) return resize_avx512<false>(axis, first, count, source, out);
     if (axis.in <= axis.out && isa() == Isa::avx2) return resize_avx2(axis, first, count, source, out);
   }
 #endif

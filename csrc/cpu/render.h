@@ -2,102 +2,13 @@
 #pragma once
 
 #include "../arithmetic/softmax.h"
-#include "bilinear.h"
-#include "rows.h"
+#include "pixels.h"
 #include "tiles.h"
 #include "weights.h"
 
 namespace afa {
 
 constexpr int64_t ROWS = 16, COLUMNS = 256;  // of the output, in one unit of work
-
-// One map or prediction at its own resolution, read as if it had the output's.
-template <class T>
-struct Resized {
-  using Acc = acc_t<T>;
-  Map<const T> map;
-  Axis<Acc> rows, columns;
-  bool identity;
-
-  Resized(Map<const T> m, int64_t height, int64_t width, int64_t out_height, int64_t out_width)
-      : map(m),
-        rows(height, out_height),
-        columns(width, out_width),
-        identity(height == out_height && width == out_width) {}
-
-  int64_t scratch() const { return columns.in + PADDING; }
-
-  // The lower of the two rows that output row y reads; the upper is rows.low[y].
-  int64_t bottom(int64_t y) const { return identity ? y : rows.high(y); }
-
-  // out[i] = the value of channel c at output row y, column first + i.
-  void row(int64_t n, int64_t c, int64_t y, int64_t first, int64_t count, Acc* __restrict scratch,
-           Acc* __restrict out) const {
-    if (identity) {
-      const T* source = map.at(n, c, y * columns.in + first);
-      if (map.sp == 1) return widen(source, count, out);
-      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(source[i * map.sp]);
-      return;
-    }
-    const int64_t from = columns.low[first], length = columns.high(first + count - 1) - from + 1;
-    const T* top = map.at(n, c, rows.low[y] * columns.in + from);
-    const T* bottom = map.at(n, c, rows.high(y) * columns.in + from);
-    const Acc f = rows.fraction[y], not_f = 1 - f;
-    const auto blend = [&](int64_t i, int64_t at) {
-      scratch[i] = not_f * static_cast<Acc>(top[at]) + f * static_cast<Acc>(bottom[at]);
-    };
-    if (map.sp == 1)
-      for (int64_t i = 0; i < length; ++i) blend(i, i);
-    else
-      for (int64_t i = 0; i < length; ++i) blend(i, i * map.sp);
-    for (int64_t i = length; i < length + PADDING; ++i) scratch[i] = scratch[length - 1];
-    resize(columns, first, count, scratch, out);
-  }
-
-  // Row j of channel c of a map with pixel stride 1, at the `count` output columns from `first`: in `out`, or where it
-  // is. The next row is fetched, which is far in memory.
-  const Acc* across(int64_t n, int64_t c, int64_t j, int64_t first, int64_t count, Acc* __restrict scratch,
-                    Acc* __restrict out) const {
-    const int64_t from = identity ? first : columns.low[first];
-    const int64_t length = identity ? count : columns.high(first + count - 1) - from + 1;
-    const T* row = map.at(n, c, j * columns.in + from);
-    const T* next = j + 1 < rows.in ? row + columns.in : map.at(n, c + 1, from);
-    for (int64_t i = 0; i < length; i += LINE / sizeof(T)) prefetch(next + i);
-    if (identity) return widened(row, count, out);
-    if constexpr (std::is_same_v<T, Acc>) {
-      if (from + length + PADDING <= columns.in) {
-        resize(columns, first, count, row, out);
-        return out;
-      }
-    }
-    widen(row, length, scratch);
-    std::fill_n(scratch + length, PADDING, scratch[length - 1]);
-    resize(columns, first, count, scratch, out);
-    return out;
-  }
-
-  // out[c] = the value of channel c at output row y, column x. For maps with channel stride 1.
-  void pixel(int64_t n, int64_t channels, int64_t y, int64_t x, Acc* __restrict out) const {
-    if (identity) return widen(map.at(n, 0, y * columns.in + x), channels, out);
-    const T* top = map.at(n, 0, rows.low[y] * columns.in);
-    const T* bottom = map.at(n, 0, rows.high(y) * columns.in);
-    const int64_t left = columns.low[x] * map.sp, right = columns.high(x) * map.sp;
-    const Acc f = rows.fraction[y], not_f = 1 - f, h = columns.fraction[x], not_h = 1 - h;
-    for (int64_t c = 0; c < channels; ++c)
-      out[c] = not_h * (not_f * static_cast<Acc>(top[left + c]) + f * static_cast<Acc>(bottom[left + c])) +
-               h * (not_f * static_cast<Acc>(top[right + c]) + f * static_cast<Acc>(bottom[right + c]));
-  }
-};
-
-// A row of one scale at output resolution, between two of its own; or a pixel's channels, between those of two pixels.
-template <class Acc>
-struct Between {
-  const Acc *low, *high;
-  Acc not_f, f;
-
-  Acc operator()(int64_t i) const { return not_f * low[i] + f * high[i]; }
-  Between times(Acc factor) const { return {low, high, not_f * factor, f * factor}; }
-};
 
 // Channels of one scale: the two of their rows that were read last, resized to columns of the output. Output rows that
 // follow each other mostly lie between the same two.
@@ -151,74 +62,6 @@ class Neighbours {
   Acc f_;
 };
 
-constexpr int64_t SPAN = 32;  // pixels of a row in channels_last whose neighbours, of every scale, stay in the cache
-
-// Pixels of one scale along a row of the output, for maps with channel stride 1.
-template <class T>
-class NeighbourPixels {
- public:
-  using Acc = acc_t<T>;
-
-  static int64_t size(int64_t channels) { return (SPAN + 3) * channels; }
-
-  // `buffer` has room for size() values, and a pixel's channels are `zeros`.
-  NeighbourPixels(const Resized<T>& scale, int64_t channels, const Acc* zeros, Acc* buffer)
-      : scale_(&scale), channels_(channels), zeros_(zeros), buffer_(buffer) {}
-
-  // To `count` columns from `first` of output row y of image n.
-  void move_to(int64_t n, int64_t y, int64_t first, int64_t count) {
-    const Axis<Acc>& columns = scale_->columns;
-    const bool lie_between = !scale_->identity && columns.in <= columns.out;
-    first_ = first, from_ = lie_between ? columns.low[first] : first;
-    pixels_ = buffer_, stride_ = channels_;
-    const auto row = [&](int64_t j) {
-      return [=, this](int64_t x) { return scale_->map.at(n, 0, j * scale_->columns.in + x); };
-    };
-    if (lie_between) {
-      const Acc f = scale_->rows.fraction[y];
-      const auto top = row(scale_->rows.low[y]), bottom = row(scale_->rows.high(y));
-      for (int64_t x = from_; x <= columns.high(first + count - 1); ++x) {
-        Acc* __restrict blended = buffer_ + (x - from_) * channels_;
-        const Acc* low = widened(top(x), channels_, blended);
-        const Acc* high = widened(bottom(x), channels_, buffer_ + (SPAN + 2) * channels_);
-#pragma GCC ivdep
-        for (int64_t c = 0; c < channels_; ++c) blended[c] = (1 - f) * low[c] + f * high[c];
-      }
-    } else if (std::is_same_v<T, Acc> && scale_->identity) {
-      pixels_ = reinterpret_cast<const Acc*>(row(y)(first)), stride_ = scale_->map.sp;
-    } else {
-      for (int64_t i = 0; i < count; ++i) scale_->pixel(n, channels_, y, first + i, buffer_ + i * channels_);
-    }
-  }
-
-  // The channels of output column x.
-  Between<Acc> at(int64_t x) const {
-    const Axis<Acc>& columns = scale_->columns;
-    if (scale_->identity || columns.in > columns.out) return {pixels_ + (x - first_) * stride_, zeros_, 1, 0};
-    const Acc f = columns.fraction[x];
-    return {pixels_ + (columns.low[x] - from_) * stride_, pixels_ + (columns.high(x) - from_) * stride_, 1 - f, f};
-  }
-
- private:
-  const Resized<T>* scale_;
-  int64_t channels_;
-  const Acc *zeros_, *pixels_;
-  Acc* buffer_;
-  int64_t first_, from_, stride_;
-};
-
-// Those of several scales, of which `buffer` has room for all.
-template <class T, class Acc = acc_t<T>>
-std::vector<NeighbourPixels<T>> neighbour_pixels_of(const std::vector<Resized<T>>& scales, int64_t channels,
-                                                    const Acc* zeros, Acc* buffer) {
-  std::vector<NeighbourPixels<T>> all;
-  for (const Resized<T>& scale : scales) {
-    all.emplace_back(scale, channels, zeros, buffer);
-    buffer += NeighbourPixels<T>::size(channels);
-  }
-  return all;
-}
-
 // Those of several scales, of which `rows` has room for all.
 template <class T, class Acc = acc_t<T>>
 std::vector<Neighbours<T>> neighbours_of(const std::vector<Resized<T>>& scales, int64_t channels, int64_t columns,
@@ -229,77 +72,6 @@ std::vector<Neighbours<T>> neighbours_of(const std::vector<Resized<T>>& scales, 
     rows += Neighbours<T>::size(channels, columns);
   }
   return all;
-}
-
-#if defined(__x86_64__) && defined(__GNUC__)
-
-// `vectors` times sixteen elements of what is below, of which the last sixteen may be outside.
-template <int vectors, bool weighted, class O>
-AFA_TARGET_AVX512 inline void sum_weighted_at(__mmask16 inside, const Between<float>* rows, size_t scales,
-                                              const float* weights, int64_t stride, int64_t i, bool stream, O* sum) {
-  __m512 sums[vectors] = {};
-  for (size_t k = 0; k < scales; ++k) {
-    const Between<float> row = rows[k];
-    const __m512 f = _mm512_set1_ps(row.f), not_f = _mm512_set1_ps(row.not_f);
-    for (int j = 0; j < vectors; ++j) {
-      const int64_t at = i + 16 * j;
-      const __m512 low = _mm512_mul_ps(not_f, load_lanes(inside, row.low + at));
-      const __m512 value = _mm512_fmadd_ps(f, load_lanes(inside, row.high + at), low);
-      if constexpr (weighted)
-        sums[j] = _mm512_fmadd_ps(load_lanes(inside, weights + k * stride + at), value, sums[j]);
-      else
-        sums[j] = _mm512_add_ps(value, sums[j]);
-    }
-  }
-  for (int j = 0; j < vectors; ++j) store_lanes(inside, stream, sums[j], sum + i + 16 * j);
-}
-template <bool weighted, class O>
-[[gnu::noinline]] AFA_TARGET_AVX512 void sum_weighted_avx512(const Between<float>* rows, size_t scales,
-                                                             const float* weights, int64_t stride, int64_t length,
-                                                             bool stream, O* sum) {
-  constexpr int vectors = 4;  // whose sums stay in registers
-  int64_t i = 0;
-  for (; i + 16 * vectors <= length; i += 16 * vectors)
-    sum_weighted_at<vectors, weighted>(0xffff, rows, scales, weights, stride, i, stream, sum);
-  for (; i < length; i += 16)
-    sum_weighted_at<1, weighted>(first_lanes(length - i), rows, scales, weights, stride, i, stream, sum);
-}
-template <class O>
-void sum_weighted_avx512(const std::vector<Between<float>>& rows, const float* weights, int64_t stride, int64_t length,
-                         bool stream, O* sum) {
-  if (weights)
-    sum_weighted_avx512<true>(rows.data(), rows.size(), weights, stride, length, stream, sum);
-  else
-    sum_weighted_avx512<false>(rows.data(), rows.size(), nullptr, 0, length, stream, sum);
-}
-
-#endif
-
-// sum[i] = or, but for the first, += term(i).
-template <class Acc, class F>
-inline void add_row(bool first, int64_t length, const F& term, Acc* __restrict sum) {
-  if (first)
-    for (int64_t i = 0; i < length; ++i) sum[i] = term(i);
-  else
-    for (int64_t i = 0; i < length; ++i) sum[i] += term(i);
-}
-
-// sum[i] = the sum over the scales of weights[k * stride + i] * rows[k](i), or of these alone if the weights are null.
-template <class Acc>
-void sum_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int64_t stride, int64_t length,
-                  Acc* __restrict sum) {
-#if defined(__x86_64__) && defined(__GNUC__)
-  if constexpr (std::is_same_v<Acc, float>)
-    if (isa() == Isa::avx512) return sum_weighted_avx512(rows, weights, stride, length, false, sum);
-#endif
-  for (size_t k = 0; k < rows.size(); ++k) {
-    const Between<Acc> row = rows[k];
-    const Acc* w = weights + k * stride;
-    if (weights)
-      add_row(k == 0, length, [=](int64_t i) { return w[i] * row(i); }, sum);
-    else
-      add_row(k == 0, length, row, sum);
-  }
 }
 
 // What K predictions are weighed by at a row of the output: weights; or opacities that are composited there, in which
@@ -463,17 +235,17 @@ int64_t widest(const Predictions<T>& predictions, const Maps<acc_t<T>>& maps) {
   return longest;
 }
 
-// What a rendering has of the columns of a channel, or in channels_last of the channels of a pixel: rows to be summed,
-// a weight of each element `stride` after that of the scale before, if there are weights.
+// What a rendering has of the columns of a channel: rows to be summed, each element by its weight, `stride` after that
+// of the scale before. Where that is summed already, as in channels_last of a span of pixels, the rows are null.
 template <class Acc>
 struct Rendered {
-  const std::vector<Between<Acc>>& rows;
+  const std::vector<Between<Acc>>* rows;
   const Acc* weights;
   int64_t stride, length;
   Acc* buffer;
 
   const Acc* values() const {
-    sum_weighted(rows, weights, stride, length, buffer);
+    if (rows) sum_weighted(*rows, weights, stride, length, buffer);
     return buffer;
   }
 
@@ -483,8 +255,8 @@ struct Rendered {
 #if defined(__x86_64__) && defined(__GNUC__)
     if constexpr (std::is_same_v<Acc, float>) {
       const bool whole_lines = reinterpret_cast<uintptr_t>(out) % LINE == 0 && length * sizeof(O) % LINE == 0;
-      if (isa() == Isa::avx512 && (!stream || whole_lines))
-        return sum_weighted_avx512(rows, weights, stride, length, stream, out);
+      if (isa() == Isa::avx512 && (!stream || whole_lines) && rows)
+        return sum_weighted_avx512(*rows, weights, stride, length, stream, out);
     }
 #endif
     if (stream)
@@ -494,23 +266,25 @@ struct Rendered {
   }
 };
 
-// The rendering of (batch, height, width) pixels, which is nowhere stored: every span is handed to
-// emit(seen, n, y, first column, columns, r, rendered), with channels_last the channels of pixel first + r, otherwise
-// the columns of channel r, in ascending order of r. `seen` is a Seen of the span, not initialized, for what is kept of
-// it.
-template <class Seen, class P, class F>
+// The rendering of (batch, height, width) pixels, which is nowhere stored: some columns of a row are handed to
+// emit(seen, n, y, first column, columns, c, rendered) a channel at a time, in order. `seen` is a Seen of these
+// columns, not initialized, for what is kept of them. Or in channels_last `as_stored`, all channels of each pixel at
+// once.
+template <class Seen, bool as_stored, class P, class F>
 void render(const P& predictions, const Maps<acc_t<typename P::Element>>& maps, int64_t height, int64_t width,
             const F& emit) {
   using T = typename P::Element;
   using Acc = acc_t<T>;
   const int64_t channels = predictions.channels, scales = maps.scales, of_maps = scales * COLUMNS;
+  const bool channels_last = predictions.channels_last;
   const int64_t scratch_row = widest(predictions, maps), result_row = std::max(COLUMNS, channels);
-  const int64_t held = scales * std::max(Neighbours<T>::size(1, COLUMNS),
-                                         predictions.channels_last ? NeighbourPixels<T>::size(channels) : 0);
-  const int64_t size = ROWS * of_maps + scratch_row + 3 * result_row + held;
+  const int64_t sum_size = channels_last ? SPAN * channels : COLUMNS;
+  const int64_t held =
+      scales * std::max(Neighbours<T>::size(1, COLUMNS), channels_last ? NeighbourPixels<T>::size(channels) : 0);
+  const int64_t size = ROWS * of_maps + scratch_row + 2 * result_row + 2 * sum_size + held;
   for_each_piece<Acc>(maps.batch, ceil_div(height, ROWS), width, COLUMNS, 1, size, [&](const Piece& piece, Acc* m) {
-    Acc *source = m + ROWS * of_maps, *value = source + scratch_row, *sum = value + result_row;
-    Acc *zeros = sum + result_row, *free = zeros + result_row;
+    Acc *value = m + ROWS * of_maps, *zeros = value + result_row, *free = zeros + result_row, *sum = free + held;
+    Acc *by_channel = sum + sum_size, *source = by_channel + sum_size;
     const int64_t n = piece.n, first = piece.first, count = piece.count;
     const int64_t begin = piece.row * ROWS, end = std::min(height, begin + ROWS);
     const auto seen = uninitialized<Seen>(ROWS);
@@ -522,16 +296,22 @@ void render(const P& predictions, const Maps<acc_t<typename P::Element>>& maps, 
       maps.composite(count, m + (y - begin) * of_maps, value);
     }
     std::vector<Between<Acc>> rows(scales);
-    if (predictions.channels_last) {
+    if (channels_last) {
       auto of_scales = neighbour_pixels_of(predictions.scales, channels, zeros, free);
       for (int64_t y = begin; y < end; ++y) {
-        for (int64_t r = 0; r < count; ++r) {
-          for (int64_t k = 0; k < scales; ++k) {
-            if (r % SPAN == 0) of_scales[k].move_to(n, y, first + r, std::min(SPAN, count - r));
-            rows[k] = of_scales[k].at(first + r).times(m[(y - begin) * of_maps + k * COLUMNS + r]);
+        for (int64_t i = 0; i < count; i += SPAN) {
+          const int64_t pixels = std::min(SPAN, count - i), x = first + i;
+          for (auto& of : of_scales) of.move_to(n, y, x, pixels);
+          sum_pixels(of_scales, m + (y - begin) * of_maps + i, COLUMNS, predictions.factors_of(n, 0), channels, x,
+                     pixels, rows, sum);
+          if constexpr (as_stored) {
+            emit(seen[y - begin], n, y, x, pixels, 0, Rendered<Acc>{nullptr, nullptr, 0, pixels * channels, sum});
+          } else {
+            transpose(pixels, channels, sum, by_channel);
+            for (int64_t c = 0; c < channels; ++c)
+              emit(seen[y - begin], n, y, x, pixels, c,
+                   Rendered<Acc>{nullptr, nullptr, 0, pixels, by_channel + c * pixels});
           }
-          emit(seen[y - begin], n, y, first, count, r,
-               Rendered<Acc>{rows, predictions.factors_of(n, 0), channels, channels, sum});
         }
       }
       return;
@@ -546,7 +326,7 @@ void render(const P& predictions, const Maps<acc_t<typename P::Element>>& maps, 
           rows[k] = factors ? of_scales[k].at().times(factors[c]) : of_scales[k].at();
         }
         emit(seen[y - begin], n, y, first, count, c,
-             Rendered<Acc>{rows, m + (y - begin) * of_maps, COLUMNS, count, sum});
+             Rendered<Acc>{&rows, m + (y - begin) * of_maps, COLUMNS, count, sum});
       }
     }
   });
@@ -560,15 +340,15 @@ void render_to(const Checker& check, const P& predictions, const Maps<acc_t<type
   const int64_t height = out.size(2), width = out.size(3);
   const bool channels_last = predictions.channels_last;
   const auto o = check.map<O>("out", out, {maps.batch, predictions.channels, height, width}, channels_last);
-  const bool stream = streamed(out, from_registers<O>());
+  STD_TORCH_CHECK(!channels_last || o.sp == predictions.channels || height * width == 1, check.op,
+                  ": out must have no gaps");
+  const bool stream = channels_last ? streamed(out, SPAN * predictions.channels, false)
+                                    : streamed(out, height * width, from_registers<O>());
   back_with_huge_pages(out);
   struct Nothing {};
-  const auto emit = [&](Nothing&, int64_t n, int64_t y, int64_t first, int64_t, int64_t r,
-                        const Rendered<acc_t<T>>& rendered) {
-    const int64_t at = y * width + first;
-    rendered.store(stream, channels_last ? o.at(n, 0, at + r) : o.at(n, r, at));
-  };
-  render<Nothing>(predictions, maps, height, width, emit);
+  const auto emit = [&](Nothing&, int64_t n, int64_t y, int64_t first, int64_t, int64_t c,
+                        const Rendered<acc_t<T>>& rendered) { rendered.store(stream, o.at(n, c, y * width + first)); };
+  render<Nothing, true>(predictions, maps, height, width, emit);
 }
 template <class T, class O>
 void render_to(const Checker& check, const std::vector<Tensor>& tensors, const Maps<acc_t<T>>& maps,

@@ -60,7 +60,7 @@ void logits_backward(const Checker& check, const Tensor& logits, const std::stri
 }
 
 // The gradient of a prediction, filled row after row by the unit that owns rows [begin, end). At most two neighbouring
-// rows are being summed at a time, over output columns, each (channels, width) or (width, channels).
+// rows are being summed at a time: (channels, output columns), or in channels_last (columns, channels).
 // Where the scale has the output's size they may be stored at once instead.
 template <class T>
 struct OwnedRows {
@@ -82,7 +82,7 @@ struct OwnedRows {
     return y;
   }
 
-  // sum += share * weight[i] * values[i], at output column or, with channels_last, at output channel first + i.
+  // sum[first + i] += share * weighted[i].
   void add(int64_t row, Acc share, int64_t first, int64_t count, const Acc* weighted) const {
     Acc* __restrict s = sum(row) + first;
     for (int64_t i = 0; i < count; ++i) s[i] += share * weighted[i];
@@ -95,7 +95,7 @@ struct OwnedRows {
   }
 
   // Write the rows before `row`, whose readers have all been seen, gathering their columns.
-  void finish(int64_t row, int64_t n, int64_t channels, Acc* total) {
+  void finish(int64_t row, int64_t n, int64_t channels) {
     const int64_t width = scale.columns.in, out_width = scale.columns.out;
     for (; next < std::min(row, end); ++next) {
       Acc* s = sum(next);
@@ -107,16 +107,11 @@ struct OwnedRows {
           for (int64_t i = 0; i < width; ++i)
             *grad.at(n, c, next * width + i) = static_cast<T>(factor * gathered(columns, i, row));
       }
-      for (int64_t i = 0; i < width && channels_last; ++i) {
-        const Acc* h = columns.coefficient.data() + columns.begin[i];
-        const int64_t x = columns.first[i];
-        for (int64_t c = 0; c < channels; ++c) total[c] = 0;
-        for (int64_t q = 0; q < columns.count(i); ++q)
-          for (int64_t c = 0; c < channels; ++c) total[c] += h[q] * s[(x + q) * channels + c];
-        for (int64_t c = 0; factors && c < channels; ++c) total[c] *= factors[c];
-        narrow(total, channels, grad.at(n, 0, next * width + i));
+      for (int64_t i = 0; i < width && channels_last; ++i, s += channels) {
+        for (int64_t c = 0; factors && c < channels; ++c) s[c] *= factors[c];
+        narrow(s, channels, grad.at(n, 0, next * width + i));
       }
-      std::fill_n(s, row_size, Acc(0));
+      std::fill_n(sum(next), row_size, Acc(0));
     }
   }
 };
@@ -137,36 +132,15 @@ struct Given {
   void row(int64_t n, int64_t c, int64_t y, int64_t first, int64_t count, const Acc*, Acc* __restrict out) const {
     widen(grad.at(n, c, y * width + first), count, out);
   }
-  void pixel(int64_t n, int64_t y, int64_t x, int64_t channels, const Acc*, Acc* __restrict out) const {
-    widen(grad.at(n, 0, y * width + x), channels, out);
+  // The channels of pixels, one after the other.
+  void pixels(int64_t n, int64_t y, int64_t x, int64_t count, int64_t channels, Acc* __restrict out) const {
+    if (grad.sp == channels) return widen(grad.at(n, 0, y * width + x), count * channels, out);
+    for (int64_t i = 0; i < count; ++i) widen(grad.at(n, 0, y * width + x + i), channels, out + i * channels);
   }
 };
 
-// sums[i] += across * g[i] * value(i); returns the sum of along[i] * g[i] * value(i).
-template <class Acc>
-Acc sum_products(const Acc* g, const Between<Acc> value, const Acc* along, Acc across, int64_t length,
-                 Acc* __restrict sums) {
-  Acc total = 0;
-#pragma omp simd reduction(+ : total)
-  for (int64_t i = 0; i < length; ++i) {
-    const Acc product = g[i] * value(i);
-    sums[i] += across * product;
-    total += along[i] * product;
-  }
-  return total;
-}
-
-// The sum of g[i] * value(i).
-template <class Acc>
-Acc sum_products(const Acc* g, const Between<Acc> value, int64_t length) {
-  Acc total = 0;
-#pragma omp simd reduction(+ : total)
-  for (int64_t i = 0; i < length; ++i) total += g[i] * value(i);
-  return total;
-}
-
-// `gradient` gives dL/d rendered: row(n, c, y, first, count, scores, out) of a channel's columns, or with channels_last
-// pixel(n, y, x, channels, scores, out). With Gradient::of_scores it computes it from the rendered scores. Fills the
+// `gradient` gives dL/d rendered: row(n, c, y, first, count, scores, out) of a channel's columns; with
+// Gradient::of_scores it computes it from the rendered scores, else it has pixels() for channels_last too. Fills the
 // gradients of the predictions that are needed, `map_grads`, (N, K, height, width), if it is not null, and those of the
 // factors, to which it adds, (N, K, C).
 template <class Gradient, class P, class Acc = acc_t<typename P::Element>>
@@ -194,25 +168,28 @@ void render_backward(const Checker& check, const Gradient& gradient, const P& pr
     band_rows = std::max(band_rows, 4 * ceil_div(height, scale.rows.in));
   }
   const bool sums_needed = map_grads || factor_grads, need_values = sums_needed || computed;
-  const int64_t row_size = channels * width, owned = needed.size();
-  const int64_t scratch_row = widest(predictions, maps), value_row = std::max(COLUMNS, channels);
-  const int64_t weighted_size = channels_last ? COLUMNS * channels : COLUMNS;
+  int64_t longest = width;  // row of the output or of a prediction
+  for (const Needed& of : needed) longest = std::max(longest, predictions.scales[of.k].columns.in);
+  const int64_t row_size = channels * longest, owned = needed.size();
+  const int64_t scratch_row = widest(predictions, maps), zero_row = std::max(COLUMNS, channels);
+  const int64_t value_row = channels_last ? SPAN * channels : COLUMNS;
+  const int64_t weighted_size = channels_last ? (ceil_div(SPAN * longest, width) + 2) * channels : COLUMNS;
   const int64_t of_neighbours =
       channels_last ? NeighbourPixels<T>::size(channels) : Neighbours<T>::size(channels, width);
   const int64_t of_rows = need_values ? scales * of_neighbours : 0;
   const int64_t of_maps = scales * Neighbours<Acc>::size(1, width);
   const int64_t of_factors = predictions.factors_of(0, 0) ? scales * channels : 0;
-  const int64_t scratch = (4 * scales + 2) * COLUMNS + scratch_row + 4 * value_row + owned * weighted_size +
+  const int64_t scratch = (4 * scales + 2) * COLUMNS + scratch_row + 3 * value_row + zero_row + weighted_size +
                           2 * owned * row_size + of_rows + of_maps + of_factors;
   std::vector<Acc> factor_sums(maps.batch * ceil_div(height, band_rows) * of_factors);
 
   for_each_piece<Acc>(maps.batch, 1, height, band_rows, 1, scratch, [&](const Piece& band, Acc* weights) {
     Acc *alphas = weights + scales * COLUMNS, *map_sums = alphas + scales * COLUMNS;
-    Acc *through = map_sums + scales * COLUMNS, *behind = through + (scales + 1) * COLUMNS, *source = behind + COLUMNS;
-    Acc *scores = source + scratch_row, *g = scores + value_row, *total = g + value_row, *zeros = total + value_row;
-    Acc *weighted = zeros + value_row, *sums = weighted + owned * weighted_size;
-    Acc *of_piece = sums + 2 * owned * row_size, *free = of_piece + of_factors;
-    std::fill_n(zeros, value_row, Acc(0));
+    Acc *through = map_sums + scales * COLUMNS, *behind = through + (scales + 1) * COLUMNS, *scores = behind + COLUMNS;
+    Acc *g = scores + value_row, *by_channel = g + value_row, *zeros = by_channel + value_row;
+    Acc *weighted = zeros + zero_row, *free = weighted + weighted_size, *sums = free + of_maps + of_rows;
+    Acc *of_piece = sums + 2 * owned * row_size, *source = of_piece + of_factors;
+    std::fill_n(zeros, zero_row, Acc(0));
     std::fill_n(sums, 2 * owned * row_size, Acc(0));
 
     const int64_t n = band.n, begin_row = band.first, end_row = band.first + band.count;
@@ -230,7 +207,7 @@ void render_backward(const Checker& check, const Gradient& gradient, const P& pr
     for (auto& of : of_weights) of.begin(n, 0, 0, width);
     std::vector<Neighbours<T>> of_scales;
     std::vector<NeighbourPixels<T>> pixels_of_scales;
-    std::vector<Between<Acc>> between(scales), weighed(scales);
+    std::vector<Between<Acc>> between(scales);
     if (need_values && channels_last)
       pixels_of_scales = neighbour_pixels_of(predictions.scales, channels, zeros, free + of_maps);
     else if (need_values)
@@ -238,7 +215,7 @@ void render_backward(const Checker& check, const Gradient& gradient, const P& pr
     for (auto& of : of_scales) of.begin(n, 0, 0, width);
     for (int64_t y = first_row; y < end_row; ++y) {
       for (OwnedRows<T>& owner : rows)
-        if (!owner.scale.identity) owner.finish(owner.scale.rows.low[y], n, channels, total);
+        if (!owner.scale.identity) owner.finish(owner.scale.rows.low[y], n, channels);
       for (auto& of : of_scales) of.move_to(y, source);
       for (int64_t first = 0; first < width; first += COLUMNS) {
         const int64_t count = std::min(COLUMNS, width - first);
@@ -247,54 +224,66 @@ void render_backward(const Checker& check, const Gradient& gradient, const P& pr
         maps.composite(count, weights, through);
         std::fill_n(map_sums, scales * COLUMNS, Acc(0));
         std::fill_n(of_piece, of_factors, Acc(0));
-        const int64_t outer = channels_last ? count : channels, length = channels_last ? channels : count;
-        for (int64_t r = 0; r < outer; ++r) {
-          const auto weight_of = [&](int64_t k) { return weights + k * COLUMNS + (channels_last ? r : 0); };
-          for (int64_t k = 0; k < scales && need_values; ++k) {
-            if (channels_last) {
-              if (r % SPAN == 0) pixels_of_scales[k].move_to(n, y, first + r, std::min(SPAN, count - r));
-              between[k] = pixels_of_scales[k].at(first + r);
-            } else {
-              between[k] = of_scales[k].at(r, first);
-            }
-          }
-          if (channels_last) {
-            for (int64_t k = 0; k < scales && computed; ++k) weighed[k] = between[k].times(*weight_of(k));
-            if (computed) sum_weighted<Acc>(weighed, nullptr, 0, length, scores);
-            gradient.pixel(n, y, first + r, channels, scores, g);
+        for (int64_t r = 0; r < count && channels_last; r += SPAN) {
+          const int64_t pixels = std::min(SPAN, count - r), x = first + r;
+          for (auto& of : pixels_of_scales) of.move_to(n, y, x, pixels);
+          if constexpr (computed) {
+            sum_pixels(pixels_of_scales, weights + r, COLUMNS, predictions.factors_of(n, 0), channels, x, pixels,
+                       between, g);
+            transpose(pixels, channels, g, scores);
+            for (int64_t c = 0; c < channels; ++c)
+              gradient.row(n, c, y, x, pixels, scores + c * pixels, by_channel + c * pixels);
+            transpose(channels, pixels, by_channel, g);
           } else {
-            if (computed) sum_weighted(between, weights, COLUMNS, length, scores);
-            gradient.row(n, r, y, first, count, scores, g);
+            gradient.pixels(n, y, x, pixels, channels, g);
           }
-          for (int64_t k = 0; k < scales && sums_needed; ++k) {
-            const Between<Acc> value = between[k];
-            const Acc* factors = predictions.factors_of(n, k);
-            Acc* __restrict sum = map_sums + k * COLUMNS;
-            if (channels_last && factors)
-              sum[r] = sum_products(g, value, factors, *weight_of(k), length, of_piece + k * channels);
-            else if (channels_last)
-              sum[r] = sum_products(g, value, length);
-            else if (factors)
-              of_piece[k * channels + r] = sum_products(g, value, weight_of(k), factors[r], length, sum);
-            else
-              for (int64_t i = 0; i < length; ++i) sum[i] += g[i] * value(i);
-          }
+          for (int64_t k = 0; k < scales && sums_needed; ++k)
+            multiply_pixels(pixels_of_scales[k], weights + k * COLUMNS + r, predictions.factors_of(n, k), g, channels,
+                            x, pixels, map_sums + k * COLUMNS + r, of_piece + k * channels);
           for (int64_t i = 0; i < owned; ++i) {
-            const Acc *w = weight_of(needed[i].k), *factors = predictions.factors_of(n, needed[i].k);
-            Acc* __restrict result = weighted + (channels_last ? (i * COLUMNS + r) * channels : 0);
-            for (int64_t x = 0; x < length; ++x) result[x] = g[x] * w[channels_last ? 0 : x];
-            if (!rows[i].scale.identity) {
-              if (!channels_last) rows[i].add(y, r * width + first, length, result);
+            const OwnedRows<T>& owner = rows[i];
+            const Axis<Acc>& columns = owner.scale.columns;
+            const Acc* w = weights + needed[i].k * COLUMNS + r;
+            if (!owner.scale.identity) {
+              const int64_t from = columns.low[x], length = (columns.high(x + pixels - 1) - from + 1) * channels;
+              std::fill_n(weighted, length, Acc(0));
+              spread_pixels(columns, w, g, channels, x, pixels, weighted);
+              owner.add(y, from * channels, length, weighted);
             } else if (y >= begin_row) {
-              for (int64_t x = 0; factors && x < length; ++x) result[x] *= factors[channels_last ? x : r];
-              const int64_t at = y * width + first;
-              narrow(result, length, channels_last ? rows[i].grad.at(n, 0, at + r) : rows[i].grad.at(n, r, at));
+              for (int64_t p = 0; p < pixels; ++p) {
+                for (int64_t c = 0; c < channels; ++c) weighted[c] = w[p] * g[p * channels + c];
+                for (int64_t c = 0; owner.factors && c < channels; ++c) weighted[c] *= owner.factors[c];
+                narrow(weighted, channels, owner.grad.at(n, 0, y * width + x + p));
+              }
             }
           }
         }
-        for (int64_t i = 0; i < owned && channels_last; ++i)
-          if (!rows[i].scale.identity)
-            rows[i].add(y, first * channels, count * channels, weighted + i * COLUMNS * channels);
+        for (int64_t c = 0; c < channels && !channels_last; ++c) {
+          for (int64_t k = 0; k < scales && need_values; ++k) between[k] = of_scales[k].at(c, first);
+          if (computed) sum_weighted(between, weights, COLUMNS, count, scores);
+          gradient.row(n, c, y, first, count, scores, g);
+          for (int64_t k = 0; k < scales && sums_needed; ++k) {
+            const Between<Acc> value = between[k];
+            const Acc *factors = predictions.factors_of(n, k), *w = weights + k * COLUMNS;
+            Acc* __restrict sum = map_sums + k * COLUMNS;
+            if (factors)
+              of_piece[k * channels + c] = sum_products(g, value, w, factors[c], count, sum);
+            else
+              for (int64_t i = 0; i < count; ++i) sum[i] += g[i] * value(i);
+          }
+          for (int64_t i = 0; i < owned; ++i) {
+            const OwnedRows<T>& owner = rows[i];
+            const Acc* w = weights + needed[i].k * COLUMNS;
+            Acc* __restrict result = weighted;
+            for (int64_t x = 0; x < count; ++x) result[x] = g[x] * w[x];
+            if (!owner.scale.identity) {
+              owner.add(y, c * width + first, count, weighted);
+            } else if (y >= begin_row) {
+              for (int64_t x = 0; owner.factors && x < count; ++x) weighted[x] *= owner.factors[c];
+              narrow(weighted, count, owner.grad.at(n, c, y * width + first));
+            }
+          }
+        }
         if (y < begin_row) continue;
         for (int64_t i = 0; factor_grads && i < of_factors; ++i) factor_sums[band.unit * of_factors + i] += of_piece[i];
         if (map_grads) {
@@ -305,7 +294,7 @@ void render_backward(const Checker& check, const Gradient& gradient, const P& pr
       }
     }
     for (OwnedRows<T>& owner : rows)
-      if (!owner.scale.identity) owner.finish(owner.end, n, channels, total);
+      if (!owner.scale.identity) owner.finish(owner.end, n, channels);
   });
   const int64_t of_image = ceil_div(height, band_rows) * of_factors;
   for (int64_t at = 0; factor_grads && at < maps.batch * of_image; ++at)

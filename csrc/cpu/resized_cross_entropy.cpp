@@ -77,7 +77,7 @@ void backward(const Logits<T>& logits, const Classes<Acc>& classes, int64_t heig
     Acc hit[TILE], factor[TILE], upstream[TILE], g[TILE];
     int32_t target[TILE];
     for (int64_t y = owned.first_reader(begin_row); y < end_row; ++y) {
-      owned.finish(resized.rows.low[y], n, channels, nullptr);
+      owned.finish(resized.rows.low[y], n, channels);
       for (int64_t first = 0; first < width; first += TILE) {
         const int64_t count = std::min(TILE, width - first), at = (n * height + y) * width + first;
         logits.tile(n, y, first, count, scores);
@@ -97,7 +97,7 @@ void backward(const Logits<T>& logits, const Classes<Acc>& classes, int64_t heig
         }
       }
     }
-    owned.finish(end, n, channels, nullptr);
+    owned.finish(end, n, channels);
   });
 }
 

@@ -14,45 +14,35 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const Ten
   const int64_t height = losses.size(1), width = losses.size(2);
   const Maps<Acc> maps(check, logits, phi, opaque_last, resize_opacities, height, width);
   const Predictions<T> predictions(check, tensors, maps, height, width);
-  const bool channels_last = predictions.channels_last;
   const int64_t channels = predictions.channels, pixels = maps.batch * height * width;
   const Classes<Acc> classes(check, target, weight, smoothing, ignore_index, channels, pixels);
   const Acc* smooth_row = classes.smoothing;
   Acc *loss_of = check.flat<Acc>("losses", losses, pixels), *lse_of = check.flat<Acc>("lse", lse, pixels);
 
-  // What is kept of a span of pixels, whose channels are seen one after the other.
+  // What is kept of some pixels, whose channels are seen one after the other.
   struct Seen {
     Acc best[COLUMNS], total[COLUMNS], score[COLUMNS], smooth[COLUMNS];
     int32_t target[COLUMNS];
   };
-  const auto emit = [&](Seen& seen, int64_t n, int64_t y, int64_t first, int64_t count, int64_t r,
+  const auto emit = [&](Seen& seen, int64_t n, int64_t y, int64_t first, int64_t count, int64_t c,
                         const Rendered<Acc>& rendered) {
     const Acc* scores = rendered.values();
     Acc *best = seen.best, *total = seen.total, *score = seen.score, *smooth = seen.smooth;
     int32_t* t = seen.target;
     const int64_t at = (n * height + y) * width + first;
-    if (r == 0) classes.read(at, count, t);
-    if (channels_last) {
-      best[r] = scores[0], total[r] = 0;
-      for (int64_t c = 1; c < channels; ++c) best[r] = scores[c] > best[r] ? scores[c] : best[r];
-      for (int64_t c = 0; c < channels; ++c) total[r] += exp(scores[c] - best[r]);
-      score[r] = scores[std::max(t[r], 0)];
-      if (smooth_row) {
-        smooth[r] = 0;
-        for (int64_t c = 0; c < channels; ++c) smooth[r] += smooth_row[c] * scores[c];
-      }
-    } else if (r == 0) {
+    if (c == 0) classes.read(at, count, t);
+    if (c == 0) {
       for (int64_t i = 0; i < count; ++i) best[i] = score[i] = scores[i], total[i] = 1;
     } else {
-      const auto channel = static_cast<int32_t>(r);
+      const auto channel = static_cast<int32_t>(c);
       for (int64_t i = 0; i < count; ++i) {
         add_exp(scores[i], best[i], total[i]);
         score[i] = t[i] == channel ? scores[i] : score[i];
       }
     }
-    if (smooth_row && !channels_last)
-      for (int64_t i = 0; i < count; ++i) smooth[i] = (r == 0 ? Acc(0) : smooth[i]) + smooth_row[r] * scores[i];
-    if (r + 1 < (channels_last ? count : channels)) return;
+    for (int64_t i = 0; i < count && smooth_row; ++i)
+      smooth[i] = (c == 0 ? Acc(0) : smooth[i]) + smooth_row[c] * scores[i];
+    if (c + 1 < channels) return;
     for (int64_t i = 0; i < count; ++i) {
       const bool infinite = best[i] == std::numeric_limits<Acc>::infinity();  // which has no softmax
       total[i] = infinite ? std::numeric_limits<Acc>::quiet_NaN() : best[i] + log(total[i]);
@@ -63,7 +53,7 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const Ten
       if (smooth_row && t[i] >= 0) loss_of[at + i] += classes.smoothed * total[i] - smooth[i];
     }
   };
-  render<Seen>(predictions, maps, height, width, emit);
+  render<Seen, false>(predictions, maps, height, width, emit);
 }
 
 // dL/d rendered = dL/d loss (u_t (softmax - onehot) + the sum of the smoothing times softmax - the smoothing).
@@ -107,16 +97,6 @@ struct CrossEntropy {
       const Acc softmax = exp(scores[i] - l[i]);
       out[i] = f[i] * (softmax - (t[i] == channel ? Acc(1) : Acc(0))) + g[i] * (all * softmax - s);
     }
-  }
-  void pixel(int64_t n, int64_t y, int64_t x, int64_t channels, const Acc* scores, Acc* __restrict out) const {
-    const int64_t at = (n * height + y) * width + x;
-    const Acc f = factor[at], l = lse[at];
-    const int64_t t = target[at];
-    for (int64_t c = 0; c < channels; ++c) out[c] = f * exp(scores[c] - l);
-    if (t >= 0) out[t] = f * (exp(scores[t] - l) - 1);
-    if (!classes.smoothing) return;
-    const Acc g = upstream[at], *s = classes.smoothing;
-    for (int64_t c = 0; c < channels; ++c) out[c] += g * (classes.smoothed * exp(scores[c] - l) - s[c]);
   }
 };
 

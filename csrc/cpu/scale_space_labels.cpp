@@ -22,37 +22,28 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const std
   const int64_t height = labels.size(1), width = labels.size(2);
   const Maps<Acc> maps(check, logits, phi, opaque_last, resize_opacities, height, width);
   const Predictions<T> predictions(check, tensors, maps, height, width);
-  const bool channels_last = predictions.channels_last;
   const int64_t channels = predictions.channels, pixels = maps.batch * height * width;
   auto* label_of = check.flat<L>("labels", labels, pixels);
   Acc* value_of = check.flat<Acc>("values", values, pixels);
 
-  // What is kept of a span of pixels, whose channels are seen one after the other.
+  // What is kept of some pixels, whose channels are seen one after the other.
   struct Seen {
     Acc best[COLUMNS], total[COLUMNS];
     int32_t label[COLUMNS];
   };
-  const auto emit = [&](Seen& seen, int64_t n, int64_t y, int64_t first, int64_t count, int64_t r,
+  const auto emit = [&](Seen& seen, int64_t n, int64_t y, int64_t first, int64_t count, int64_t c,
                         const Rendered<Acc>& rendered) {
     const Acc* scores = rendered.values();
     Acc *best = seen.best, *total = seen.total;
     int32_t* label = seen.label;
-    if (channels_last) {
-      best[r] = scores[0], total[r] = 1, label[r] = 0;
-      for (int32_t c = 1; c < channels; ++c) {
-        if (probability)
-          take(scores[c], c, best[r], label[r], total[r]);
-        else
-          take_largest(scores[c], c, best[r], label[r]);
-      }
-    } else if (r == 0) {
+    if (c == 0) {
       for (int64_t i = 0; i < count; ++i) best[i] = scores[i], total[i] = 1, label[i] = 0;
     } else if (probability) {
-      for (int64_t i = 0; i < count; ++i) take(scores[i], static_cast<int32_t>(r), best[i], label[i], total[i]);
+      for (int64_t i = 0; i < count; ++i) take(scores[i], static_cast<int32_t>(c), best[i], label[i], total[i]);
     } else {
-      for (int64_t i = 0; i < count; ++i) take_largest(scores[i], static_cast<int32_t>(r), best[i], label[i]);
+      for (int64_t i = 0; i < count; ++i) take_largest(scores[i], static_cast<int32_t>(c), best[i], label[i]);
     }
-    if (r + 1 < (channels_last ? count : channels)) return;
+    if (c + 1 < channels) return;
     const int64_t at = (n * height + y) * width + first;
     for (int64_t i = 0; i < count; ++i) label_of[at + i] = static_cast<L>(label[i]);
     for (int64_t i = 0; i < count && value_of; ++i) {
@@ -61,7 +52,7 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const std
       value_of[at + i] = probability ? softmax : best[i];
     }
   };
-  render<Seen>(predictions, maps, height, width, emit);
+  render<Seen, false>(predictions, maps, height, width, emit);
 }
 
 void scale_space_labels_forward(std::vector<Tensor> predictions, Tensor logits, std::string phi, bool opaque_last,

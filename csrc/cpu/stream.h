@@ -15,13 +15,18 @@ namespace afa {
 constexpr int64_t LINE = 64;  // bytes of a cache line
 
 // A store to a line that is not in the cache reads it first, and drives out another. An output that is larger than
-// what a core has of the cache is streamed past it: whoever reads it would not find its beginning there. Not if its
-// rows are short, as in channels_last, where it does not pay; but it does if they are whole lines that are streamed
-// `from_registers`.
-inline bool streamed(const Tensor& output, bool from_registers = false) {
+// what a core has of the cache is streamed past it: whoever reads it would not find its beginning there. Not if what is
+// stored at once, `length` elements, is short, where it does not pay; but it does if that is whole lines that are
+// streamed `from_registers`.
+inline bool streamed(const Tensor& output, int64_t length, bool from_registers) {
   constexpr int64_t least = 8 << 20;
-  const int64_t size = output.element_size(), row = Layout(output).length() * size;
+  const int64_t size = output.element_size(), row = length * size;
   return output.numel() * size >= least && (row >= 16 * LINE || (from_registers && row % LINE == 0));
+}
+
+// The same of rows of the output, which in channels_last are short.
+inline bool streamed(const Tensor& output, bool from_registers = false) {
+  return streamed(output, Layout(output).length(), from_registers);
 }
 
 inline bool streamed(const std::optional<Tensor>& output, bool from_registers = false) {

@@ -13,20 +13,22 @@ struct Piece {
   int64_t unit, n, row, first, count;
 };
 
-// Calls body(piece, scratch) for pieces of at most `size` elements, vectorized; `scratch` has room for that many values
-// and is the thread's own. No thread gets fewer than `grain` pieces.
+// Calls body(piece, scratch) for pieces of at most `size` elements, vectorized; `scratch` has room for that many
+// values, begins with a line of the cache and is the thread's own. No thread gets fewer than `grain` pieces.
 template <class Acc, class F>
 void for_each_piece(int64_t batch, int64_t rows, int64_t length, int64_t size, int64_t grain, int64_t scratch,
                     const F& body) {
   if (batch * rows * length == 0) return;
   const int64_t pieces = ceil_div(length, size);
   torch::stable::parallel_for(0, batch * rows * pieces, grain, [&](int64_t begin, int64_t end) {
-    const auto buffer = uninitialized<Acc>(scratch);
+    constexpr int64_t of_line = LINE / sizeof(Acc);
+    const auto buffer = uninitialized<Acc>(scratch + of_line);
+    Acc* aligned = buffer.get() + -reinterpret_cast<uintptr_t>(buffer.get()) % LINE / sizeof(Acc);
     vectorized([&] {
       Piece piece{begin, begin / pieces / rows, begin / pieces % rows, begin % pieces * size, 0};
       for (; piece.unit < end; ++piece.unit) {
         piece.count = std::min(size, length - piece.first);
-        body(piece, buffer.get());
+        body(piece, aligned);
         piece.first += size;
         if (piece.first < length) continue;
         piece.first = 0;
