@@ -38,8 +38,9 @@ AFA_TARGET_AVX512 inline __m512 load_lanes(__mmask16 inside, const Half* from) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(inside, from));
 }
 AFA_TARGET_AVX512 inline __m512 load_lanes(__mmask16 inside, const BFloat16* from) {
-  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(inside, from));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+  const __m512i halves = _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(inside, from));  // each goes to an upper one
+  const __m512i order = _mm512_slli_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), 16);
+  return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, order, halves));
 }
 
 // Stores what is inside, or all past the cache.
@@ -54,13 +55,14 @@ AFA_TARGET_AVX512 inline void store_lanes(__mmask16 inside, bool stream, __m512 
   store_lanes(inside, stream, _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT), to);
 }
 AFA_TARGET_AVX512 inline void store_lanes(__mmask16 inside, bool stream, __m512 values, BFloat16* to) {
-  const __m512i bits = _mm512_castps_si512(values),
-                even = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded =
-      _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff))), 16);
+  const __m512i bits = _mm512_castps_si512(values), up = _mm512_set1_epi32(0x8000), less = _mm512_set1_epi32(0x7fff);
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));  // a tie goes to the even neighbour
+  const __m512i rounded = _mm512_mask_add_epi32(_mm512_add_epi32(bits, less), odd, bits, up);
   const __mmask16 nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
-  store_lanes(inside, stream, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0))),
-              to);
+  const __m512i result = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
+  const __m512i order = _mm512_setr_epi32(0x30001, 0x70005, 0xb0009, 0xf000d, 0x130011, 0x170015, 0x1b0019, 0x1f001d, 0,
+                                          0, 0, 0, 0, 0, 0, 0);  // the upper halves
+  store_lanes(inside, stream, _mm512_castsi512_si256(_mm512_permutexvar_epi16(order, result)), to);
 }
 
 [[gnu::noinline]] AFA_TARGET_AVX512 inline void widen_avx512(const Half* row, int64_t count, float* values) {
