@@ -23,9 +23,10 @@ class Neighbours {
   Neighbours(const Resized<T>& scale, int64_t channels, int64_t columns, const Acc* zeros, Acc* rows)
       : scale_(&scale), channels_(channels), columns_(columns), zeros_(zeros), rows_(rows), values_(2 * channels) {}
 
-  // The channels from c and the columns from `first` of image n.
-  void begin(int64_t n, int64_t c, int64_t first, int64_t count) {
+  // The channels from c and the columns from `first` of image n, for output rows from y to before `end`.
+  void begin(int64_t n, int64_t c, int64_t first, int64_t count, int64_t y, int64_t end) {
     n_ = n, c_ = c, first_ = first, count_ = count;
+    first_row_ = scale_->identity ? y : scale_->rows.low[y], last_row_ = scale_->bottom(end - 1);
     held_[0] = held_[1] = -1;
   }
 
@@ -47,10 +48,20 @@ class Neighbours {
     const int64_t slot = j & 1;
     for (int64_t c = 0; c < channels_ && held_[slot] != j; ++c) {
       const int64_t at = 2 * c + slot;
+      fetch_after(c_ + c, j);
       values_[at] = scale_->across(n_, c_ + c, j, first_, count_, scratch, rows_ + at * columns_);
     }
     held_[slot] = j;
     return slot;
+  }
+
+  // What is read after row j of channel c, which is far in memory: that row of the next of several channels; of one
+  // channel the next row, and after the last the two with which the next channel begins.
+  AFA_FETCHES void fetch_after(int64_t c, int64_t j) const {
+    if (channels_ > 1) return scale_->fetch(n_, c + 1, j, first_, count_);
+    if (j < last_row_) return scale_->fetch(n_, c, j + 1, first_, count_);
+    for (int64_t row = first_row_; row <= std::min(first_row_ + 1, last_row_); ++row)
+      scale_->fetch(n_, c + 1, row, first_, count_);
   }
 
   const Resized<T>* scale_;
@@ -58,7 +69,7 @@ class Neighbours {
   const Acc* zeros_;
   Acc* rows_;
   std::vector<const Acc*> values_;
-  int64_t n_, c_, first_, count_, held_[2], top_, bottom_;
+  int64_t n_, c_, first_, count_, first_row_, last_row_, held_[2], top_, bottom_;
   Acc f_;
 };
 
@@ -290,7 +301,7 @@ void render(const P& predictions, const Maps<acc_t<typename P::Element>>& maps, 
     const auto seen = uninitialized<Seen>(ROWS);
     std::fill_n(zeros, result_row, Acc(0));
     auto of_weights = neighbours_of(maps.resized, 1, COLUMNS, zeros, free);
-    for (auto& of : of_weights) of.begin(n, 0, first, count);
+    for (auto& of : of_weights) of.begin(n, 0, first, count, begin, end);
     for (int64_t y = begin; y < end; ++y) {
       maps.rows(of_weights, y, 0, count, source, m + (y - begin) * of_maps);
       maps.composite(count, m + (y - begin) * of_maps, value);
@@ -318,7 +329,7 @@ void render(const P& predictions, const Maps<acc_t<typename P::Element>>& maps, 
     }
     auto of_scales = neighbours_of(predictions.scales, 1, COLUMNS, zeros, free);
     for (int64_t c = 0; c < channels; ++c) {
-      for (auto& of : of_scales) of.begin(n, c, first, count);
+      for (auto& of : of_scales) of.begin(n, c, first, count, begin, end);
       for (int64_t y = begin; y < end; ++y) {
         for (int64_t k = 0; k < scales; ++k) {
           of_scales[k].move_to(y, source);

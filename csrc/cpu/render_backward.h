@@ -204,7 +204,7 @@ void render_backward(const Checker& check, const Gradient& gradient, const P& pr
       first_row = std::min(first_row, rows.back().first_reader(begin_row));
     }
     auto of_weights = neighbours_of(maps.resized, 1, width, zeros, free);
-    for (auto& of : of_weights) of.begin(n, 0, 0, width);
+    for (auto& of : of_weights) of.begin(n, 0, 0, width, first_row, end_row);
     std::vector<Neighbours<T>> of_scales;
     std::vector<NeighbourPixels<T>> pixels_of_scales;
     std::vector<Between<Acc>> between(scales);
@@ -212,7 +212,7 @@ void render_backward(const Checker& check, const Gradient& gradient, const P& pr
       pixels_of_scales = neighbour_pixels_of(predictions.scales, channels, zeros, free + of_maps);
     else if (need_values)
       of_scales = neighbours_of(predictions.scales, channels, width, zeros, free + of_maps);
-    for (auto& of : of_scales) of.begin(n, 0, 0, width);
+    for (auto& of : of_scales) of.begin(n, 0, 0, width, first_row, end_row);
     for (int64_t y = first_row; y < end_row; ++y) {
       for (OwnedRows<T>& owner : rows)
         if (!owner.scale.identity) owner.finish(owner.scale.rows.low[y], n, channels);

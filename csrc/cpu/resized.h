@@ -50,15 +50,20 @@ struct Resized {
     resize(columns, first, count, scratch, out);
   }
 
+  // Of row j of channel c of a map with pixel stride 1, what will be read for the `count` output columns from `first`.
+  AFA_FETCHES void fetch(int64_t n, int64_t c, int64_t j, int64_t first, int64_t count) const {
+    const int64_t from = identity ? first : columns.low[first];
+    const int64_t to = identity ? first + count : columns.high(first + count - 1) + 1;
+    for (int64_t i = from; i < to; i += LINE / sizeof(T)) prefetch(map.at(n, c, j * columns.in + i));
+  }
+
   // Row j of channel c of a map with pixel stride 1, at the `count` output columns from `first`: in `out`, or where it
-  // is. The next row is fetched, which is far in memory.
+  // is.
   const Acc* across(int64_t n, int64_t c, int64_t j, int64_t first, int64_t count, Acc* __restrict scratch,
                     Acc* __restrict out) const {
     const int64_t from = identity ? first : columns.low[first];
     const int64_t length = identity ? count : columns.high(first + count - 1) - from + 1;
     const T* row = map.at(n, c, j * columns.in + from);
-    const T* next = j + 1 < rows.in ? row + columns.in : map.at(n, c + 1, from);
-    for (int64_t i = 0; i < length; i += LINE / sizeof(T)) prefetch(next + i);
     if (identity) return widened(row, count, out);
     if constexpr (std::is_same_v<T, Acc>) {
       if (from + length + PADDING <= columns.in) {

@@ -33,7 +33,7 @@ void accumulate(const Tensor& rendered, const std::optional<Tensor>& transmittan
     const int64_t begin = piece.row * ROWS, end = std::min(height, begin + ROWS);
     std::fill_n(zeros, COLUMNS, Acc(0));
     Neighbours<Acc> of_weights(map, 1, COLUMNS, zeros, zeros + COLUMNS);
-    of_weights.begin(n, 0, first, count);
+    of_weights.begin(n, 0, first, count, begin, end);
     for (int64_t y = begin; y < end; ++y) {
       Acc* w = weights + (y - begin) * COLUMNS;
       of_weights.move_to(y, source);
@@ -62,7 +62,7 @@ void accumulate(const Tensor& rendered, const std::optional<Tensor>& transmittan
     }
     Neighbours<T> of_scale(scale, 1, COLUMNS, zeros, zeros + COLUMNS);
     for (int64_t c = 0; c < channels; ++c) {
-      of_scale.begin(n, c, first, count);
+      of_scale.begin(n, c, first, count, begin, end);
       for (int64_t y = begin; y < end; ++y) {
         of_scale.move_to(y, source);
         const Acc* w = weights + (y - begin) * COLUMNS;
