@@ -11,7 +11,6 @@ the sources.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import os
@@ -57,13 +56,7 @@ def load() -> dict[str, Any]:
 
 
 def cases() -> list[Case]:
-    """Small calls: those whose bytes are counted, and renderings of predictions in channels_last."""
-    found = list(ops.traffic_cases())
-    for case in found[:]:
-        if case.op in ("scale_space_render", "scale_space_labels", "scale_space_cross_entropy"):
-            layouts = (*["channels_last"] * len(case.shapes[0]), "contiguous")
-            found.append(dataclasses.replace(case, covers=f"{case.covers}, channels_last", layouts=layouts))
-    return found
+    return [*ops.traffic_cases(), *(case for b in ops.every().values() for case in getattr(b, "COUNTED", ()))]
 
 
 def run() -> Iterator[str]:

@@ -84,6 +84,12 @@ def of_levels(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return afa_kernels.resized_fusion, (features, *logits)
 
 
+def shrunk(dtype: torch.dtype) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    call, ((_, of_its_size), logits) = rendered(dtype)
+    n, c, h, w = SIZE[dtype]
+    return call, ([normal(n, c, 3 * h, 2 * w + 1, dtype=dtype), of_its_size], logits)
+
+
 def run(backend: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Tensor]:
     with afa_kernels.use_backend(backend):
         (out,) = listed(call(*arguments))
@@ -111,6 +117,16 @@ def test_whole_lines(make: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPa
 def test_whole_lines_in_nchw(make: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZE, dtype, EVEN[dtype])
     compare(*make(dtype), dtype)
+
+
+@pytest.mark.parametrize("size", [(1, 19, 401, 331), (1, 65, 201, 191), (1, 130, 131, 151)], ids=str)
+@pytest.mark.parametrize("make", [rendered, shrunk, of_levels])
+def test_spans_of_pixels(make: Any, size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In channels_last, of channels that are no whole vectors and of more than are summed at once."""
+    monkeypatch.setitem(SIZE, torch.float32, size)
+    call, arguments = make(torch.float32)
+    last = [x.detach().to(memory_format=torch.channels_last).requires_grad_() for x in tensors(arguments)]
+    compare(call, with_tensors(arguments, last), torch.float32)
 
 
 def compare(call: Callable[..., Any], arguments: tuple[Any, ...], dtype: torch.dtype) -> None:

@@ -10,6 +10,7 @@ has what `Benchmark` lists, and where they apply
     ODD_CALL = call(...)                            of an odd size in NCHW, beside the first of `gpu`, for a model alone
     MOST = {"backward": 1.5}                        the most bytes of a pass over the least, where more than 1.02
     OTHERS = {"nerfacc's way": nerfacc}             who else computes it, as `eager` does
+    COUNTED = (call(...),)                          small calls whose instructions are counted, besides those of TRAFFIC
     BY_NORM = True                                  rounding decides at an edge: results are compared by their norm
 """
 

@@ -141,10 +141,11 @@ def both(of: Callable[[Pyramid, str], Case], size: str) -> list[tuple[Case, bool
     ]
 
 
-def small_pyramid(op: str, **options: Any) -> Case:
+def small_pyramid(op: str, layout: str = "contiguous", **options: Any) -> Case:
     """Return the call over two scales and 8 classes that Triton's interpreter runs."""
     shapes: tuple[Shape | list[Shape], ...] = ([(1, 8, 8, 32), (1, 8, 16, 64)], (1, 2, 8, 32))
-    return Case(op, "two scales, 8 classes", shapes, {"size": (16, 64), **options})
+    covers = "two scales, 8 classes" + (", channels_last" if layout == "channels_last" else "")
+    return Case(op, covers, shapes, {"size": (16, 64), **options}, (layout, layout, "contiguous"))
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:

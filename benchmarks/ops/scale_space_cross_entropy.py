@@ -16,7 +16,7 @@ from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
 from benchmarks.ops._shapes import LAYOUTS, TRAINING, Pyramid, gpu_pyramids, layouts, pyramid, small_pyramid
 
-__all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["COUNTED", "MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 OP = "scale_space_cross_entropy"
 
@@ -59,6 +59,7 @@ def gpu(quick: bool) -> list[Case]:
 
 
 TRAFFIC = (with_target(small_pyramid(OP)),)
+COUNTED = (with_target(small_pyramid(OP, "channels_last")),)
 # Of the traffic: forward keeps log(sum exp), and its mean reads the losses and the targets once more: of 8 classes a
 # lot. Backward first makes the gradient of the rendering, a band of rows at a time, and then sums over its rows.
 MOST = {"forward": 1.53, "backward": 3.09}

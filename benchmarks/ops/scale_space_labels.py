@@ -14,7 +14,7 @@ from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
 from benchmarks.ops._shapes import INFERENCE, LAYOUTS, Pyramid, gpu_pyramids, layouts, pyramid, small_pyramid
 
-__all__ = ["MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["COUNTED", "MOST", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 OP = "scale_space_labels"
 
@@ -42,5 +42,6 @@ def gpu(quick: bool) -> list[Case]:
 
 
 TRAFFIC = (small_pyramid(OP, dtype=torch.int64),)
+COUNTED = (small_pyramid(OP, "channels_last", dtype=torch.int64),)
 # Of the traffic: as of scale_space_render.
 MOST = {"forward": 1.25}

@@ -14,7 +14,7 @@ from benchmarks.ops._bytes import once as least
 from benchmarks.ops._bytes import size as bytes_of
 from benchmarks.ops._shapes import LAYOUTS, ODD_IMAGE, Pyramid, both, gpu_pyramids, pyramid, resize, small_pyramid
 
-__all__ = ["MOST", "ODD_CALL", "OTHERS", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
+__all__ = ["COUNTED", "MOST", "ODD_CALL", "OTHERS", "TRAFFIC", "eager", "gpu", "least", "scratch", "workloads"]
 
 OP = "scale_space_render"
 
@@ -63,6 +63,7 @@ def gpu(quick: bool) -> list[Case]:
 
 ODD_CALL = call(ODD_IMAGE, "contiguous")
 TRAFFIC = (small_pyramid(OP),)
+COUNTED = (small_pyramid(OP, "channels_last"),)
 # Of the traffic: backward writes the weights at output resolution, reads the gradient once a scale, and writes and
 # reads what its rows are summed up to.
 MOST = {"forward": 1.06, "backward": 2.28}

@@ -182,10 +182,8 @@ void resize(const Axis<Acc>& axis, int64_t first, int64_t count, const Acc* sour
   }
 #if defined(__x86_64__) && defined(__GNUC__)
   if constexpr (std::is_same_v<Acc, float>) {
-    const bool grows = axis.in <= axis.out, of_sixteen = first % 16 == 0;
-    if (grows && of_sixteen && isa() == Isa::avx512 && axis.lanes < 15)
-      return resize_avx512<true>(axis, first, count, source, out);
-    if (grows && of_sixteen && isa() == Isa::avx512) return resize_avx512<false>(axis, first, count, source, out);
+    if (axis.in <= axis.out && first % 16 == 0 && isa() == Isa::avx512)
+      return (axis.lanes < 15 ? resize_avx512<true> : resize_avx512<false>)(axis, first, count, source, out);
     if (axis.in <= axis.out && isa() == Isa::avx2) return resize_avx2(axis, first, count, source, out);
   }
 #endif

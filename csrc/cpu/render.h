@@ -2,88 +2,14 @@
 #pragma once
 
 #include "../arithmetic/softmax.h"
-#include "pixels.h"
+#include "resized_pixels.h"
+#include "resized_rows.h"
 #include "tiles.h"
 #include "weights.h"
 
 namespace afa {
 
 constexpr int64_t ROWS = 16, COLUMNS = 256;  // of the output, in one unit of work
-
-// Channels of one scale: the two of their rows that were read last, resized to columns of the output. Output rows that
-// follow each other mostly lie between the same two.
-template <class T>
-class Neighbours {
- public:
-  using Acc = acc_t<T>;
-
-  static int64_t size(int64_t channels, int64_t columns) { return 2 * channels * columns; }
-
-  // Of at most so many channels and columns: `rows` has room for size() values, and COLUMNS are `zeros`.
-  Neighbours(const Resized<T>& scale, int64_t channels, int64_t columns, const Acc* zeros, Acc* rows)
-      : scale_(&scale), channels_(channels), columns_(columns), zeros_(zeros), rows_(rows), values_(2 * channels) {}
-
-  // The channels from c and the columns from `first` of image n, for output rows from y to before `end`.
-  void begin(int64_t n, int64_t c, int64_t first, int64_t count, int64_t y, int64_t end) {
-    n_ = n, c_ = c, first_ = first, count_ = count;
-    first_row_ = scale_->identity ? y : scale_->rows.low[y], last_row_ = scale_->bottom(end - 1);
-    held_[0] = held_[1] = -1;
-  }
-
-  void move_to(int64_t y, Acc* scratch) {
-    f_ = scale_->identity ? Acc(0) : scale_->rows.fraction[y];
-    top_ = hold(scale_->identity ? y : scale_->rows.low[y], scratch);
-    bottom_ = hold(scale_->bottom(y), scratch);
-  }
-
-  // Columns from first + i of channel c_ + c at the output row where it is.
-  Between<Acc> at(int64_t c = 0, int64_t i = 0) const {
-    const Acc *const *values = &values_[2 * c], *top = values[top_] + i;
-    if (scale_->identity) return {top, zeros_, 1, 0};  // no part of a neighbour, which may be infinite
-    return {top, values[bottom_] + i, 1 - f_, f_};
-  }
-
- private:
-  int64_t hold(int64_t j, Acc* scratch) {
-    const int64_t slot = j & 1;
-    for (int64_t c = 0; c < channels_ && held_[slot] != j; ++c) {
-      const int64_t at = 2 * c + slot;
-      fetch_after(c_ + c, j);
-      values_[at] = scale_->across(n_, c_ + c, j, first_, count_, scratch, rows_ + at * columns_);
-    }
-    held_[slot] = j;
-    return slot;
-  }
-
-  // What is read after row j of channel c, which is far in memory: that row of the next of several channels; of one
-  // channel the next row, and after the last the two with which the next channel begins.
-  AFA_FETCHES void fetch_after(int64_t c, int64_t j) const {
-    if (channels_ > 1) return scale_->fetch(n_, c + 1, j, first_, count_);
-    if (j < last_row_) return scale_->fetch(n_, c, j + 1, first_, count_);
-    for (int64_t row = first_row_; row <= std::min(first_row_ + 1, last_row_); ++row)
-      scale_->fetch(n_, c + 1, row, first_, count_);
-  }
-
-  const Resized<T>* scale_;
-  int64_t channels_, columns_;
-  const Acc* zeros_;
-  Acc* rows_;
-  std::vector<const Acc*> values_;
-  int64_t n_, c_, first_, count_, first_row_, last_row_, held_[2], top_, bottom_;
-  Acc f_;
-};
-
-// Those of several scales, of which `rows` has room for all.
-template <class T, class Acc = acc_t<T>>
-std::vector<Neighbours<T>> neighbours_of(const std::vector<Resized<T>>& scales, int64_t channels, int64_t columns,
-                                         const Acc* zeros, Acc* rows) {
-  std::vector<Neighbours<T>> all;
-  for (const Resized<T>& scale : scales) {
-    all.emplace_back(scale, channels, columns, zeros, rows);
-    rows += Neighbours<T>::size(channels, columns);
-  }
-  return all;
-}
 
 // What K predictions are weighed by at a row of the output: weights; or opacities that are composited there, in which
 // the last scale may be opaque and have no map. `premultiplied` predictions have their opacity in them already.
@@ -306,7 +232,6 @@ void render(const P& predictions, const Maps<acc_t<typename P::Element>>& maps, 
       maps.rows(of_weights, y, 0, count, source, m + (y - begin) * of_maps);
       maps.composite(count, m + (y - begin) * of_maps, value);
     }
-    std::vector<Between<Acc>> rows(scales);
     if (channels_last) {
       auto of_scales = neighbour_pixels_of(predictions.scales, channels, zeros, free);
       for (int64_t y = begin; y < end; ++y) {
@@ -314,7 +239,7 @@ void render(const P& predictions, const Maps<acc_t<typename P::Element>>& maps, 
           const int64_t pixels = std::min(SPAN, count - i), x = first + i;
           for (auto& of : of_scales) of.move_to(n, y, x, pixels);
           sum_pixels(of_scales, m + (y - begin) * of_maps + i, COLUMNS, predictions.factors_of(n, 0), channels, x,
-                     pixels, rows, sum);
+                     pixels, sum);
           if constexpr (as_stored) {
             emit(seen[y - begin], n, y, x, pixels, 0, Rendered<Acc>{nullptr, nullptr, 0, pixels * channels, sum});
           } else {
@@ -328,6 +253,7 @@ void render(const P& predictions, const Maps<acc_t<typename P::Element>>& maps, 
       return;
     }
     auto of_scales = neighbours_of(predictions.scales, 1, COLUMNS, zeros, free);
+    std::vector<Between<Acc>> rows(scales);
     for (int64_t c = 0; c < channels; ++c) {
       for (auto& of : of_scales) of.begin(n, c, first, count, begin, end);
       for (int64_t y = begin; y < end; ++y) {
@@ -353,8 +279,8 @@ void render_to(const Checker& check, const P& predictions, const Maps<acc_t<type
   const auto o = check.map<O>("out", out, {maps.batch, predictions.channels, height, width}, channels_last);
   STD_TORCH_CHECK(!channels_last || o.sp == predictions.channels || height * width == 1, check.op,
                   ": out must have no gaps");
-  const bool stream = channels_last ? streamed(out, SPAN * predictions.channels, false)
-                                    : streamed(out, height * width, from_registers<O>());
+  const bool stream =
+      channels_last ? streamed(out, SPAN * predictions.channels, false) : streamed(out, from_registers<O>());
   back_with_huge_pages(out);
   struct Nothing {};
   const auto emit = [&](Nothing&, int64_t n, int64_t y, int64_t first, int64_t, int64_t c,

@@ -228,8 +228,7 @@ void render_backward(const Checker& check, const Gradient& gradient, const P& pr
           const int64_t pixels = std::min(SPAN, count - r), x = first + r;
           for (auto& of : pixels_of_scales) of.move_to(n, y, x, pixels);
           if constexpr (computed) {
-            sum_pixels(pixels_of_scales, weights + r, COLUMNS, predictions.factors_of(n, 0), channels, x, pixels,
-                       between, g);
+            sum_pixels(pixels_of_scales, weights + r, COLUMNS, predictions.factors_of(n, 0), channels, x, pixels, g);
             transpose(pixels, channels, g, scores);
             for (int64_t c = 0; c < channels; ++c)
               gradient.row(n, c, y, x, pixels, scores + c * pixels, by_channel + c * pixels);
@@ -238,8 +237,8 @@ void render_backward(const Checker& check, const Gradient& gradient, const P& pr
             gradient.pixels(n, y, x, pixels, channels, g);
           }
           for (int64_t k = 0; k < scales && sums_needed; ++k)
-            multiply_pixels(pixels_of_scales[k], weights + k * COLUMNS + r, predictions.factors_of(n, k), g, channels,
-                            x, pixels, map_sums + k * COLUMNS + r, of_piece + k * channels);
+            dot_pixels(pixels_of_scales[k], weights + k * COLUMNS + r, predictions.factors_of(n, k), g, channels, x,
+                       pixels, map_sums + k * COLUMNS + r, of_piece + k * channels);
           for (int64_t i = 0; i < owned; ++i) {
             const OwnedRows<T>& owner = rows[i];
             const Axis<Acc>& columns = owner.scale.columns;
@@ -247,7 +246,7 @@ void render_backward(const Checker& check, const Gradient& gradient, const P& pr
             if (!owner.scale.identity) {
               const int64_t from = columns.low[x], length = (columns.high(x + pixels - 1) - from + 1) * channels;
               std::fill_n(weighted, length, Acc(0));
-              spread_pixels(columns, w, g, channels, x, pixels, weighted);
+              scatter_pixels(columns, w, g, channels, x, pixels, weighted);
               owner.add(y, from * channels, length, weighted);
             } else if (y >= begin_row) {
               for (int64_t p = 0; p < pixels; ++p) {

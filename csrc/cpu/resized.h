@@ -1,4 +1,4 @@
-// A map at its own resolution, read as if it had the output's, and sums of what several of them have there.
+// A map at its own resolution, read as if it had the output's.
 #pragma once
 
 #include "bilinear.h"
@@ -7,7 +7,7 @@
 
 namespace afa {
 
-// One map or prediction at its own resolution, read as if it had the output's.
+// One map or prediction; a reader goes by output pixels.
 template <class T>
 struct Resized {
   using Acc = acc_t<T>;
@@ -51,7 +51,7 @@ struct Resized {
   }
 
   // Of row j of channel c of a map with pixel stride 1, what will be read for the `count` output columns from `first`.
-  AFA_FETCHES void fetch(int64_t n, int64_t c, int64_t j, int64_t first, int64_t count) const {
+  void fetch(int64_t n, int64_t c, int64_t j, int64_t first, int64_t count) const {
     const int64_t from = identity ? first : columns.low[first];
     const int64_t to = identity ? first + count : columns.high(first + count - 1) + 1;
     for (int64_t i = from; i < to; i += LINE / sizeof(T)) prefetch(map.at(n, c, j * columns.in + i));
@@ -100,50 +100,6 @@ struct Between {
   Between times(Acc factor) const { return {low, high, not_f * factor, f * factor}; }
 };
 
-#if defined(__x86_64__) && defined(__GNUC__)
-
-// `vectors` times sixteen elements of what is below, of which the last sixteen may be outside.
-template <int vectors, bool weighted, class O>
-AFA_TARGET_AVX512 inline void sum_weighted_at(__mmask16 inside, const Between<float>* rows, size_t scales,
-                                              const float* weights, int64_t stride, int64_t i, bool stream, O* sum) {
-  __m512 sums[vectors] = {};
-  for (size_t k = 0; k < scales; ++k) {
-    const Between<float> row = rows[k];
-    const __m512 f = _mm512_set1_ps(row.f), not_f = _mm512_set1_ps(row.not_f);
-    for (int j = 0; j < vectors; ++j) {
-      const int64_t at = i + 16 * j;
-      const __m512 low = _mm512_mul_ps(not_f, load_lanes(inside, row.low + at));
-      const __m512 value = _mm512_fmadd_ps(f, load_lanes(inside, row.high + at), low);
-      if constexpr (weighted)
-        sums[j] = _mm512_fmadd_ps(load_lanes(inside, weights + k * stride + at), value, sums[j]);
-      else
-        sums[j] = _mm512_add_ps(value, sums[j]);
-    }
-  }
-  for (int j = 0; j < vectors; ++j) store_lanes(inside, stream, sums[j], sum + i + 16 * j);
-}
-template <bool weighted, class O>
-AFA_TARGET_AVX512 inline void sum_weighted_lanes(const Between<float>* rows, size_t scales, const float* weights,
-                                                 int64_t stride, int64_t length, bool stream, O* sum) {
-  constexpr int vectors = 4;  // whose sums stay in registers
-  int64_t i = 0;
-  for (; i + 16 * vectors <= length; i += 16 * vectors)
-    sum_weighted_at<vectors, weighted>(0xffff, rows, scales, weights, stride, i, stream, sum);
-  for (; i < length; i += 16)
-    sum_weighted_at<1, weighted>(first_lanes(length - i), rows, scales, weights, stride, i, stream, sum);
-}
-template <class O>
-[[gnu::noinline]] AFA_TARGET_AVX512 void sum_weighted_avx512(const std::vector<Between<float>>& rows,
-                                                             const float* weights, int64_t stride, int64_t length,
-                                                             bool stream, O* sum) {
-  if (weights)
-    sum_weighted_lanes<true>(rows.data(), rows.size(), weights, stride, length, stream, sum);
-  else
-    sum_weighted_lanes<false>(rows.data(), rows.size(), nullptr, 0, length, stream, sum);
-}
-
-#endif
-
 // sum[i] = or, but for the first, += term(i).
 template <class Acc, class F>
 inline void add_row(bool first, int64_t length, const F& term, Acc* __restrict sum) {
@@ -151,24 +107,6 @@ inline void add_row(bool first, int64_t length, const F& term, Acc* __restrict s
     for (int64_t i = 0; i < length; ++i) sum[i] = term(i);
   else
     for (int64_t i = 0; i < length; ++i) sum[i] += term(i);
-}
-
-// sum[i] = the sum over the scales of weights[k * stride + i] * rows[k](i), or of these alone if the weights are null.
-template <class Acc>
-void sum_weighted(const std::vector<Between<Acc>>& rows, const Acc* weights, int64_t stride, int64_t length,
-                  Acc* __restrict sum) {
-#if defined(__x86_64__) && defined(__GNUC__)
-  if constexpr (std::is_same_v<Acc, float>)
-    if (isa() == Isa::avx512) return sum_weighted_avx512(rows, weights, stride, length, false, sum);
-#endif
-  for (size_t k = 0; k < rows.size(); ++k) {
-    const Between<Acc> row = rows[k];
-    const Acc* w = weights + k * stride;
-    if (weights)
-      add_row(k == 0, length, [=](int64_t i) { return w[i] * row(i); }, sum);
-    else
-      add_row(k == 0, length, row, sum);
-  }
 }
 
 // sums[i] += across * g[i] * value(i); returns the sum of along[i] * g[i] * value(i).

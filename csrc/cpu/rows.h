@@ -76,7 +76,7 @@ inline const Acc* widened(const T* row, int64_t count, Acc* buffer) {
 template <class T, class Acc>
 void stream_row(const Acc* values, int64_t count, T* row) {
   constexpr int64_t of_line = LINE / sizeof(T), block = 4 * of_line;
-  const int64_t head = std::min<int64_t>(count, -reinterpret_cast<uintptr_t>(row) % LINE / sizeof(T));
+  const int64_t head = std::min(count, before_line(row));
   narrow(values, head, row);
   const int64_t last = head + (count - head) / of_line * of_line;
   if constexpr (std::is_same_v<T, Acc>) {

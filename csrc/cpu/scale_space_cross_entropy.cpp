@@ -30,8 +30,8 @@ void forward(const std::vector<Tensor>& tensors, const Tensor& logits, const Ten
     Acc *best = seen.best, *total = seen.total, *score = seen.score, *smooth = seen.smooth;
     int32_t* t = seen.target;
     const int64_t at = (n * height + y) * width + first;
-    if (c == 0) classes.read(at, count, t);
     if (c == 0) {
+      classes.read(at, count, t);
       for (int64_t i = 0; i < count; ++i) best[i] = score[i] = scores[i], total[i] = 1;
     } else {
       const auto channel = static_cast<int32_t>(c);

@@ -14,6 +14,12 @@ namespace afa {
 
 constexpr int64_t LINE = 64;  // bytes of a cache line
 
+// How many elements lie before the next line that begins at or after an address.
+template <class T>
+int64_t before_line(const T* address) {
+  return -reinterpret_cast<uintptr_t>(address) % LINE / sizeof(T);
+}
+
 // A store to a line that is not in the cache reads it first, and drives out another. An output that is larger than
 // what a core has of the cache is streamed past it: whoever reads it would not find its beginning there. Not if what is
 // stored at once, `length` elements, is short, where it does not pay; but it does if that is whole lines that are

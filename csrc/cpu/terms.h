@@ -45,7 +45,7 @@ template <class F, class O>
 AFA_TARGET_AVX512 inline void for_each_sixteen(F& step, int64_t length, bool stream, const O* out) {
   if (!stream) return for_each_sixteen(step, 0, length, false);
   constexpr int64_t of_line = LINE / sizeof(O);
-  const int64_t head = std::min<int64_t>(length, -reinterpret_cast<uintptr_t>(out) % LINE / sizeof(O));
+  const int64_t head = std::min(length, before_line(out));
   const int64_t tail = head + (length - head) / of_line * of_line;
   for_each_sixteen(step, 0, head, false);  // what shares a line with another row
   for_each_sixteen(step, head, tail, true);

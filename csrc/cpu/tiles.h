@@ -21,9 +21,8 @@ void for_each_piece(int64_t batch, int64_t rows, int64_t length, int64_t size, i
   if (batch * rows * length == 0) return;
   const int64_t pieces = ceil_div(length, size);
   torch::stable::parallel_for(0, batch * rows * pieces, grain, [&](int64_t begin, int64_t end) {
-    constexpr int64_t of_line = LINE / sizeof(Acc);
-    const auto buffer = uninitialized<Acc>(scratch + of_line);
-    Acc* aligned = buffer.get() + -reinterpret_cast<uintptr_t>(buffer.get()) % LINE / sizeof(Acc);
+    const auto buffer = uninitialized<Acc>(scratch + LINE / sizeof(Acc));
+    Acc* aligned = buffer.get() + before_line(buffer.get());
     vectorized([&] {
       Piece piece{begin, begin / pieces / rows, begin / pieces % rows, begin % pieces * size, 0};
       for (; piece.unit < end; ++piece.unit) {

@@ -1,5 +1,5 @@
-// Resized maps in channels_last, a span of pixels of a row of the output at a time: the channels of a pixel are few, so
-// that a loop over them is short, and one over a span's pixels is not.
+// Pixels of resized maps in channels_last, a span of an output row at a time: the channels of a pixel are few, so that
+// a loop over them is short, and one over a span's pixels is not.
 #pragma once
 
 #include "resized.h"
@@ -25,7 +25,8 @@ class NeighbourPixels {
     const Axis<Acc>& columns = scale_->columns;
     lie_between_ = !scale_->identity && columns.in <= columns.out;
     low_ = columns.low.data(), fraction_ = columns.fraction.data();
-    from_ = lie_between_ ? low_[first] : first, last_ = columns.in == columns.out ? 0 : columns.in - 1;
+    from_ = lie_between_ ? low_[first] : first;
+    last_ = columns.in == columns.out ? 0 : columns.in - 1;  // of the same width none has a part of its neighbour
     pixels_ = buffer_, stride_ = channels_;
     if (lie_between_) {
       const int64_t pixels = columns.high(first + count - 1) - from_ + 1;
@@ -83,52 +84,54 @@ std::vector<NeighbourPixels<T>> neighbour_pixels_of(const std::vector<Resized<T>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-// Of at most so many vectors of channels from c on, whose sums stay in registers; of the last those `inside`.
-template <int vectors, bool factored, class T>
-AFA_TARGET_AVX512 inline void sum_lanes(__mmask16 inside, const std::vector<NeighbourPixels<T>>& scales,
-                                        const float* weights, int64_t stride, const float* factors, int64_t channels,
-                                        int64_t c, int64_t x, int64_t count, float* out) {
-  for (int64_t i = 0; i < count; ++i) {
-    __m512 sums[vectors] = {};
-    for (size_t k = 0; k < scales.size(); ++k) {
-      const Between<float> pixel = scales[k].at(x + i).times(weights[k * stride + i]);
-      const __m512 f = _mm512_set1_ps(pixel.f), not_f = _mm512_set1_ps(pixel.not_f);
-      for (int j = 0; j < vectors; ++j) {
-        const __mmask16 lanes = j + 1 < vectors ? 0xffff : inside;
-        const int64_t at = c + 16 * j;
-        const __m512 low = load_lanes(lanes, pixel.low + at), high = load_lanes(lanes, pixel.high + at);
-        if constexpr (factored) {
-          const __m512 value = _mm512_fmadd_ps(f, high, _mm512_mul_ps(not_f, low));
-          sums[j] = _mm512_fmadd_ps(load_lanes(lanes, factors + k * channels + at), value, sums[j]);
-        } else {
-          sums[j] = _mm512_fmadd_ps(f, high, _mm512_fmadd_ps(not_f, low, sums[j]));
-        }
-      }
-    }
-    for (int j = 0; j < vectors; ++j)
-      store_lanes(j + 1 < vectors ? 0xffff : inside, false, sums[j], out + i * channels + c + 16 * j);
-  }
-}
-template <bool factored, class T>
-[[gnu::noinline]] AFA_TARGET_AVX512 void sum_pixels_avx512(const std::vector<NeighbourPixels<T>>& scales,
-                                                           const float* weights, int64_t stride, const float* factors,
-                                                           int64_t channels, int64_t x, int64_t count, float* sums) {
+// Calls of[vectors - 1](inside, c, arguments...) for channels from c on, so many times sixteen of them, which stay in
+// registers; of the last sixteen there are those `inside`.
+template <class F, class... Arguments>
+void for_each_lanes(const std::array<F*, 4>& of, int64_t channels, const Arguments&... arguments) {
   for (int64_t c = 0; c < channels; c += 64) {
     const int64_t vectors = std::min<int64_t>(ceil_div(channels - c, 16), 4);
-    const __mmask16 inside = first_lanes(channels - c - 16 * (vectors - 1));
-    const auto of = vectors == 1   ? sum_lanes<1, factored, T>
-                    : vectors == 2 ? sum_lanes<2, factored, T>
-                    : vectors == 3 ? sum_lanes<3, factored, T>
-                                   : sum_lanes<4, factored, T>;
-    of(inside, scales, weights, stride, factors, channels, c, x, count, sums);
+    of[vectors - 1](first_lanes(channels - c - 16 * (vectors - 1)), c, arguments...);
   }
 }
 
+template <int vectors, bool factored, class T>
+AFA_TARGET_AVX512 void sum_lanes(__mmask16 inside, int64_t c, const std::vector<NeighbourPixels<T>>& scales,
+                                 const float* weights, int64_t stride, const float* factors, int64_t channels,
+                                 int64_t x, int64_t count, float* sums) {
+  for (int64_t i = 0; i < count; ++i) {
+    __m512 total[vectors] = {};
+    for (size_t k = 0; k < scales.size(); ++k) {
+      const Between<float> pixel = scales[k].at(x + i).times(weights[k * stride + i]);
+      const __m512 f = _mm512_set1_ps(pixel.f), not_f = _mm512_set1_ps(pixel.not_f);
+      for (int v = 0; v < vectors; ++v) {
+        const __mmask16 lanes = v + 1 < vectors ? 0xffff : inside;
+        const int64_t at = c + 16 * v;
+        const __m512 low = load_lanes(lanes, pixel.low + at), high = load_lanes(lanes, pixel.high + at);
+        if constexpr (factored) {
+          const __m512 value = _mm512_fmadd_ps(f, high, _mm512_mul_ps(not_f, low));
+          total[v] = _mm512_fmadd_ps(load_lanes(lanes, factors + k * channels + at), value, total[v]);
+        } else {
+          total[v] = _mm512_fmadd_ps(f, high, _mm512_fmadd_ps(not_f, low, total[v]));
+        }
+      }
+    }
+    for (int v = 0; v < vectors; ++v)
+      store_lanes(v + 1 < vectors ? 0xffff : inside, false, total[v], sums + i * channels + c + 16 * v);
+  }
+}
 template <bool factored, class T>
-[[gnu::noinline]] AFA_TARGET_AVX512 void multiply_pixels_avx512(const NeighbourPixels<T>& scale, const float* weights,
-                                                                const float* factors, const float* grads,
-                                                                int64_t channels, int64_t x, int64_t count,
-                                                                float* of_pixels, float* of_channels) {
+void sum_pixels_avx512(const std::vector<NeighbourPixels<T>>& scales, const float* weights, int64_t stride,
+                       const float* factors, int64_t channels, int64_t x, int64_t count, float* sums) {
+  for_each_lanes(std::array{sum_lanes<1, factored, T>, sum_lanes<2, factored, T>, sum_lanes<3, factored, T>,
+                            sum_lanes<4, factored, T>},
+                 channels, scales, weights, stride, factors, channels, x, count, sums);
+}
+
+template <bool factored, class T>
+[[gnu::noinline]] AFA_TARGET_AVX512 void dot_pixels_avx512(const NeighbourPixels<T>& scale, const float* weights,
+                                                           const float* factors, const float* grads, int64_t channels,
+                                                           int64_t x, int64_t count, float* of_pixels,
+                                                           float* of_channels) {
   for (int64_t i = 0; i < count; ++i, grads += channels) {
     const Between<float> pixel = scale.at(x + i);
     const __m512 f = _mm512_set1_ps(pixel.f), not_f = _mm512_set1_ps(pixel.not_f), w = _mm512_set1_ps(weights[i]);
@@ -152,24 +155,23 @@ template <bool factored, class T>
 }
 
 template <int vectors>
-AFA_TARGET_AVX512 inline void add_lanes(__mmask16 inside, const __m512* values, float* sums) {
-  for (int v = 0; v < vectors; ++v) {
+AFA_TARGET_AVX512 inline void add_lanes(__mmask16 inside, const __m512* values, float* sum) {
+  for (int v = 0; v < vectors; ++v, sum += 16) {
     const __mmask16 lanes = v + 1 < vectors ? 0xffff : inside;
-    store_lanes(lanes, false, _mm512_add_ps(values[v], load_lanes(lanes, sums + 16 * v)), sums + 16 * v);
+    store_lanes(lanes, false, _mm512_add_ps(values[v], load_lanes(lanes, sum)), sum);
   }
 }
 
 // What pixels give to the input columns that they lie between stays in registers until the next lies beyond.
 template <int vectors>
-AFA_TARGET_AVX512 inline void spread_lanes(__mmask16 inside, const Axis<float>& columns, const float* weights,
-                                           const float* grads, int64_t channels, int64_t c, int64_t x, int64_t count,
-                                           float* sums) {
+AFA_TARGET_AVX512 void scatter_lanes(__mmask16 inside, int64_t c, const Axis<float>& columns, const float* weights,
+                                     const float* grads, int64_t channels, int64_t x, int64_t count, float* sums) {
   const int32_t *lows = columns.low.data() + x, from = lows[0];
   const float* fraction = columns.fraction.data() + x;
   const bool lie_between = columns.in != columns.out;
   __m512 of_low[vectors] = {}, of_high[vectors] = {};
   int32_t low = from;
-  sums += c;
+  sums += c, grads += c;
   for (int64_t i = 0; i < count; ++i) {
     if (lows[i] != low) {
       add_lanes<vectors>(inside, of_low, sums + (low - from) * channels);
@@ -182,26 +184,13 @@ AFA_TARGET_AVX512 inline void spread_lanes(__mmask16 inside, const Axis<float>& 
     }
     const __m512 f = _mm512_set1_ps(fraction[i] * weights[i]), not_f = _mm512_set1_ps((1 - fraction[i]) * weights[i]);
     for (int v = 0; v < vectors; ++v) {
-      const __m512 g = load_lanes(v + 1 < vectors ? 0xffff : inside, grads + i * channels + c + 16 * v);
+      const __m512 g = load_lanes(v + 1 < vectors ? 0xffff : inside, grads + i * channels + 16 * v);
       of_low[v] = _mm512_fmadd_ps(not_f, g, of_low[v]);
       if (lie_between) of_high[v] = _mm512_fmadd_ps(f, g, of_high[v]);
     }
   }
   add_lanes<vectors>(inside, of_low, sums + (low - from) * channels);
   if (lie_between) add_lanes<vectors>(inside, of_high, sums + (columns.high(x + count - 1) - from) * channels);
-}
-[[gnu::noinline]] AFA_TARGET_AVX512 inline void spread_pixels_avx512(const Axis<float>& columns, const float* weights,
-                                                                     const float* grads, int64_t channels, int64_t x,
-                                                                     int64_t count, float* sums) {
-  for (int64_t c = 0; c < channels; c += 64) {
-    const int64_t vectors = std::min<int64_t>(ceil_div(channels - c, 16), 4);
-    const __mmask16 inside = first_lanes(channels - c - 16 * (vectors - 1));
-    const auto of = vectors == 1   ? spread_lanes<1>
-                    : vectors == 2 ? spread_lanes<2>
-                    : vectors == 3 ? spread_lanes<3>
-                                   : spread_lanes<4>;
-    of(inside, columns, weights, grads, channels, c, x, count, sums);
-  }
 }
 
 #endif
@@ -210,33 +199,36 @@ AFA_TARGET_AVX512 inline void spread_lanes(__mmask16 inside, const Axis<float>& 
 // x + i, by the pixel's weights[k * stride + i], and by the channel's factors[k * channels + c] unless they are null.
 template <class T, class Acc = acc_t<T>>
 void sum_pixels(const std::vector<NeighbourPixels<T>>& scales, const Acc* weights, int64_t stride, const Acc* factors,
-                int64_t channels, int64_t x, int64_t count, std::vector<Between<Acc>>& pixels, Acc* sums) {
+                int64_t channels, int64_t x, int64_t count, Acc* sums) {
 #if defined(__x86_64__) && defined(__GNUC__)
-  if constexpr (std::is_same_v<Acc, float>) {
-    if (isa() == Isa::avx512 && factors)
-      return sum_pixels_avx512<true>(scales, weights, stride, factors, channels, x, count, sums);
+  if constexpr (std::is_same_v<Acc, float>)
     if (isa() == Isa::avx512)
-      return sum_pixels_avx512<false>(scales, weights, stride, factors, channels, x, count, sums);
-  }
+      return (factors ? sum_pixels_avx512<true, T> : sum_pixels_avx512<false, T>)(scales, weights, stride, factors,
+                                                                                  channels, x, count, sums);
 #endif
-  for (int64_t i = 0; i < count; ++i) {
-    for (size_t k = 0; k < scales.size(); ++k) pixels[k] = scales[k].at(x + i).times(weights[k * stride + i]);
-    sum_weighted(pixels, factors, channels, channels, sums + i * channels);
+  for (int64_t i = 0; i < count; ++i, sums += channels) {
+    for (size_t k = 0; k < scales.size(); ++k) {
+      const Between<Acc> pixel = scales[k].at(x + i).times(weights[k * stride + i]);
+      const Acc* of_scale = factors + k * channels;
+      if (factors)
+        add_row(k == 0, channels, [=](int64_t c) { return of_scale[c] * pixel(c); }, sums);
+      else
+        add_row(k == 0, channels, pixel, sums);
+    }
   }
 }
 
 // Of the span's `grads` times what one scale has there: of_pixels[i] = the sum over the channels, each by its factor,
 // and of_channels[c] += that over the pixels, each by its weight, unless there are no factors.
 template <class T, class Acc = acc_t<T>>
-void multiply_pixels(const NeighbourPixels<T>& scale, const Acc* weights, const Acc* factors, const Acc* grads,
-                     int64_t channels, int64_t x, int64_t count, Acc* of_pixels, Acc* of_channels) {
+void dot_pixels(const NeighbourPixels<T>& scale, const Acc* weights, const Acc* factors, const Acc* grads,
+                int64_t channels, int64_t x, int64_t count, Acc* of_pixels, Acc* of_channels) {
 #if defined(__x86_64__) && defined(__GNUC__)
-  if constexpr (std::is_same_v<Acc, float>) {
-    if (isa() == Isa::avx512 && factors)
-      return multiply_pixels_avx512<true>(scale, weights, factors, grads, channels, x, count, of_pixels, of_channels);
+  if constexpr (std::is_same_v<Acc, float>)
     if (isa() == Isa::avx512)
-      return multiply_pixels_avx512<false>(scale, weights, factors, grads, channels, x, count, of_pixels, of_channels);
-  }
+      return (factors ? dot_pixels_avx512<true, T> : dot_pixels_avx512<false, T>)(scale, weights, factors, grads,
+                                                                                  channels, x, count, of_pixels,
+                                                                                  of_channels);
 #endif
   for (int64_t i = 0; i < count; ++i, grads += channels) {
     const Between<Acc> pixel = scale.at(x + i);
@@ -248,11 +240,13 @@ void multiply_pixels(const NeighbourPixels<T>& scale, const Acc* weights, const 
 // The transpose of resizing along a row: sums[j * channels + c], of input column j from that which output column x
 // reads first, += what the span's `grads`, each by its pixel's weight, give it.
 template <class Acc>
-void spread_pixels(const Axis<Acc>& columns, const Acc* weights, const Acc* grads, int64_t channels, int64_t x,
-                   int64_t count, Acc* sums) {
+void scatter_pixels(const Axis<Acc>& columns, const Acc* weights, const Acc* grads, int64_t channels, int64_t x,
+                    int64_t count, Acc* sums) {
 #if defined(__x86_64__) && defined(__GNUC__)
   if constexpr (std::is_same_v<Acc, float>)
-    if (isa() == Isa::avx512) return spread_pixels_avx512(columns, weights, grads, channels, x, count, sums);
+    if (isa() == Isa::avx512)
+      return for_each_lanes(std::array{scatter_lanes<1>, scatter_lanes<2>, scatter_lanes<3>, scatter_lanes<4>},
+                            channels, columns, weights, grads, channels, x, count, sums);
 #endif
   const int64_t from = columns.low[x];
   for (int64_t i = 0; i < count; ++i, grads += channels) {
